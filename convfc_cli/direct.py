@@ -1,0 +1,109 @@
+"""A convolution applied to a tensor by sliding windows: the oracle.
+
+It is the trusted base of every check, so it is short, and shares no code with `taps` and `toeplitz`,
+which it checks. Of an axis it reads the six numbers and nothing else. It computes in the dtype it is given:
+float64, or unsigned 64-bit integers, where all arithmetic is exact modulo 2**64.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from convfc_cli.geometry import Axis
+
+Array = NDArray[Any]
+
+
+def convolve(x: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> Array:
+    """The cross-correlation of x (in, *inputs) with kernel (out, in/groups, *spatial).
+
+    y[c, o..] = sum over b, t of kernel[c, b, t..] * x[g(c) C/G + b, o * stride + t * dilation - offset],
+    x read as zero outside its range. Returns (out, *outputs).
+
+    >>> axis = Axis(inputs=3, outputs=3, kernel=3, stride=1, dilation=1, offset=1)
+    >>> convolve(np.array([[1.0, 2.0, 3.0]]), np.array([[[1.0, 10.0, 100.0]]]), [axis])
+    array([[210., 321.,  32.]])
+    """
+    windows = _windows(_padded(x, axes), axes)
+    positions = windows.shape[1 : 1 + len(axes)]
+    y = np.zeros((groups, len(kernel) // groups, int(np.prod(positions))), x.dtype)
+    for element in product(*(range(size) for size in kernel.shape[2:])):
+        read = windows[(..., *element)].reshape(groups, kernel.shape[1], -1)
+        weights = kernel[(..., *element)].reshape(groups, -1, kernel.shape[1])
+        y += _contract(weights, read)
+    return y.reshape(len(kernel), *positions)
+
+
+def convolve_transposed(y: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> Array:
+    """The transpose of `convolve`: y (out, *outputs) spread over (in, *inputs).
+
+    Every y[c, o..] adds kernel[c, b, t..] * y[c, o..] where `convolve` would read; what falls
+    outside the range is dropped.
+
+    >>> axis = Axis(inputs=4, outputs=2, kernel=2, stride=2, dilation=1, offset=0)
+    >>> convolve_transposed(np.array([[1.0, 2.0]]), np.array([[[1.0, 10.0]]]), [axis])
+    array([[ 1., 10.,  2., 20.]])
+    """
+    channels = kernel.shape[1] * groups
+    reach = [_reach(axis) for axis in axes]
+    spread = np.zeros((channels, *reach), y.dtype)
+    windows = _windows(spread, axes)
+    y = y.reshape(groups, len(kernel) // groups, -1)
+    for element in product(*(range(size) for size in kernel.shape[2:])):
+        weights = kernel[(..., *element)].reshape(groups, -1, kernel.shape[1])
+        target = windows[(..., *element)]
+        target += _contract(weights.swapaxes(1, 2), y).reshape(target.shape)
+    return _cropped(spread, axes)
+
+
+def _contract(weights: Array, read: Array) -> Array:
+    """(groups, m, k) x (groups, k, n) -> (groups, m, n)."""
+    if weights.dtype.kind == "f":
+        return np.matmul(weights, read)
+    return np.einsum("gmk,gkn->gmn", weights, read)  # integers: matmul is twice as slow
+
+
+def _reach(axis: Axis) -> int:
+    """Padded inputs from the first that the first output reads to the last that the last reads."""
+    return (axis.outputs - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1
+
+
+def _windows(padded: Array, axes: Sequence[Axis]) -> Array:
+    """A writeable view (channels, *outputs, *kernel) of a padded tensor."""
+    spans = tuple((axis.kernel - 1) * axis.dilation + 1 for axis in axes)
+    spatial = tuple(range(1, padded.ndim))
+    view = sliding_window_view(padded, spans, axis=spatial, writeable=True)
+    steps = [slice(None, None, axis.stride) for axis in axes]
+    inside = [slice(None, None, axis.dilation) for axis in axes]
+    return view[(slice(None), *steps, *inside)]
+
+
+def _padded(x: Array, axes: Sequence[Axis]) -> Array:
+    """x with zeros around it, or cropped, so that windows start at -offset and end at the reach."""
+    out = np.zeros((len(x), *(_reach(axis) for axis in axes)), x.dtype)
+    inner, outer = _overlap(axes)
+    out[(slice(None), *inner)] = x[(slice(None), *outer)]
+    return out
+
+
+def _cropped(spread: Array, axes: Sequence[Axis]) -> Array:
+    """The inverse of `_padded`: the inputs' part of a padded tensor, zeros where it has none."""
+    out = np.zeros((len(spread), *(axis.inputs for axis in axes)), spread.dtype)
+    inner, outer = _overlap(axes)
+    out[(slice(None), *outer)] = spread[(slice(None), *inner)]
+    return out
+
+
+def _overlap(axes: Sequence[Axis]) -> tuple[list[slice], list[slice]]:
+    """Where padded tensor and input overlap: the slices of the one and of the other."""
+    inner, outer = [], []
+    for axis in axes:
+        first = max(0, axis.offset)
+        last = max(first, min(_reach(axis), axis.inputs + axis.offset))
+        inner.append(slice(first, last))
+        outer.append(slice(first - axis.offset, last - axis.offset))
+    return inner, outer

@@ -1,0 +1,76 @@
+"""One tree of errors; each class carries the exit code of the command that meets it.
+
+ConvfcError
+├── WrongContents (1)       a well-formed file whose contents are not what they should be
+├── UsageError (2)          the request cannot be carried out as it was put
+│   ├── OutputExists        the destination is there and --force was not given
+│   └── SizeMissing         a size that the model leaves open was not given
+├── MalformedInput (3)      the input is damaged, cut short, or not what it says it is
+│   └── GeometryError       attributes that describe no convolution
+├── Unsupported (4)         well-formed, but nothing this version can turn into a matrix
+├── Refused (5)             beyond a limit, or against a policy
+├── OutputFailed (6)        the output could not be written
+└── Defect (70)             convfc itself is wrong; please report it
+
+This module imports nothing.
+"""
+
+
+class ConvfcError(Exception):
+    """The root: `str(error)` is one line that says what, where, why and what to do next."""
+
+    exit_code = 70
+
+
+class WrongContents(ConvfcError):
+    """A well-formed file whose contents are wrong."""
+
+    exit_code = 1
+
+
+class UsageError(ConvfcError):
+    """The request cannot be carried out as it was put."""
+
+    exit_code = 2
+
+
+class OutputExists(UsageError):
+    """The destination is there already and replacing it was not asked for."""
+
+
+class SizeMissing(UsageError):
+    """The model leaves a size open that the matrix needs."""
+
+
+class MalformedInput(ConvfcError):
+    """The input is damaged, cut short, or not what it says it is."""
+
+    exit_code = 3
+
+
+class GeometryError(MalformedInput):
+    """Sizes or attributes that describe no convolution."""
+
+
+class Unsupported(ConvfcError):
+    """The input is well-formed but holds something this version cannot turn into a matrix."""
+
+    exit_code = 4
+
+
+class Refused(ConvfcError):
+    """A limit or a safety policy forbids it."""
+
+    exit_code = 5
+
+
+class OutputFailed(ConvfcError):
+    """The output could not be written."""
+
+    exit_code = 6
+
+
+class Defect(ConvfcError):
+    """convfc contradicts itself: a defect of this program, not of the input."""
+
+    exit_code = 70

@@ -1,0 +1,186 @@
+"""What every reader and every writer shares: opening a stranger's file, and replacing a file whole.
+
+Reading: `opened` gives a seekable, regular file whatever was named: a path, a pipe, standard input (both
+copied to an unnamed temporary file, under a ceiling). What kind of file it is, its reader finds out from
+`head`, never from the suffix.
+
+Writing: `replacing` builds the file beside its destination, flushes it to the disk and renames it. Whatever
+happens, the destination is absent, the old file, or the new one complete.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from convfc_cli.errors import MalformedInput, OutputExists, OutputFailed, Refused, UsageError
+
+HEAD = 4096
+"""Bytes of a file's beginning that its kind is told by."""
+
+SPOOL_CEILING = 8 * 2**30
+"""The most that is read from a pipe, unless less than twice that is free."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file to read: what to call it, where it lies (None: a pipe), and its bytes."""
+
+    name: str
+    path: Path | None
+    file: BinaryIO
+    size: int
+    head: bytes
+
+    def sha256(self) -> str:
+        """The SHA-256 of all its bytes, in hexadecimal."""
+        self.file.seek(0)
+        return hashlib.file_digest(self.file, "sha256").hexdigest()
+
+    def looks_like_text(self) -> bool:
+        """Whether the beginning is readable text: never a model, never a matrix."""
+        try:
+            text = self.head.decode()
+        except UnicodeDecodeError as error:
+            if error.start < len(self.head) - 4:
+                return False
+            text = self.head[: error.start].decode()
+        return all(character.isprintable() or character in "\t\r\n\f" for character in text)
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Input]:
+    """Open a file to read; `-` is standard input.
+
+    Raises `UsageError` for a path that names no file, `MalformedInput` for an empty one, `Refused` for
+    a device or a pipe that gives too much.
+    """
+    name = os.fspath(path)
+    if name == "-":
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("standard input is a terminal: name a file, or pipe one in")
+        with _regular(sys.stdin.buffer, "standard input") as source:
+            yield source
+        return
+    try:
+        # Without O_NONBLOCK a pipe that nobody writes to would be waited for here, not on reading.
+        file = open(name, "rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        hint = "" if error.errno != 2 else " (a path is taken from the current directory)"
+        raise UsageError(f"cannot read {name}: {_reason(error)}{hint}") from error
+    with file, _regular(file, name) as source:
+        yield source
+
+
+@contextmanager
+def _regular(file: BinaryIO, name: str) -> Iterator[Input]:
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode) and file.seekable() and file.tell() == 0:
+        path = None if name == "standard input" else Path(name)
+        yield _input(name, path, file)
+    elif stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        with tempfile.TemporaryFile() as spool:
+            _spool(file, spool, name)
+            yield _input(name, None, spool)
+    else:
+        raise Refused(f"{name} is a device, not a file or a pipe")
+
+
+def _input(name: str, path: Path | None, file: BinaryIO) -> Input:
+    file.seek(0)
+    head = file.read(HEAD)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if not size:
+        raise MalformedInput(f"{name} is empty")
+    return Input(name, path, file, size, head)
+
+
+def _spool(source: BinaryIO, spool: BinaryIO, name: str) -> None:
+    ceiling = min(SPOOL_CEILING, free_space(tempfile.gettempdir()) // 2)
+    total = 0
+    while chunk := source.read(2**20):
+        total += len(chunk)
+        if total > ceiling:
+            raise Refused(
+                f"{name} gives more than {ceiling} bytes, the most that is read from a pipe: "
+                f"save it to a file and name that"
+            )
+        spool.write(chunk)
+
+
+@contextmanager
+def replacing(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
+    """Write a file whole or not at all; the file at `path` changes when the block has ended well.
+
+    Raises `OutputExists` before anything is written unless `force`, `OutputFailed` when writing fails.
+    """
+    check_replaceable(path, force=force)
+    target = Path(os.path.realpath(path))  # a link is written through, not replaced
+    part = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}.part")
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        with open(os.open(part, flags, 0o666), "w+b", buffering=0) as file:
+            yield file
+            os.fsync(file.fileno())
+        check_replaceable(path, force=force)
+        os.replace(part, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise OutputFailed(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path, *, force: bool) -> None:
+    """Raise unless a file may be put at `path`."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputFailed(f"cannot write {path}: {_reason(error)}") from error
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is a folder: name a file, or end it in / to write into it")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is no regular file: to stream the bytes, use -o -")
+    if not force:
+        raise OutputExists(f"{path} exists: --force replaces it, -o names another place")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; raises `OutputFailed`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputFailed(f"cannot make the folder {path}: {_reason(error)}") from error
+
+
+def free_space(path: str | os.PathLike[str]) -> int:
+    """Bytes free where `path` lies or would lie."""
+    place = Path(path).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _sync_folder(path: Path) -> None:
+    with suppress(OSError):  # not every system lets a folder be opened; the file itself is synced
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,1 @@
+"""The kinds of matrix file, one module each; `registry` finds them."""

@@ -1,0 +1,147 @@
+"""What a kind of matrix file has to offer: the contract that each module of `matrices` fulfils."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import WrongContents
+from convfc_cli.files import Input
+from convfc_cli.matrices.matrix import Matrix
+from convfc_cli.streams import CHUNK
+
+Array = NDArray[Any]
+
+Progress = Callable[[int], None]
+"""Is told how many bytes have been written, or read, since it was last told."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive rows of a stored matrix, in CSR form, indptr counted from 0.
+
+    `indices` have the file's own dtype and have not been checked.
+    """
+
+    first: int
+    indptr: Array
+    indices: Array
+    data: Array
+
+
+class Stored(ABC):
+    """An open matrix file."""
+
+    matrix: Matrix
+    """What the file says it holds: the layer, restored from it, and how it is laid out."""
+
+    stated_digest: object
+    """The digest that the file carries."""
+
+    structural: bool
+    """Whether zeros can be stored as entries: a file in dense form tells no zero from another."""
+
+    @abstractmethod
+    def bias(self) -> Array:
+        """The bias vector as stored, one value an output."""
+
+    @abstractmethod
+    def rows(self, counts: Array) -> Iterator[Block]:
+        """The next len(counts) rows, which should hold counts[r] entries each.
+
+        Called again and again, it goes through the file once. Raises `WrongContents` for rows of other
+        lengths, before their entries are read, and `MalformedInput` for a damaged file.
+        """
+
+    def finish(self) -> None:
+        """After the last row: raise `MalformedInput` unless the file ends here, undamaged."""
+
+    def check_undamaged(self) -> None:
+        """Read the whole file and raise `MalformedInput` if it is damaged, as far as it can tell.
+
+        Wrong contents are looked at twice: a file damaged on its way is not one with wrong weights.
+        """
+
+
+class MatrixFormat(ABC):
+    """One kind of matrix file."""
+
+    name: str
+    suffix: str
+    forms: tuple[str, ...]
+    summary: str
+    """One line for the README's table."""
+
+    standalone: bool
+    """Whether the file carries its metadata; if not, an operator file lies beside it."""
+
+    @abstractmethod
+    def recognises(self, source: Input) -> bool:
+        """Whether a file is of this kind, by its first bytes."""
+
+    @abstractmethod
+    def size(self, matrix: Matrix) -> int:
+        """The bytes that `write` will write, to within a few hundred."""
+
+    @abstractmethod
+    def write(self, matrix: Matrix, out: BinaryIO, progress: Progress) -> None:
+        """Write the file in one pass to an output that need not seek."""
+
+    @abstractmethod
+    def open(self, source: Input) -> Stored:
+        """Read the metadata and make ready to read the rows. Raises `MalformedInput`."""
+
+
+class Sequential(Protocol):
+    """A one-dimensional array that is read from front to back."""
+
+    def read(self, count: int) -> Array: ...
+
+
+class CsrReader:
+    """The rows of a stored CSR matrix, from front to back.
+
+    `indptr`, `indices` and `data` stand at their beginnings.
+    """
+
+    def __init__(self, indptr: Sequential, indices: Sequential, data: Sequential) -> None:
+        self._indptr, self._indices, self._data = indptr, indices, data
+        self._row = self._entry = 0
+
+    def rows(self, counts: Array) -> Iterator[Block]:
+        """The next len(counts) rows, `CHUNK` entries or one row at a time; see `Stored.rows`."""
+        if self._row == 0 and int(self._indptr.read(1)[0]) != 0:
+            raise WrongContents("indptr does not begin with 0")
+        stored = self._indptr.read(len(counts))
+        ends = self._entry + np.cumsum(counts, dtype=np.int64)
+        wrong = np.flatnonzero(stored != ends)
+        if len(wrong):
+            row = int(wrong[0])
+            raise WrongContents(
+                f"row {self._row + row} ends at entry {int(stored[row])} by indptr, where the "
+                f"geometry has it end at {int(ends[row])} with {int(counts[row])} entries"
+            )
+        row = 0
+        while row < len(counts):
+            last = max(row + 1, int(np.searchsorted(ends, self._entry + CHUNK, side="right")))
+            indptr = np.concatenate(([0], ends[row:last] - self._entry))
+            entries = int(indptr[-1])
+            first = self._row
+            self._row, self._entry = self._row + last - row, self._entry + entries
+            yield Block(first, indptr, self._indices.read(entries), self._data.read(entries))
+            row = last
+
+
+def dense_rows(first: int, count: int, columns: int, data: Sequential) -> Iterator[Block]:
+    """The rows [first, first + count) of a dense matrix as blocks of all that is not +0.0."""
+    step = max(1, CHUNK // columns)
+    for row in range(first, first + count, step):
+        size = min(step, first + count - row)
+        values = data.read(size * columns).reshape(size, columns)
+        bits = values.view(f"u{values.dtype.itemsize}")
+        rows, indices = np.nonzero(bits)
+        indptr = np.searchsorted(rows, np.arange(size + 1))
+        yield Block(row, indptr, indices, values[rows, indices])

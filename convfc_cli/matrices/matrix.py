@@ -1,0 +1,184 @@
+"""A matrix as its file knows it: a layer, a layout, a form, and where the layer came from.
+
+`describe` puts all of it but the arrays into one JSON text, the schema `convfc/1`; `restore` reads
+it back from a stranger's file and validates it as it was validated when the layer was first made.
+Nothing in the text depends on when, where or in what order a file was written.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import GeometryError, MalformedInput, UsageError
+from convfc_cli.geometry import Axis
+from convfc_cli.layers import Convolution
+from convfc_cli.layout import Layout
+from convfc_cli.taps import IndexMap
+
+SCHEMA = "convfc/1"
+
+FORMS = ("csr", "dense", "operator")
+"""csr: the nonzeros; dense: every entry; operator: kernel, bias and geometry alone."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a layer came from: enough to find it again, and to see that it is the same."""
+
+    file: str = ""
+    sha256: str = ""
+    layer: str = ""
+    output: str = ""
+    position: int = 0
+    op: str = ""
+    dtype: str = ""
+    flipped: bool = False
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is written to a file, and what a file is read back as."""
+
+    layer: Convolution
+    layout: Layout = field(default_factory=Layout)
+    form: str = "csr"
+    origin: Origin = field(default_factory=Origin)
+    kernel_index: bool = False
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise UsageError(f"form {self.form!r} is none of {', '.join(FORMS)}")
+        if self.kernel_index and self.form != "csr":
+            raise UsageError(f"--kernel-index needs stored nonzeros; the form is {self.form}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        rows, columns = self.layer.index_map.rows, self.layer.index_map.columns
+        return (columns, rows) if self.layout.transpose else (rows, columns)
+
+    @property
+    def bias(self) -> NDArray[Any]:
+        """One value for each output, flattened as the outputs are."""
+        return self.layout.vector(self.layer.bias_tensor())
+
+
+def describe(matrix: Matrix) -> str:
+    """The metadata of a matrix as JSON."""
+    from convfc_cli import __version__
+
+    index_map = matrix.layer.index_map
+    content = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "form": matrix.form,
+        "shape": matrix.shape,
+        "nonzeros": index_map.nnz,
+        "kernel_index": matrix.kernel_index,
+        "layout": asdict(matrix.layout),
+        "input_shape": index_map.input_shape,
+        "output_shape": index_map.output_shape,
+        **_geometry(matrix.layer),
+        "origin": asdict(matrix.origin),
+        "digest": digest(matrix.layer),
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def restore(text: str, kernel: NDArray[Any], bias: NDArray[Any] | None) -> Matrix:
+    """The matrix that a file describes, its parts checked against each other.
+
+    Raises `MalformedInput` when the text is not a `convfc/1` description of these arrays.
+    """
+    try:
+        content = json.loads(text)
+        if not isinstance(content, dict) or "schema" not in content:
+            raise ValueError("it has no schema")
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
+        axes = tuple(Axis(**_integers(axis)) for axis in content["axes"])
+        index_map = IndexMap(
+            tuple(_integer(size) for size in content["kernel_shape"]),
+            axes,
+            _integer(content["groups"]),
+            _flag(content["transposed"]),
+        )
+        layout = Layout(_text(content["layout"]["order"]), _flag(content["layout"]["transpose"]))
+        matrix = Matrix(
+            Convolution(kernel, index_map, bias),
+            layout,
+            _text(content["form"]),
+            Origin(**{key: _plain(key, value) for key, value in content["origin"].items()}),
+            _flag(content["kernel_index"]),
+        )
+        stated = json.loads(describe(matrix))
+        for key in ("shape", "nonzeros", "input_shape", "output_shape", "dtype"):
+            if content[key] != stated[key]:
+                raise ValueError(f"it says {key} {content[key]}, its geometry {stated[key]}")
+    except (ValueError, KeyError, TypeError, GeometryError, UsageError, RecursionError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise MalformedInput(f"the metadata is not {SCHEMA}: {what}") from error
+    return matrix
+
+
+def stated_digest(text: str) -> object:
+    """The digest that a description carries."""
+    return json.loads(text).get("digest")
+
+
+def digest(layer: Convolution) -> str:
+    """SHA-256 over the canonical geometry, the kernel and the bias.
+
+    It tells a file that was damaged or edited in part from a whole one; who edits all of it can
+    also compute it again.
+    """
+    sha = hashlib.sha256(json.dumps(_geometry(layer), sort_keys=True).encode())
+    sha.update(layer.kernel.tobytes())
+    if layer.bias is not None:
+        sha.update(layer.bias.tobytes())
+    return sha.hexdigest()
+
+
+def _geometry(layer: Convolution) -> dict[str, Any]:
+    index_map = layer.index_map
+    return {
+        "kernel_shape": index_map.kernel_shape,
+        "axes": [asdict(axis) for axis in index_map.axes],
+        "groups": index_map.groups,
+        "transposed": index_map.transposed,
+        "bias": layer.bias is not None,
+        "dtype": np.dtype(layer.dtype).name,
+    }
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} where a whole number belongs")
+    return value
+
+
+def _integers(value: dict[str, object]) -> dict[str, int]:
+    return {str(key): _integer(number) for key, number in value.items()}
+
+
+def _flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise ValueError(f"{value!r} where true or false belongs")
+    return value
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{value!r} where a text belongs")
+    return value
+
+
+def _plain(key: str, value: object) -> Any:
+    kinds = get_type_hints(Origin)
+    if key not in kinds or type(value) is not kinds[key]:
+        raise ValueError(f"origin has {key} = {value!r}")
+    return value

@@ -1,0 +1,117 @@
+"""Matrices as `.npy`: every entry of the dense matrix, row by row.
+
+The file has no room for metadata, so the operator file of the same matrix (`npz`, kilobytes) lies
+beside it: `NAME.npy` and `NAME.operator.npz`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import MalformedInput, UsageError, WrongContents
+from convfc_cli.files import Input, opened
+from convfc_cli.matrices import npz
+from convfc_cli.matrices.container import write_all
+from convfc_cli.matrices.format import Block, MatrixFormat, Progress, Stored, dense_rows
+from convfc_cli.matrices.matrix import Matrix
+from convfc_cli.matrices.npy_header import header, read_header
+from convfc_cli.streams import CHUNK
+
+
+class Npy(MatrixFormat):
+    """A dense array."""
+
+    name = "npy"
+    suffix = ".npy"
+    forms = ("dense",)
+    summary = "`numpy.load` opens it; metadata in the operator file beside it"
+    standalone = False
+
+    def recognises(self, source: Input) -> bool:
+        return source.head.startswith(b"\x93NUMPY")
+
+    def size(self, matrix: Matrix) -> int:
+        dtype = matrix.layer.dtype
+        return len(header(matrix.shape, dtype)) + prod(matrix.shape) * dtype.itemsize
+
+    def write(self, matrix: Matrix, out: BinaryIO, progress: Progress) -> None:
+        write_all(out, header(matrix.shape, matrix.layer.dtype))
+        for rows in _dense(matrix):
+            write_all(out, rows)
+            progress(rows.nbytes)
+
+    def open(self, source: Input) -> Stored:
+        return _StoredNpy(source)
+
+
+FORMAT = Npy()
+
+
+def sidecar(path: Path) -> Path:
+    """Where the operator file of the dense matrix at `path` lies."""
+    return path.with_name(f"{path.stem}.operator.npz")
+
+
+def _dense(matrix: Matrix) -> Iterator[NDArray[Any]]:
+    """The rows, about `CHUNK` entries at a time, in one buffer that is used again."""
+    count, columns = matrix.shape
+    rows = matrix.layer.rows(matrix.layout)
+    step = max(1, CHUNK // columns)
+    buffer = np.zeros(step * columns, matrix.layer.dtype)
+    for first in range(0, count, step):
+        last = min(first + step, count)
+        indptr, indices, data = rows.block(first, last)
+        starts = np.repeat(np.arange(last - first) * columns, np.diff(indptr))
+        places = starts + indices
+        buffer[places] = data
+        yield buffer[: (last - first) * columns]
+        buffer[places] = 0
+
+
+class _StoredNpy(Stored):
+    structural = False
+
+    def __init__(self, source: Input) -> None:
+        if source.path is None:
+            raise UsageError(
+                f"{source.name} holds a dense matrix without its metadata: name the file, so that "
+                f"its operator file beside it can be read"
+            )
+        beside = sidecar(source.path)
+        if not beside.exists():
+            raise MalformedInput(f"{source.name} needs {beside.name} beside it: it is not there")
+        with opened(beside) as operator:
+            stored = npz.FORMAT.open(operator)
+            stored.finish()
+        self.stated_digest = stored.stated_digest
+        self.matrix = replace(stored.matrix, form="dense")
+        self._name, self._file = source.name, source.file
+        source.file.seek(0)
+        shape, dtype, length = read_header(source.file, source.name)
+        if prod(shape) * dtype.itemsize + length != source.size:
+            raise MalformedInput(f"{source.name} has {source.size} bytes, its header says another size")
+        if shape != self.matrix.shape or dtype != self.matrix.layer.dtype:
+            raise WrongContents(
+                f"{source.name} is {shape} of {dtype}, where {beside.name} has "
+                f"{self.matrix.shape} of {self.matrix.layer.dtype}"
+            )
+        self._dtype, self._row = dtype, 0
+
+    def bias(self) -> NDArray[Any]:
+        return self.matrix.bias
+
+    def rows(self, counts: NDArray[Any]) -> Iterator[Block]:
+        first, self._row = self._row, self._row + len(counts)
+        yield from dense_rows(first, len(counts), self.matrix.shape[1], self)
+
+    def read(self, count: int) -> NDArray[Any]:
+        """The next `count` entries."""
+        data = self._file.read(count * self._dtype.itemsize)
+        if len(data) != count * self._dtype.itemsize:
+            raise MalformedInput(f"{self._name} is cut short")
+        return np.frombuffer(data, self._dtype)

@@ -1,0 +1,50 @@
+"""The header of an `.npy` array: written, and read from a stranger's file without trusting it."""
+
+import io
+from math import prod
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.lib import format as npy
+
+from convfc_cli.errors import MalformedInput
+
+LONGEST = 2**14
+"""Bytes of a header that are accepted; a real one has 128."""
+
+
+def header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """Magic, version and header of a C-ordered array; its content begins at a multiple of 64."""
+    out = io.BytesIO()
+    description = {
+        "descr": npy.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": tuple(int(size) for size in shape),
+    }
+    npy.write_array_header_1_0(out, description)
+    return out.getvalue()
+
+
+def read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """(shape, dtype, bytes of the header); `file` then stands at the array's first byte.
+
+    Raises `MalformedInput` unless it is a C-ordered array of plain numbers or text whose size in bytes
+    fits 63 bits: nothing that would be unpickled, nothing that was not asked for.
+    """
+    try:
+        version = npy.read_magic(file)
+        if version == (1, 0):
+            found = npy.read_array_header_1_0(file, max_header_size=LONGEST)
+        elif version == (2, 0):
+            found = npy.read_array_header_2_0(file, max_header_size=LONGEST)
+        else:
+            raise ValueError(f"npy version {version} is not read")
+        shape, fortran, dtype = cast(tuple[tuple[int, ...], bool, np.dtype[Any]], found)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise MalformedInput(f"{name} is no npy array: {reason}") from error
+    if dtype.kind not in "fiuUS" or dtype.hasobject or (fortran and len(shape) > 1):
+        raise MalformedInput(f"{name} holds {dtype}, not a C-ordered array of plain numbers")
+    if any(size < 0 for size in shape) or prod(shape) * dtype.itemsize >= 2**63:
+        raise MalformedInput(f"{name} declares the shape {shape}")
+    return shape, dtype, file.tell()

@@ -1,0 +1,305 @@
+"""Matrices as `.npz`: opened by `scipy.sparse.load_npz` as they are. Schema `convfc/1`.
+
+Members, in this order, each an `.npy` array:
+
+    convfc        the metadata: JSON in a 0-d unicode array (`matrix.describe`)
+    format        b"csr"                              as scipy has it
+    shape         (rows, columns), int64              as scipy has it
+    kernel        (out, in/groups, *spatial)
+    kernel_bias   one value an output channel         only where the layer has a bias
+    bias          one value an output, flattened as the outputs are
+    indptr, indices, data    CSR                      not in operator form
+    kernel_index  for each entry its flat index into kernel    only on request
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from math import prod
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import MalformedInput, WrongContents
+from convfc_cli.files import Input
+from convfc_cli.matrices.container import FLAGS, Chunk, Member, StoredZip, skeleton
+from convfc_cli.matrices.format import Block, CsrReader, MatrixFormat, Progress, Stored
+from convfc_cli.matrices.matrix import Matrix, describe, restore, stated_digest
+from convfc_cli.matrices.npy_header import header, read_header
+from convfc_cli.streams import Stream
+
+LONGEST_TEXT = 2**22
+"""Bytes of metadata that are accepted: a real description has a few thousand."""
+
+
+class Npz(MatrixFormat):
+    """Stored zip of arrays, readable by numpy and scipy."""
+
+    name = "npz"
+    suffix = ".npz"
+    forms = ("csr", "operator")
+    summary = "`scipy.sparse.load_npz` opens it; kernel, bias and metadata inside"
+    standalone = True
+
+    def recognises(self, source: Input) -> bool:
+        return source.head.startswith((b"PK\3\4", b"PK\5\6"))
+
+    def size(self, matrix: Matrix) -> int:
+        return sum(
+            len(header(shape, dtype)) + prod(shape) * dtype.itemsize + 200
+            for _, shape, dtype, _ in _members(matrix)
+        )
+
+    def write(self, matrix: Matrix, out: BinaryIO, progress: Progress) -> None:
+        container = StoredZip(out)
+        for name, shape, dtype, chunks in _members(matrix):
+            container.add(f"{name}.npy", _reported([header(shape, dtype)], chunks, progress))
+        container.close()
+
+    def open(self, source: Input) -> Stored:
+        return _StoredNpz(source)
+
+
+FORMAT = Npz()
+
+
+def _members(
+    matrix: Matrix,
+) -> Iterator[tuple[str, tuple[int, ...], np.dtype[Any], Iterable[NDArray[Any]]]]:
+    """(name, shape, dtype, content in chunks) of every member."""
+
+    def whole(name: str, array: NDArray[Any]) -> Any:
+        return name, array.shape, array.dtype, [np.ascontiguousarray(array)]
+
+    def streamed(name: str, stream: Stream) -> Any:
+        return name, (len(stream),), stream.dtype, stream.chunks()
+
+    layer = matrix.layer
+    yield whole("convfc", np.array(describe(matrix)))
+    if matrix.form == "csr":  # without them, nobody takes an operator file for a matrix
+        yield whole("format", np.array(b"csr"))
+        yield whole("shape", np.array(matrix.shape, np.int64))
+    yield whole("kernel", layer.kernel)
+    if layer.bias is not None:
+        yield whole("kernel_bias", layer.bias)
+    if matrix.form == "operator":
+        return
+    yield whole("bias", matrix.bias)
+    rows = layer.rows(matrix.layout, kernel_index=matrix.kernel_index)
+    yield streamed("indptr", rows.indptr)
+    yield streamed("indices", rows.indices)
+    yield streamed("data", rows.data)
+    if rows.kernel_index is not None:
+        yield streamed("kernel_index", rows.kernel_index)
+
+
+def _reported(
+    head: Iterable[Chunk], chunks: Iterable[NDArray[Any]], progress: Progress
+) -> Iterator[Chunk]:
+    yield from head
+    for chunk in chunks:
+        yield chunk
+        progress(chunk.nbytes)
+
+
+class _StoredNpz(Stored):
+    structural = True
+
+    def __init__(self, source: Input) -> None:
+        self._name = source.name
+        try:
+            self._zip = zipfile.ZipFile(source.file)
+        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+            raise MalformedInput(
+                f"{source.name} is a damaged or truncated npz: {str(error).lower()}"
+            ) from error
+        self._check_container(source)
+        text = self._member("convfc", limit=LONGEST_TEXT)
+        if text.dtype.kind != "U" or text.shape != ():
+            raise MalformedInput(f"{source.name}: member convfc is no 0-d text")
+        description = str(text.whole())
+        kernel = self._member("kernel").whole()
+        bias = self._member("kernel_bias").whole() if self._has("kernel_bias") else None
+        try:
+            self.matrix = restore(description, kernel, bias)
+        except MalformedInput as error:
+            raise MalformedInput(f"{source.name}: {error}") from error
+        self.stated_digest = stated_digest(description)
+        self._check_members()
+        self._kernel_index: _Member | None = None
+        self._streams: list[_Member] = []
+        if self.matrix.form == "csr":
+            try:
+                self._open_rows()
+            except WrongContents as error:
+                self.check_undamaged()
+                raise WrongContents(f"{source.name}: {error}") from error
+
+    def bias(self) -> NDArray[Any]:
+        if self.matrix.form == "operator":
+            return self.matrix.bias
+        return self._member("bias").whole()
+
+    def rows(self, counts: NDArray[Any]) -> Iterator[Block]:
+        if self._kernel_index is None:
+            yield from self._rows.rows(counts)
+            return
+        kernel = self.matrix.layer.kernel.reshape(-1)
+        for block in self._rows.rows(counts):
+            places = self._kernel_index.read(len(block.data))
+            if places.size and not 0 <= int(places.min()) <= int(places.max()) < kernel.size:
+                raise WrongContents(f"kernel_index of the rows from {block.first} is out of range")
+            bits = f"u{kernel.itemsize}"
+            if not np.array_equal(kernel[places].view(bits), block.data.view(bits)):
+                raise WrongContents(
+                    f"kernel_index of the rows from {block.first} names other weights than data has"
+                )
+            yield block
+
+    def finish(self) -> None:
+        for stream in self._streams:
+            stream.end()
+
+    def check_undamaged(self) -> None:
+        with _Damage(self._name):
+            damaged = self._zip.testzip()
+        if damaged:
+            raise MalformedInput(f"{self._name} is damaged: the checksum of {damaged} is wrong")
+
+    def _open_rows(self) -> None:
+        matrix, shape = self.matrix, self.matrix.shape
+        nnz = matrix.layer.index_map.nnz
+        stated = self._member("shape").whole()
+        if stated.dtype.kind not in "iu" or stated.tolist() != list(shape):
+            raise WrongContents(f"shape is {stated.tolist()}, not {list(shape)}")
+        if self._member("format").whole().tolist() not in (b"csr", "csr"):
+            raise WrongContents("format is not csr")
+        indptr = self._member("indptr", length=shape[0] + 1, kinds="iu")
+        indices = self._member("indices", length=nnz, kinds="iu")
+        data = self._member("data", length=nnz)
+        if data.dtype != matrix.layer.dtype:
+            raise WrongContents(f"data is {data.dtype}, the kernel {matrix.layer.dtype}")
+        self._rows = CsrReader(indptr, indices, data)
+        self._streams = [indptr, indices, data]
+        if matrix.kernel_index:
+            self._kernel_index = self._member("kernel_index", length=nnz, kinds="iu")
+            self._streams.append(self._kernel_index)
+
+    def _check_members(self) -> None:
+        """Every member that the form asks for and no other: nothing unread is called verified."""
+        matrix = self.matrix
+        names = {"convfc", "kernel"}
+        names |= {"kernel_bias"} if matrix.layer.bias is not None else set()
+        if matrix.form == "csr":
+            names |= {"format", "shape", "bias", "indptr", "indices", "data"}
+            names |= {"kernel_index"} if matrix.kernel_index else set()
+        found = {name.removesuffix(".npy") for name in self._zip.namelist()}
+        if missing := sorted(names - found):
+            raise MalformedInput(f"{self._name} has no member {missing[0]}")
+        if unknown := sorted(found - names):
+            raise MalformedInput(
+                f"{self._name} has a member {unknown[0]!r} that the form {matrix.form} lacks"
+            )
+
+    def _check_container(self, source: Input) -> None:
+        infos = self._zip.infolist()
+        names = [info.filename for info in infos]
+        if len(set(names)) != len(names) or len(names) > 64:
+            raise MalformedInput(f"{source.name} has members of the same name, or too many")
+        for info in infos:
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+                raise MalformedInput(
+                    f"{source.name}: member {info.filename!r} is compressed or encrypted, where the "
+                    f"schema has it stored: write it again with numpy.savez"
+                )
+            if info.file_size != info.compress_size or info.file_size > source.size:
+                raise MalformedInput(f"{source.name}: {info.filename!r} is larger than the file")
+        # A file of ours is known byte for byte; one written anew by numpy has another frame.
+        if any(info.flag_bits & 8 for info in infos):
+            members = [Member(info.filename, info.file_size, info.CRC) for info in infos]
+            end = 0
+            for offset, expected in skeleton(members):
+                source.file.seek(offset)
+                if source.file.read(len(expected)) != expected:
+                    raise MalformedInput(
+                        f"{source.name} is damaged: the frame around its members is not as written, "
+                        f"near byte {offset}"
+                    )
+                end = offset + len(expected)
+            if end != source.size:
+                raise MalformedInput(f"{source.name} is damaged: {source.size - end} bytes too many")
+
+    def _has(self, name: str) -> bool:
+        return f"{name}.npy" in self._zip.namelist()
+
+    def _open(self, filename: str) -> IO[bytes]:
+        try:
+            return self._zip.open(filename)
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+            raise MalformedInput(f"{self._name} is damaged: {error}") from error
+
+    def _member(
+        self, name: str, *, limit: int | None = None, length: int | None = None, kinds: str = ""
+    ) -> "_Member":
+        if not self._has(name):
+            raise MalformedInput(f"{self._name} has no member {name}: it is no {FORMAT.name} of ours")
+        info = self._zip.getinfo(f"{name}.npy")
+        if limit is not None and info.file_size > limit:
+            raise MalformedInput(f"{self._name}: {name} has {info.file_size} bytes, too many")
+        member = _Member(f"{self._name}: {name}", self._open(info.filename), info.file_size)
+        if kinds and member.dtype.kind not in kinds:
+            raise WrongContents(f"{name} is {member.dtype}, not of whole numbers")
+        if length is not None and member.shape != (length,):
+            raise WrongContents(
+                f"{name} has shape {member.shape}, where the geometry gives ({length},)"
+            )
+        return member
+
+
+class _Member:
+    """An array in a member, read from front to back."""
+
+    def __init__(self, name: str, file: IO[bytes], size: int) -> None:
+        self._name, self._file = name, file
+        with self._damage():
+            self.shape, self.dtype, length = read_header(file, name)
+        if length + prod(self.shape) * self.dtype.itemsize != size:
+            raise MalformedInput(f"{name} has {size} bytes, its header says another size")
+
+    def read(self, count: int) -> NDArray[Any]:
+        """The next `count` elements."""
+        with self._damage():
+            data = self._file.read(count * self.dtype.itemsize)
+        if len(data) != count * self.dtype.itemsize:
+            raise MalformedInput(f"{self._name} is cut short")
+        return np.frombuffer(data, self.dtype)
+
+    def whole(self) -> NDArray[Any]:
+        """The whole array, with its checksum compared."""
+        array = self.read(prod(self.shape)).reshape(self.shape)
+        self.end()
+        return array
+
+    def end(self) -> None:
+        """Raise unless this is the end and the checksum is right."""
+        with self._damage():
+            if self._file.read(1):
+                raise MalformedInput(f"{self._name} goes on beyond its end")
+
+    def _damage(self) -> "_Damage":
+        return _Damage(self._name)
+
+
+class _Damage:
+    """Turns what the zip reader raises for damaged bytes into one error."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError | OSError):
+            raise MalformedInput(f"{self._name} is damaged: {str(error).lower()}") from error

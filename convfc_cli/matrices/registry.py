@@ -1,0 +1,51 @@
+"""The kinds of matrix file there are: every module of this package that has a FORMAT."""
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from convfc_cli.errors import MalformedInput, UsageError
+from convfc_cli.files import Input
+from convfc_cli.matrices.format import MatrixFormat, Stored
+
+
+@cache
+def formats() -> dict[str, MatrixFormat]:
+    """All kinds by name, in the order of their names."""
+    found: dict[str, MatrixFormat] = {}
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name != "registry":
+            kind = getattr(import_module(f"convfc_cli.matrices.{module.name}"), "FORMAT", None)
+            if kind is not None:
+                found[kind.name] = kind
+    return found
+
+
+def by_suffix(path: Path) -> MatrixFormat:
+    """The kind that a file name asks for."""
+    for kind in formats().values():
+        if path.suffix.lower() == kind.suffix:
+            return kind
+    known = ", ".join(kind.suffix for kind in formats().values())
+    raise UsageError(
+        f"{path}: its suffix names no matrix format (known: {known}); "
+        f"end it in / to write into a folder"
+    )
+
+
+def by_form(form: str) -> MatrixFormat:
+    """The kind that a form is written as unless a suffix says otherwise."""
+    preferred = {"dense": "npy"}.get(form, "npz")
+    return formats()[preferred]
+
+
+def stored(source: Input) -> Stored:
+    """Open a matrix file, whatever its kind; raises `MalformedInput` if it is none."""
+    for kind in formats().values():
+        if kind.recognises(source):
+            return kind.open(source)
+    known = ", ".join(formats())
+    if source.looks_like_text():
+        raise MalformedInput(f"{source.name} is a text file, not a matrix file ({known})")
+    raise MalformedInput(f"{source.name} is no matrix file that convfc writes ({known})")

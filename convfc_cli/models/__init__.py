@@ -1,0 +1,1 @@
+"""The kinds of model file, one module each; `registry` finds them."""

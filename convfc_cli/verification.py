@@ -1,0 +1,397 @@
+"""Proof that a matrix file is what it says: a stored file against the layer, applied in another way.
+
+The file is read once, in slabs of rows, at bounded memory. For each slab the oracle (`Linear.apply`,
+by sliding windows) says what the rows must do, and the stored entries are held to it:
+
+structure   row lengths as the geometry's own count of taps, columns strictly increasing and in
+            range: before any arithmetic, because sparse products trust their indices.
+exact       Each entry's bits are an integer (`_planes`). For inputs r drawn uniformly from
+            [0, 2**64), M r and the oracle's answer must agree modulo 2**64. If any entry differs, by
+            d with 0 < |d| <= 2**32, then d r = c (mod 2**64) for one c has at most 2**32 solutions r,
+            so one probe misses it with probability at most 2**-32, whatever else is wrong; k
+            independent probes with 2**-32k. A right matrix never fails. NaN payloads, infinities
+            and -0.0 are bits like any others.
+            Source: Freivalds 1977, here over the ring Z/2**64, in which unsigned arithmetic is exact.
+product     M x + b in float64 against the oracle, within the same bound as below for two orders of
+            summation.
+runtime     The original node, run by another runtime, against the oracle: that kernel and padding
+            were read as the model means them. |y - M x - b| <= n u (1 + 2**-20) S + n 2**-150, with
+            S = |M| |x| + |b|, n the row's entries (+ 1 for the bias), u the runtime's unit roundoff.
+            Source: Jeannerod & Rump 2013, for any order of summation.
+
+What is trusted: the oracle (`direct`), NumPy's and SciPy's arithmetic, and, for a file alone, that its
+kernel and geometry are the model's.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import WrongContents
+from convfc_cli.layers import Convolution, Linear, Slab, Weights
+from convfc_cli.matrices.format import Block, Progress, Stored
+from convfc_cli.matrices.matrix import Matrix, digest
+from convfc_cli.streams import CHUNK
+
+Array = NDArray[Any]
+
+PROBES = 3
+"""Exact probes by default: a wrong matrix passes with probability at most 2**-96."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked: what, whether it holds, and how strongly."""
+
+    check: str
+    holds: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of one file after `verify`."""
+
+    file: str
+    layer: str
+    shape: tuple[int, int]
+    nonzeros: int
+    form: str
+    seed: int
+    findings: tuple[Finding, ...] = ()
+    trusted: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was checked holds."""
+        return all(finding.holds for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {**asdict(self), "ok": self.ok}
+
+
+@dataclass(frozen=True)
+class Witness:
+    """The original layer run by another runtime: the y it made of x, both without a batch axis.
+
+    `unit` is the unit roundoff of its sums, 2**-24 for float32; `slack` what its own output format
+    may add for a result y, where that is coarser.
+    """
+
+    runtime: str
+    x: Array
+    y: Array
+    unit: float
+    slack: Callable[[Array], Array] = field(default=lambda y: np.zeros_like(y))
+
+
+def verify(
+    stored: Stored,
+    name: str,
+    *,
+    original: Convolution | None = None,
+    probes: int = PROBES,
+    seed: int | None = None,
+    progress: Progress = lambda done: None,
+) -> Report:
+    """Check a stored matrix; with `original`, also that it is that layer's.
+
+    Raises `MalformedInput` for a damaged file; wrong contents are no error but a report that is not
+    `ok`. `seed` repeats a run; who knows it beforehand can craft a file that passes.
+    """
+    matrix = stored.matrix
+    seed = secrets.randbits(128) if seed is None else seed
+    findings = [_digest_finding(stored)]
+    if original is not None:
+        findings.append(_origin_finding(matrix, original))
+    try:
+        findings.append(_bias_finding(stored))
+        if matrix.form != "operator":
+            checks = _Checks(stored, probes, seed)
+            checks.run(progress)
+            findings += checks.findings()
+        stored.finish()
+    except WrongContents as error:
+        stored.check_undamaged()
+        findings.append(Finding("entries", False, str(error)))
+    trusted = ["the oracle (sliding windows), NumPy and SciPy"]
+    if original is None:
+        trusted.append("kernel and geometry in the file: origin not checked, add --model")
+    return Report(
+        file=name,
+        layer=matrix.origin.layer,
+        shape=matrix.shape,
+        nonzeros=matrix.layer.index_map.nnz,
+        form=matrix.form,
+        seed=seed,
+        findings=tuple(findings),
+        trusted=tuple(trusted),
+    )
+
+
+def _digest_finding(stored: Stored) -> Finding:
+    holds = stored.stated_digest == digest(stored.matrix.layer)
+    if holds:
+        return Finding("digest", True, "geometry, kernel and bias are as they were written")
+    return Finding("digest", False, "geometry, kernel or bias are not as they were written")
+
+
+def _origin_finding(matrix: Matrix, original: Convolution) -> Finding:
+    layer = matrix.layer
+    if layer.index_map != original.index_map:
+        return Finding("origin", False, "the geometry is not that of the model's layer")
+    if layer.kernel.dtype != original.kernel.dtype:
+        return Finding(
+            "origin", False, f"the kernel is {layer.dtype}, the model's layer {original.dtype}"
+        )
+    if layer.kernel.tobytes() != original.kernel.tobytes():
+        wrong = np.argwhere(_bits(layer.kernel) != _bits(original.kernel))[0]
+        place = tuple(int(i) for i in wrong)
+        return Finding(
+            "origin",
+            False,
+            f"kernel element {place} is {layer.kernel[place]!s}, "
+            f"in the model {original.kernel[place]!s}",
+        )
+    ours, theirs = layer.bias_tensor(), original.bias_tensor()
+    if ours.tobytes() != theirs.tobytes():
+        return Finding("origin", False, "the bias is not that of the model's layer")
+    return Finding("origin", True, "geometry, kernel and bias are the model's, bit for bit")
+
+
+def _bias_finding(stored: Stored) -> Finding:
+    bias, expected = stored.bias(), stored.matrix.bias
+    if bias.shape != expected.shape or bias.dtype != expected.dtype:
+        raise WrongContents(f"bias is {bias.shape} of {bias.dtype}, not {expected.shape}")
+    wrong = np.flatnonzero(_bits(bias) != _bits(np.ascontiguousarray(expected)))
+    if len(wrong):
+        at = int(wrong[0])
+        raise WrongContents(f"bias {at} is {bias[at]!s}, by the kernel_bias {expected[at]!s}")
+    return Finding("bias", True, f"{len(bias):,} values, bit for bit")
+
+
+def check_runtime(layer: Linear, witness: Witness) -> Finding:
+    """Hold what another runtime made of the original node to the layer as it was read."""
+    x = witness.x.astype(np.float64)
+    bias = layer.bias_tensor().astype(np.float64)
+    with np.errstate(all="ignore"):
+        y = layer.apply(x) + bias
+        scale = layer.apply(np.abs(x), lambda w: np.abs(_float64(w))) + np.abs(bias)
+        terms = layer.apply(np.ones(x.shape, np.uint64), _ones).astype(np.float64) + 1
+        if witness.y.shape != y.shape:
+            return Finding(
+                "runtime",
+                False,
+                f"{witness.runtime} gives outputs of shape {witness.y.shape}, the layer as read {y.shape}",
+            )
+        bound = terms * (witness.unit + 2.0**-52) * (1 + 2.0**-20) * scale + terms * 2.0**-150
+        worst, wrong, left_out = _worst(witness.y - y, bound + witness.slack(y), scale)
+    if wrong is not None:
+        place = tuple(int(i) for i in np.unravel_index(wrong, y.shape))
+        return Finding(
+            "runtime",
+            False,
+            f"output {place}: the original node, run by {witness.runtime}, gives "
+            f"{witness.y[place]:.9g}, the layer as read {y[place]:.9g}",
+        )
+    return Finding(
+        "runtime",
+        True,
+        f"the original node, run by {witness.runtime}: within {worst:.3f} of the bound{left_out}",
+    )
+
+
+def _worst(error: Array, bound: Array, scale: Array) -> tuple[float, int | None, str]:
+    """(largest |error|/bound, the first place beyond 1 or None, a note on what is not finite)."""
+    finite = np.isfinite(scale)
+    ratio = np.where(finite, np.abs(error) / bound, 0.0).reshape(-1)
+    wrong = np.flatnonzero(~(ratio <= 1))
+    count = finite.size - int(np.count_nonzero(finite))
+    note = f"; {count:,} outputs left out, not finite" if count else ""
+    return float(ratio.max(initial=0.0)), int(wrong[0]) if len(wrong) else None, note
+
+
+class _Checks:
+    """One pass over the rows of a stored matrix."""
+
+    def __init__(self, stored: Stored, probes: int, seed: int) -> None:
+        self.stored, self.matrix, self.probes = stored, stored.matrix, probes
+        transpose = self.matrix.layout.transpose
+        self.layer: Linear = self.matrix.layer.adjoint() if transpose else self.matrix.layer
+        self.rows, self.columns = self.matrix.shape
+        self.planes = _planes(self.layer.dtype, structural=stored.structural)
+        self.bias = np.zeros(self.rows) if transpose else self.matrix.bias.astype(np.float64)
+        random = np.random.Generator(np.random.PCG64(seed))
+        shape = self.layer.input_shape
+        self.exact = [random.integers(0, 2**64, shape, np.uint64) for _ in range(probes)]
+        self.x = random.standard_normal(shape)
+        self.entries = self.left_out = 0
+        self.worst = 0.0
+
+    def run(self, progress: Progress) -> None:
+        """Read all rows; raises `WrongContents` at the first that is wrong."""
+        layout = self.matrix.layout
+        per_row = max(1, self.matrix.layer.index_map.nnz // self.rows)
+        exact = [layout.vector(x) for x in self.exact]
+        x, size = layout.vector(self.x), self.layer.dtype.itemsize + 4
+        ones = np.ones(self.layer.input_shape, np.uint64)
+        for slab in self.layer.slabs(layout, max(1, CHUNK // per_row)):
+            counts = slab.apply(ones, _ones).astype(np.int64)
+            expected = [[slab.apply(r, plane) for r in self.exact] for plane in self.planes]
+            answer, scale = self._real(slab)
+            for block in self.stored.rows(counts):
+                start = block.first - slab.rows.start
+                part = slice(start, start + len(block.indptr) - 1)
+                self._check_structure(block)
+                for plane, answers in zip(self.planes, expected, strict=True):
+                    self._check_exact(block, plane(block.data), exact, [y[part] for y in answers])
+                self._check_real(block, x, answer[part], scale[part], counts[part])
+                self.entries += len(block.data)
+                progress(len(block.data) * size)
+        nnz = self.matrix.layer.index_map.nnz
+        if self.stored.structural and self.entries != nnz:
+            raise WrongContents(f"{self.entries} entries, where the geometry plans {nnz}")
+
+    def findings(self) -> Iterator[Finding]:
+        """What the pass has shown."""
+        if self.stored.structural:
+            yield Finding(
+                "structure",
+                True,
+                f"{self.entries:,} entries, rows as long as the geometry says, columns increasing",
+            )
+        yield Finding(
+            "entries",
+            True,
+            f"every bit and every zero, by {self.probes} random probes modulo 2^64: "
+            f"a wrong file passes with probability at most 2^-{32 * self.probes}",
+        )
+        note = f"; {self.left_out:,} outputs left out, not finite" if self.left_out else ""
+        yield Finding(
+            "product",
+            True,
+            f"M x + b on real inputs, in float64: within {self.worst:.3f} of the bound{note}",
+        )
+
+    def _real(self, slab: Slab) -> tuple[Array, Array]:
+        """(M x + b, |M| |x| + |b|) of a slab, by the oracle in float64."""
+        bias = self.bias[slab.rows.start : slab.rows.stop]
+        with np.errstate(all="ignore"):  # a stranger's weights may overflow
+            answer = slab.apply(self.x, _float64) + bias
+            scale = slab.apply(np.abs(self.x), lambda w: np.abs(_float64(w))) + np.abs(bias)
+        return answer, scale
+
+    def _check_structure(self, block: Block) -> None:
+        indices = block.indices
+        if not len(indices):
+            return
+        if int(indices.min()) < 0 or int(indices.max()) >= self.columns:
+            wrong = int(np.flatnonzero((indices < 0) | (indices >= self.columns))[0])
+            row = block.first + int(np.searchsorted(block.indptr, wrong, side="right")) - 1
+            raise WrongContents(
+                f"row {row} has column {int(indices[wrong])}, out of range [0, {self.columns})"
+            )
+        rising = indices[1:] > indices[:-1]
+        starts = block.indptr[1:-1]
+        starts = starts[(starts > 0) & (starts < len(indices))]
+        rising[starts - 1] = True  # from one row to the next, columns may fall
+        if not rising.all():
+            wrong = int(np.flatnonzero(~rising)[0]) + 1
+            row = block.first + int(np.searchsorted(block.indptr, wrong, side="right")) - 1
+            raise WrongContents(
+                f"row {row} has column {int(indices[wrong])} after {int(indices[wrong - 1])}: "
+                f"columns must increase strictly"
+            )
+
+    def _check_exact(self, block: Block, bits: Array, xs: list[Array], ys: list[Array]) -> None:
+        for x, y in zip(xs, ys, strict=True):
+            wrong = np.flatnonzero(_product(block, bits, x) != y)
+            if len(wrong):
+                raise WrongContents(self._explain(block, int(wrong[0])))
+
+    def _check_real(
+        self, block: Block, x: Array, answer: Array, scale: Array, counts: Array
+    ) -> None:
+        with np.errstate(all="ignore"):
+            bias = self.bias[block.first : block.first + len(answer)]
+            error = _product(block, _float64(block.data), x) + bias - answer
+            bound = (counts + 1) * (2.0**-52 * (1 + 2.0**-20) * scale + 2.0**-1021)
+            worst, wrong, _ = _worst(error, bound, scale)
+        self.worst = max(self.worst, worst)
+        self.left_out += int(np.count_nonzero(~np.isfinite(scale)))
+        if wrong is not None:
+            raise WrongContents(
+                f"row {block.first + wrong}: M x + b is further from the oracle than rounding explains"
+            )
+
+    def _explain(self, block: Block, row: int) -> str:
+        """The first wrong entry of a wrong row, in terms of the layer."""
+        matrix = self.matrix
+        index_map, layout = matrix.layer.index_map, matrix.layout
+        at = block.first + row
+        part = slice(int(block.indptr[row]), int(block.indptr[row + 1]))
+        _, columns, values = self.layer.rows(replace(layout, transpose=False)).block(at, at + 1)
+        found = dict(zip(block.indices[part].tolist(), block.data[part], strict=True))
+        expected = dict(zip(columns.tolist(), values, strict=True))
+        zero = np.zeros((), self.layer.dtype)[()]
+        for column in sorted(found.keys() | expected.keys()):
+            have, want = found.get(column), expected.get(column)
+            if self.stored.structural and (have is None) != (want is None):
+                break
+            have, want = have if have is not None else zero, want if want is not None else zero
+            if have.tobytes() != want.tobytes():
+                break
+        else:
+            return f"row {at} is not what the layer computes, though its entries look right"
+        output, source = (column, at) if layout.transpose else (at, column)
+        output_index = layout.unflatten(output, index_map.output_shape)
+        input_index = layout.unflatten(source, index_map.input_shape)
+        kernel = index_map.kernel_of(output_index, input_index)
+        where = f"kernel element {kernel}" if kernel else "a structural zero"
+        return (
+            f"entry ({at}, {column}), output {output_index} from input {input_index}: {where}, "
+            f"expected {_shown(expected.get(column))}, found {_shown(found.get(column))}"
+        )
+
+
+def _planes(dtype: np.dtype[Any], *, structural: bool) -> list[Weights]:
+    """The bits of an entry as integers of at most 2**32: one function a 32-bit half.
+
+    The lowest half plus one, so that an entry that is stored as zero differs from one that is not
+    stored at all; not so for a dense file, which cannot tell them apart.
+    """
+    one = np.uint64(1 if structural else 0)
+    if dtype.itemsize == 4:
+        return [lambda w: _bits(w).astype(np.uint64) + one]
+    low, high = np.uint64(0xFFFFFFFF), np.uint64(32)
+    return [lambda w: (_bits(w) & low) + one, lambda w: _bits(w) >> high]
+
+
+def _bits(array: Array) -> Array:
+    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+
+
+def _ones(weights: Array) -> Array:
+    return np.ones(weights.shape, np.uint64)
+
+
+def _float64(weights: Array) -> Array:
+    return weights.astype(np.float64)
+
+
+def _product(block: Block, data: Array, x: Array) -> Array:
+    """The block's rows times x, in the dtype of both."""
+    from scipy.sparse import csr_array
+
+    indptr = block.indptr.astype(block.indices.dtype)
+    with np.errstate(all="ignore"):
+        return csr_array((data, block.indices, indptr), shape=(len(indptr) - 1, len(x))) @ x
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else str(value)
