@@ -200,9 +200,7 @@ def onnx_transposed_axis(
             f"state output_shape or pads in the model instead"
         )
     low = max(0, total // 2 if upper else total - total // 2)
-    return transposed_axis(
-        inputs, kernel, stride, dilation, low, total - low, output_padding
-    )
+    return transposed_axis(inputs, kernel, stride, dilation, low, total - low, output_padding)
 
 
 def _is_upper(auto_pad: str) -> bool:

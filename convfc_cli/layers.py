@@ -136,7 +136,9 @@ class Convolution(Linear):
     def bias_tensor(self) -> Array:
         channels = self.output_shape[0]
         bias = np.zeros(channels, self.dtype) if self.bias is None else self.bias
-        return np.broadcast_to(bias.reshape(-1, *(1,) * len(self.index_map.axes)), self.output_shape)
+        return np.broadcast_to(
+            bias.reshape(-1, *(1,) * len(self.index_map.axes)), self.output_shape
+        )
 
     def adjoint(self) -> "Convolution":
         return Convolution(self.kernel, self.index_map.adjoint())

@@ -67,17 +67,14 @@ class Layout:
         if not 0 <= position < prod(shape):
             raise IndexError(f"{position} is not in [0, {prod(shape)})")
         return tuple(
-            position // step % size
-            for step, size in zip(self.strides(shape), shape, strict=True)
+            position // step % size for step, size in zip(self.strides(shape), shape, strict=True)
         )
 
     def vector(self, tensor: "NDArray[np.generic]") -> "NDArray[np.generic]":
         """vec(tensor): its elements in this order, as one axis."""
         return tensor.transpose(self.axes(tensor.ndim)).reshape(-1)
 
-    def tensor(
-        self, vector: "NDArray[np.generic]", shape: Sequence[int]
-    ) -> "NDArray[np.generic]":
+    def tensor(self, vector: "NDArray[np.generic]", shape: Sequence[int]) -> "NDArray[np.generic]":
         """The tensor of this shape whose `vector` it is."""
         axes = self.axes(len(shape))
         ordered = vector.reshape([shape[axis] for axis in axes])

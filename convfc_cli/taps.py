@@ -93,9 +93,7 @@ def row_taps(axis: Axis, row: int, *, transposed: bool) -> RowTaps:
         return NO_TAPS
     first, last = start - (high - 1) * advance, start - low * advance
     top = residue + (high - 1) * period
-    return RowTaps(
-        range(first, last + 1, advance), range(top, residue + low * period - 1, -period)
-    )
+    return RowTaps(range(first, last + 1, advance), range(top, residue + low * period - 1, -period))
 
 
 def tap_interval(axis: Axis, element: int) -> range:

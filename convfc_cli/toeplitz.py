@@ -146,9 +146,7 @@ class _Nest:
         if counts == [1]:
             return self._level(array, level, inner[0])
         lengths = [c * array.length(level, t) for c, t in zip(counts, inner, strict=True)]
-        return Series(
-            lengths, child, array.shifts([self.entries_below(level, t) for t in inner])
-        )
+        return Series(lengths, child, array.shifts([self.entries_below(level, t) for t in inner]))
 
 
 class _Array(ABC):

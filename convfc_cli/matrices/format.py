@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import WrongContents
 from convfc_cli.files import Input
-from convfc_cli.matrices.matrix import Matrix
+from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.streams import CHUNK
+from convfc_cli.taps import IndexMap
 
 Array = NDArray[Any]
 
@@ -83,16 +84,21 @@ class MatrixFormat(ABC):
         """Whether a file is of this kind, by its first bytes."""
 
     @abstractmethod
-    def size(self, matrix: Matrix) -> int:
-        """The bytes that `write` will write, to within a few hundred."""
+    def size(self, spec: Spec, index_map: IndexMap, dtype: np.dtype[Any]) -> int:
+        """About the bytes that `write` will write: known before any weight is read."""
 
     @abstractmethod
     def write(self, matrix: Matrix, out: BinaryIO, progress: Progress) -> None:
         """Write the file in one pass to an output that need not seek."""
 
     @abstractmethod
-    def open(self, source: Input) -> Stored:
-        """Read the metadata and make ready to read the rows. Raises `MalformedInput`."""
+    def open(self, source: Input, beside: Input | None = None) -> Stored:
+        """Read the metadata and make ready to read the rows.
+
+        `beside` is the operator file of a format that is not standalone; by default it is looked for
+        beside the file. Raises `MalformedInput`, and `WrongContents` where the parts contradict each
+        other.
+        """
 
 
 class Sequential(Protocol):

@@ -40,13 +40,11 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """What is written to a file, and what a file is read back as."""
+class Spec:
+    """How a matrix is to be written, whatever the layer."""
 
-    layer: Convolution
     layout: Layout = field(default_factory=Layout)
     form: str = "csr"
-    origin: Origin = field(default_factory=Origin)
     kernel_index: bool = False
 
     def __post_init__(self) -> None:
@@ -55,11 +53,34 @@ class Matrix:
         if self.kernel_index and self.form != "csr":
             raise UsageError(f"--kernel-index needs stored nonzeros; the form is {self.form}")
 
+    def shape(self, index_map: IndexMap) -> tuple[int, int]:
+        """(rows, columns) of the matrix of a layer with this map."""
+        rows, columns = index_map.rows, index_map.columns
+        return (columns, rows) if self.layout.transpose else (rows, columns)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is written to a file, and what a file is read back as."""
+
+    layer: Convolution
+    spec: Spec = field(default_factory=Spec)
+    origin: Origin = field(default_factory=Origin)
+
+    @property
+    def layout(self) -> Layout:
+        """How rows and columns are flattened."""
+        return self.spec.layout
+
+    @property
+    def form(self) -> str:
+        """One of FORMS."""
+        return self.spec.form
+
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
-        rows, columns = self.layer.index_map.rows, self.layer.index_map.columns
-        return (columns, rows) if self.layout.transpose else (rows, columns)
+        return self.spec.shape(self.layer.index_map)
 
     @property
     def bias(self) -> NDArray[Any]:
@@ -78,7 +99,7 @@ def describe(matrix: Matrix) -> str:
         "form": matrix.form,
         "shape": matrix.shape,
         "nonzeros": index_map.nnz,
-        "kernel_index": matrix.kernel_index,
+        "kernel_index": matrix.spec.kernel_index,
         "layout": asdict(matrix.layout),
         "input_shape": index_map.input_shape,
         "output_shape": index_map.output_shape,
@@ -110,10 +131,8 @@ def restore(text: str, kernel: NDArray[Any], bias: NDArray[Any] | None) -> Matri
         layout = Layout(_text(content["layout"]["order"]), _flag(content["layout"]["transpose"]))
         matrix = Matrix(
             Convolution(kernel, index_map, bias),
-            layout,
-            _text(content["form"]),
+            Spec(layout, _text(content["form"]), _flag(content["kernel_index"])),
             Origin(**{key: _plain(key, value) for key, value in content["origin"].items()}),
-            _flag(content["kernel_index"]),
         )
         stated = json.loads(describe(matrix))
         for key in ("shape", "nonzeros", "input_shape", "output_shape", "dtype"):

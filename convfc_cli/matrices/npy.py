@@ -18,9 +18,10 @@ from convfc_cli.files import Input, opened
 from convfc_cli.matrices import npz
 from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.format import Block, MatrixFormat, Progress, Stored, dense_rows
-from convfc_cli.matrices.matrix import Matrix
+from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.npy_header import header, read_header
 from convfc_cli.streams import CHUNK
+from convfc_cli.taps import IndexMap
 
 
 class Npy(MatrixFormat):
@@ -35,9 +36,10 @@ class Npy(MatrixFormat):
     def recognises(self, source: Input) -> bool:
         return source.head.startswith(b"\x93NUMPY")
 
-    def size(self, matrix: Matrix) -> int:
-        dtype = matrix.layer.dtype
-        return len(header(matrix.shape, dtype)) + prod(matrix.shape) * dtype.itemsize
+    def size(self, spec: Spec, index_map: IndexMap, dtype: np.dtype[Any]) -> int:
+        shape = spec.shape(index_map)
+        beside = npz.FORMAT.size(replace(spec, form="operator"), index_map, dtype)
+        return len(header(shape, dtype)) + prod(shape) * dtype.itemsize + beside
 
     def write(self, matrix: Matrix, out: BinaryIO, progress: Progress) -> None:
         write_all(out, header(matrix.shape, matrix.layer.dtype))
@@ -45,8 +47,19 @@ class Npy(MatrixFormat):
             write_all(out, rows)
             progress(rows.nbytes)
 
-    def open(self, source: Input) -> Stored:
-        return _StoredNpy(source)
+    def open(self, source: Input, beside: Input | None = None) -> Stored:
+        if beside is not None:
+            return _StoredNpy(source, beside)
+        if source.path is None:
+            raise UsageError(
+                f"{source.name} holds a dense matrix without its metadata: name the file, so that its "
+                f"operator file beside it can be read"
+            )
+        operator = sidecar(source.path)
+        if not operator.exists():
+            raise MalformedInput(f"{source.name} needs {operator.name} beside it: it is not there")
+        with opened(operator) as beside:
+            return _StoredNpy(source, beside)
 
 
 FORMAT = Npy()
@@ -76,28 +89,20 @@ def _dense(matrix: Matrix) -> Iterator[NDArray[Any]]:
 class _StoredNpy(Stored):
     structural = False
 
-    def __init__(self, source: Input) -> None:
-        if source.path is None:
-            raise UsageError(
-                f"{source.name} holds a dense matrix without its metadata: name the file, so that "
-                f"its operator file beside it can be read"
-            )
-        beside = sidecar(source.path)
-        if not beside.exists():
-            raise MalformedInput(f"{source.name} needs {beside.name} beside it: it is not there")
-        with opened(beside) as operator:
-            stored = npz.FORMAT.open(operator)
-            stored.finish()
-        self.stated_digest = stored.stated_digest
-        self.matrix = replace(stored.matrix, form="dense")
+    def __init__(self, source: Input, beside: Input) -> None:
+        operator = npz.FORMAT.open(beside)
+        self.stated_digest = operator.stated_digest
+        self.matrix = replace(operator.matrix, spec=replace(operator.matrix.spec, form="dense"))
         self._name, self._file = source.name, source.file
         source.file.seek(0)
         shape, dtype, length = read_header(source.file, source.name)
         if prod(shape) * dtype.itemsize + length != source.size:
-            raise MalformedInput(f"{source.name} has {source.size} bytes, its header says another size")
+            raise MalformedInput(
+                f"{source.name} has {source.size} bytes, its header says another size"
+            )
         if shape != self.matrix.shape or dtype != self.matrix.layer.dtype:
             raise WrongContents(
-                f"{source.name} is {shape} of {dtype}, where {beside.name} has "
+                f"{source.name} is {shape} of {dtype}, where {beside.name} says "
                 f"{self.matrix.shape} of {self.matrix.layer.dtype}"
             )
         self._dtype, self._row = dtype, 0

@@ -25,9 +25,10 @@ from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
 from convfc_cli.matrices.container import FLAGS, Chunk, Member, StoredZip, skeleton
 from convfc_cli.matrices.format import Block, CsrReader, MatrixFormat, Progress, Stored
-from convfc_cli.matrices.matrix import Matrix, describe, restore, stated_digest
+from convfc_cli.matrices.matrix import Matrix, Spec, describe, restore, stated_digest
 from convfc_cli.matrices.npy_header import header, read_header
-from convfc_cli.streams import Stream
+from convfc_cli.streams import Stream, index_dtype
+from convfc_cli.taps import IndexMap
 
 LONGEST_TEXT = 2**22
 """Bytes of metadata that are accepted: a real description has a few thousand."""
@@ -45,11 +46,17 @@ class Npz(MatrixFormat):
     def recognises(self, source: Input) -> bool:
         return source.head.startswith((b"PK\3\4", b"PK\5\6"))
 
-    def size(self, matrix: Matrix) -> int:
-        return sum(
-            len(header(shape, dtype)) + prod(shape) * dtype.itemsize + 200
-            for _, shape, dtype, _ in _members(matrix)
-        )
+    def size(self, spec: Spec, index_map: IndexMap, dtype: np.dtype[Any]) -> int:
+        frame = 8192  # metadata, headers, the zip's own records
+        total = frame + prod(index_map.kernel_shape) * dtype.itemsize
+        if spec.form == "operator":
+            return total
+        index = np.dtype(index_dtype(index_map.nnz, spec.shape(index_map))).itemsize
+        entry = dtype.itemsize + index
+        if spec.kernel_index:
+            entry += np.dtype(index_dtype(prod(index_map.kernel_shape), (0, 0))).itemsize
+        pointers = (spec.shape(index_map)[0] + 1) * index
+        return total + index_map.nnz * entry + pointers + index_map.rows * dtype.itemsize
 
     def write(self, matrix: Matrix, out: BinaryIO, progress: Progress) -> None:
         container = StoredZip(out)
@@ -57,7 +64,7 @@ class Npz(MatrixFormat):
             container.add(f"{name}.npy", _reported([header(shape, dtype)], chunks, progress))
         container.close()
 
-    def open(self, source: Input) -> Stored:
+    def open(self, source: Input, beside: Input | None = None) -> Stored:
         return _StoredNpz(source)
 
 
@@ -86,7 +93,7 @@ def _members(
     if matrix.form == "operator":
         return
     yield whole("bias", matrix.bias)
-    rows = layer.rows(matrix.layout, kernel_index=matrix.kernel_index)
+    rows = layer.rows(matrix.layout, kernel_index=matrix.spec.kernel_index)
     yield streamed("indptr", rows.indptr)
     yield streamed("indices", rows.indices)
     yield streamed("data", rows.data)
@@ -182,7 +189,7 @@ class _StoredNpz(Stored):
             raise WrongContents(f"data is {data.dtype}, the kernel {matrix.layer.dtype}")
         self._rows = CsrReader(indptr, indices, data)
         self._streams = [indptr, indices, data]
-        if matrix.kernel_index:
+        if matrix.spec.kernel_index:
             self._kernel_index = self._member("kernel_index", length=nnz, kinds="iu")
             self._streams.append(self._kernel_index)
 
@@ -193,7 +200,7 @@ class _StoredNpz(Stored):
         names |= {"kernel_bias"} if matrix.layer.bias is not None else set()
         if matrix.form == "csr":
             names |= {"format", "shape", "bias", "indptr", "indices", "data"}
-            names |= {"kernel_index"} if matrix.kernel_index else set()
+            names |= {"kernel_index"} if matrix.spec.kernel_index else set()
         found = {name.removesuffix(".npy") for name in self._zip.namelist()}
         if missing := sorted(names - found):
             raise MalformedInput(f"{self._name} has no member {missing[0]}")
@@ -228,7 +235,9 @@ class _StoredNpz(Stored):
                     )
                 end = offset + len(expected)
             if end != source.size:
-                raise MalformedInput(f"{source.name} is damaged: {source.size - end} bytes too many")
+                raise MalformedInput(
+                    f"{source.name} is damaged: {source.size - end} bytes too many"
+                )
 
     def _has(self, name: str) -> bool:
         return f"{name}.npy" in self._zip.namelist()
@@ -243,7 +252,9 @@ class _StoredNpz(Stored):
         self, name: str, *, limit: int | None = None, length: int | None = None, kinds: str = ""
     ) -> "_Member":
         if not self._has(name):
-            raise MalformedInput(f"{self._name} has no member {name}: it is no {FORMAT.name} of ours")
+            raise MalformedInput(
+                f"{self._name} has no member {name}: it is no {FORMAT.name} of ours"
+            )
         info = self._zip.getinfo(f"{name}.npy")
         if limit is not None and info.file_size > limit:
             raise MalformedInput(f"{self._name}: {name} has {info.file_size} bytes, too many")

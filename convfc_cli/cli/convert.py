@@ -1,0 +1,160 @@
+"""`convfc convert`: write the matrices."""
+
+import sys
+from typing import Any
+
+import click
+
+from convfc_cli.cli import options
+from convfc_cli.cli.output import Reporter, is_terminal, print_json, say
+from convfc_cli.layout import ORDERS, Layout
+
+EPILOG = """\b
+Examples:
+  convfc convert model.onnx
+  convfc convert model.onnx -l conv1 -o conv1.npz
+  convfc convert model.onnx --input-shape x=1,3,224,224 --keep-going
+  convfc convert model.onnx -l @3 --form dense -o third.npy
+  convfc convert model.onnx -l conv1 -o - | convfc verify -
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model")
+@click.option(
+    "-l",
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME",
+    help="A layer: its name, its output's name, an ending of either, or @3 for its position. "
+    "Repeatable; all layers by default.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="A folder (ending in /), a file whose suffix picks the format, or - for standard output. "
+    "By default MODEL.fc/ in the current directory.",
+)
+@options.input_shape
+@click.option(
+    "--form",
+    type=click.Choice(["csr", "dense", "operator"]),
+    help="csr: the nonzeros (default); dense: every entry, as .npy; operator: kernel, bias and metadata "
+    "alone, kilobytes for any size.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(list(ORDERS)),
+    default="channels-first",
+    show_default=True,
+    help="How rows and columns flatten their tensors.",
+)
+@click.option(
+    "--transpose",
+    is_flag=True,
+    help="Write (inputs, outputs), the orientation of a Keras Dense kernel.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    help="Of the entries; the model's own by default, half precision widened to float32.",
+)
+@click.option(
+    "--kernel-index", is_flag=True, help="Also store each entry's flat index into the kernel."
+)
+@click.option(
+    "--flip-kernel",
+    is_flag=True,
+    help="Flip the kernel: for files that hold true convolutions, not cross-correlations.",
+)
+@click.option(
+    "--max-bytes",
+    type=options.SizeType(),
+    metavar="SIZE",
+    help="The most to write, such as 20GB. By default 8 GiB, or half the free disk if that is less.",
+)
+@click.option("--force", is_flag=True, help="Replace outputs that exist.")
+@click.option(
+    "--keep-going", is_flag=True, help="Convert what can be, name what cannot, and fail at the end."
+)
+@click.option("--no-verify", is_flag=True, help="Do not read the files back and prove them.")
+@options.common
+@click.pass_context
+def convert(
+    ctx: click.Context,
+    model: str,
+    layers: tuple[str, ...],
+    output: str | None,
+    input_shapes: tuple[options.Shape, ...],
+    layout: str,
+    transpose: bool,
+    no_verify: bool,
+    as_json: bool,
+    quiet: bool,
+    **rest: Any,
+) -> None:
+    """Write the matrix of every convolution of MODEL, and prove it.
+
+    MODEL is an ONNX file, or - for standard input. The paths written are printed on standard output.
+    """
+    from convfc_cli import conversion
+
+    shapes = options.shapes(input_shapes)
+    chosen = conversion.Options(layout=Layout(layout, transpose), verify=not no_verify, **rest)
+    with Reporter(quiet=quiet, paths=not as_json and output != "-") as reporter:
+        if output == "-":
+            if is_terminal(sys.stdout):
+                raise click.UsageError(
+                    "-o - would print binary on the terminal: pipe it, or name a file"
+                )
+            if as_json:
+                raise click.UsageError("--json and -o - both want standard output")
+            conversion.stream(
+                model,
+                sys.stdout.buffer,
+                layers=layers,
+                shapes=shapes,
+                options=chosen,
+                observer=reporter,
+            )
+            sys.stdout.buffer.flush()
+            say("convfc: not verified: nothing is read back from a stream", quiet=quiet)
+            return
+        done = conversion.convert(
+            model, output, layers=layers, shapes=shapes, options=chosen, observer=reporter
+        )
+    if as_json:
+        print_json(_json(done))
+    for entry, error in done.failures:
+        say(f"convfc: error: {error}" if entry else "")
+    if done.failures:
+        say(
+            f"convfc: {len(done.failures)} of {len(done.failures) + len(done.results)} layers failed"
+        )
+    ctx.exit(done.exit_code)
+
+
+def _json(done: Any) -> dict[str, object]:
+    return {
+        "model": done.plan.model.name,
+        "sha256": done.plan.model.sha256,
+        "matrices": [
+            {
+                "file": str(result.item.path),
+                "layer": result.item.entry.name,
+                "output": result.item.entry.output,
+                "position": result.item.entry.position,
+                "shape": result.item.shape,
+                "nonzeros": result.item.entry.require().nnz,
+                "bytes": result.size,
+                "report": result.report.to_json() if result.report else None,
+            }
+            for result in done.results
+        ],
+        "failed": [
+            {"layer": entry.name, "reason": str(error), "exit_code": error.exit_code}
+            for entry, error in done.failures
+        ],
+    }

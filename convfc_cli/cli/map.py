@@ -1,0 +1,130 @@
+"""`convfc map`: what feeds what, through which weight."""
+
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from convfc_cli.cli import options
+from convfc_cli.cli.output import is_terminal, print_json, print_rows, print_table, say
+
+if TYPE_CHECKING:
+    from convfc_cli.operators import MatrixOperator
+    from convfc_cli.taps import Tap
+
+HEADER = ("row", "column", "output", "input", "kernel", "weight")
+
+ON_SCREEN = 40
+"""Lines of a table on a terminal; a pipe gets them all."""
+
+EPILOG = """\b
+Examples:
+  convfc map conv1.npz --output 0,5,5     what output channel 0 at (5, 5) reads
+  convfc map conv1.npz --input 0,0,0      what one input feeds
+  convfc map conv1.npz --kernel 0,0,1,1   where one kernel element stands
+  convfc map conv1.npz --entry 33,4       what one matrix entry is
+"""
+
+
+@click.command("map", epilog=EPILOG)
+@click.argument("matrix")
+@click.option("--output", type=options.IndexType(), metavar="C,Y,X", help="One output element.")
+@click.option(
+    "--input", "source", type=options.IndexType(), metavar="C,Y,X", help="One input element."
+)
+@click.option(
+    "--kernel",
+    type=options.IndexType(),
+    metavar="O,I,A,B",
+    help="One kernel element (out, in/groups, *spatial; a transposed layer's as its file has it).",
+)
+@click.option("--entry", type=options.IndexType(), metavar="ROW,COLUMN", help="One matrix entry.")
+@options.common
+def map_(
+    matrix: str,
+    output: tuple[int, ...] | None,
+    source: tuple[int, ...] | None,
+    kernel: tuple[int, ...] | None,
+    entry: tuple[int, ...] | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say of MATRIX what feeds what, through which weight.
+
+    Give one of the four options. A table on a terminal, tab-separated lines in a pipe.
+    """
+    from convfc_cli.errors import UsageError
+    from convfc_cli.operators import load
+
+    if sum(given is not None for given in (output, source, kernel, entry)) != 1:
+        raise UsageError("say what to look up: one of --output, --input, --kernel, --entry")
+    operator = load(matrix)
+    index_map = operator.index_map
+    try:
+        if entry is not None:
+            taps = _of_entry(operator, entry)
+        elif output is not None:
+            taps = index_map.of_output(output)
+        elif source is not None:
+            taps = index_map.of_input(source)
+        else:
+            taps = index_map.of_kernel(kernel or ())
+        rows = _rows(operator, taps)
+        first = list(islice(rows, ON_SCREEN + 1))
+    except IndexError as error:
+        raise UsageError(f"{matrix}: {error}") from error
+    if as_json:
+        print_json([dict(zip(HEADER, row, strict=True)) for row in (*first, *rows)])
+        return
+    if not is_terminal(sys.stdout):
+        print_rows(HEADER, (_plain(row) for row in (*first, *rows)))
+        return
+    print_table(HEADER, map(_plain, first[:ON_SCREEN]), numbers=("row", "column", "weight"))
+    if len(first) > ON_SCREEN:
+        more = 1 + sum(1 for _ in rows)
+        say(f"and {more:,} more: pipe it to see them all", quiet=quiet)
+    if output is not None:
+        at = operator.layout.flatten(output, index_map.output_shape)
+        say(f"bias of output {output}: {operator.bias[at]!s}", quiet=quiet)
+    if not first:
+        say("nothing: only padding or cropped positions are met there", quiet=quiet)
+
+
+Row = tuple[int, int, tuple[int, ...], tuple[int, ...], tuple[int, ...] | None, float]
+
+
+def _of_entry(operator: "MatrixOperator", entry: tuple[int, ...]) -> "Iterator[Tap]":
+    from convfc_cli.errors import UsageError
+    from convfc_cli.taps import Tap
+
+    if len(entry) != 2:
+        raise UsageError("--entry takes two numbers, ROW,COLUMN")
+    output, source, kernel = operator.entry(*entry)
+    return iter([Tap(output, source, kernel or ())])
+
+
+def _rows(operator: "MatrixOperator", taps: "Iterator[Tap]") -> Iterator[Row]:
+    index_map, layout = operator.index_map, operator.layout
+    for tap in taps:
+        row = layout.flatten(tap.output, index_map.output_shape)
+        column = layout.flatten(tap.input, index_map.input_shape)
+        if layout.transpose:
+            row, column = column, row
+        if tap.kernel:
+            yield (
+                row,
+                column,
+                tap.output,
+                tap.input,
+                tap.kernel,
+                operator.layer.kernel[tap.kernel].item(),
+            )
+        else:
+            yield row, column, tap.output, tap.input, None, 0.0
+
+
+def _plain(row: Row) -> tuple[object, ...]:
+    output, source, kernel = (",".join(map(str, index or ())) for index in row[2:5])
+    return row[0], row[1], output, source, kernel or "structural zero", f"{row[5]:.9g}"

@@ -1,0 +1,181 @@
+"""What is printed: tables on a terminal, data in a pipe, progress on standard error.
+
+rich is imported when a table or a bar is drawn, and not before.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from convfc_cli.conversion import Plan, Result
+    from convfc_cli.verification import Report
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether people read it."""
+    return stream.isatty()
+
+
+def say(message: str, *, quiet: bool = False) -> None:
+    """One line for people, on standard error."""
+    if not quiet:
+        print(printable(message), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Text of a stranger's file without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def print_json(value: object) -> None:
+    """A JSON document on standard output."""
+    print(json.dumps(value, ensure_ascii=True, indent=1))
+
+
+def print_rows(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Tab-separated lines on standard output, a header first."""
+    print("\t".join(header))
+    for row in rows:
+        print("\t".join(printable(str(cell)) for cell in row))
+
+
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()
+) -> None:
+    """A table for people on standard output; columns named in `numbers` are aligned right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for title in header:
+        right = title in numbers
+        table.add_column(
+            title, justify="right" if right else "left", overflow="fold", no_wrap=right
+        )
+    for row in rows:
+        table.add_row(*(_escaped(str(cell)) for cell in row))
+    console(sys.stdout).print(table)
+
+
+def console(stream: TextIO) -> "Console":
+    """A rich console on a stream, without emoji and without guessing at numbers."""
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, emoji=False)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """A tensor's shape: 3x224x224."""
+    return "x".join(map(str, sizes))
+
+
+def print_report(report: "Report") -> None:
+    """A report for people, on standard output."""
+    screen = console(sys.stdout)
+    rows, columns = report.shape
+    screen.print(
+        f"[bold]{_escaped(report.file)}[/]  {_escaped(report.layer)}  "
+        f"{rows:,} x {columns:,}, {report.nonzeros:,} nonzeros, {report.form}"
+    )
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    for column in ("", "check", "holds", "detail"):
+        table.add_column(column, no_wrap=column != "detail", overflow="fold")
+    for finding in report.findings:
+        mark = "[green]ok[/]" if finding.holds else "[bold red]WRONG[/]"
+        table.add_row("", finding.check, mark, _escaped(finding.detail))
+    for trusted in report.trusted:
+        table.add_row("", "trusted", "", _escaped(trusted))
+    screen.print(table)
+
+
+class Reporter:
+    """Tells of a job on standard error: the plan, a progress bar on a terminal, a line for each file.
+
+    `paths` prints each finished file on standard output.
+    """
+
+    def __init__(self, *, quiet: bool, paths: bool = False) -> None:
+        self._quiet, self._paths = quiet, paths
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def planned(self, plan: "Plan") -> None:
+        """The plan, before anything is written."""
+        from convfc_cli.conversion import human
+
+        for entry, error in plan.failures:
+            say(f"convfc: left out: {error}" if entry else "", quiet=self._quiet)
+        count = len(plan.items)
+        what = f"{count} matrices" if count > 1 else "1 matrix"
+        nonzeros = sum(item.entry.require().nnz for item in plan.items)
+        say(f"{what}, {nonzeros:,} nonzeros, about {human(plan.size)}", quiet=self._quiet)
+
+    def started(self, name: str, size: int) -> None:
+        """A file is begun: `size` bytes are to be written or read."""
+        if self._quiet or not is_terminal(sys.stderr):
+            return
+        if self._bar is None:
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                DownloadColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=console(sys.stderr), transient=True)
+            self._bar.start()
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        self._task = self._bar.add_task(printable(name)[-30:], total=size)
+
+    def advanced(self, size: int) -> None:
+        """So many bytes more are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=size)
+
+    def finished(self, result: "Result") -> None:
+        """A file stands."""
+        from convfc_cli.conversion import human
+
+        path = str(result.item.path)
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._paths:
+            print(path, flush=True)
+        rows, columns = result.item.shape
+        told = f"  {result.item.entry.name}: {rows:,} x {columns:,}, {human(result.size)}"
+        if result.report is None:
+            say(f"{told}: not verified", quiet=self._quiet)
+            return
+        details = [f.detail for f in result.report.findings if f.check in ("entries", "runtime")]
+        say(f"{told}: proven", quiet=self._quiet)
+        for detail in details:
+            say(f"    {detail}", quiet=self._quiet)

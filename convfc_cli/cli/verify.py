@@ -1,0 +1,147 @@
+"""`convfc verify`: prove matrix files."""
+
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from convfc_cli.cli import options
+from convfc_cli.cli.output import (
+    Reporter,
+    is_terminal,
+    print_json,
+    print_report,
+    print_rows,
+    printable,
+    say,
+)
+from convfc_cli.errors import ConvfcError, MalformedInput, UsageError
+
+GRAVEST = (70, 3, 1, 5, 6, 4, 2)
+"""Exit codes of several files: the first of these that occurs."""
+
+EPILOG = """\b
+Examples:
+  convfc verify                             the *.fc/ folders of the current directory
+  convfc verify model.onnx.fc --model model.onnx
+  convfc verify conv1.npz --json
+  convfc convert model.onnx -l conv1 -o - | convfc verify -
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("matrices", nargs=-1)
+@click.option(
+    "--model", metavar="MODEL", help="Also prove that kernel and geometry are this model's."
+)
+@options.input_shape
+@click.option(
+    "--probes",
+    type=click.IntRange(1, 64),
+    default=3,
+    show_default=True,
+    help="Random probes: a wrong file passes with probability at most 2^-32 for each.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    help="Repeat a run. A seed that is known beforehand voids the promise against crafted files.",
+)
+@options.common
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    matrices: tuple[str, ...],
+    model: str | None,
+    input_shapes: tuple[options.Shape, ...],
+    probes: int,
+    seed: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Prove that MATRICES are what they say they are.
+
+    MATRICES are files, folders that `convert` wrote, or - for standard input. Every stored bit and
+    every zero is held to the stored kernel and geometry, applied in another way.
+    """
+    from convfc_cli import conversion
+
+    shapes = options.shapes(input_shapes)
+    reports, codes = [], []
+    human = is_terminal(sys.stdout)
+    for path in _files(matrices):
+        try:
+            if isinstance(path, ConvfcError):
+                raise path
+            with Reporter(quiet=quiet) as reporter:
+                report = conversion.verify(
+                    path, model=model, shapes=shapes, probes=probes, seed=seed, observer=reporter
+                )
+        except ConvfcError as error:
+            if len(matrices) < 2 and not codes:
+                raise
+            say(f"convfc: error: {error}")
+            codes.append(error.exit_code)
+            continue
+        reports.append(report)
+        codes.append(0 if report.ok else 1)
+        if as_json:
+            continue
+        if human and not quiet:
+            print_report(report)
+        elif not human:
+            wrong = [f"{f.check}: {f.detail}" for f in report.findings if not f.holds]
+            told = wrong[0] if wrong else f"2^-{32 * probes}"
+            print(
+                "\t".join(map(printable, ("wrong" if wrong else "proven", report.file, told))),
+                flush=True,
+            )
+        if not report.ok:
+            wrong = [f for f in report.findings if not f.holds]
+            say(f"convfc: {report.file} is WRONG: {wrong[0].check}: {wrong[0].detail}")
+    if as_json:
+        print_json([report.to_json() for report in reports])
+    if seed is not None:
+        say("the seed was given: this proves nothing against a file crafted for it", quiet=quiet)
+    say(f"{codes.count(0)} of {len(codes)} proven", quiet=quiet)
+    ctx.exit(next((code for code in GRAVEST if code in codes), 0))
+
+
+def _files(given: tuple[str, ...]) -> Iterator[str | Path | ConvfcError]:
+    """The files to check; an error in place of a folder that cannot be listed."""
+    from convfc_cli.conversion import matrix_files
+
+    places: list[str | Path] = list(given) or [*_default()]
+    count = 0
+    for place in places:
+        if place != "-" and Path(place).is_dir():
+            try:
+                for path in matrix_files(Path(place)):
+                    count += 1
+                    yield path
+            except ConvfcError as error:
+                count += 1
+                yield error
+        else:
+            count += 1
+            yield place
+    if not count:
+        raise UsageError(f"{', '.join(map(str, places))}: no matrix in it, nothing to verify")
+
+
+def _default() -> list[str | Path]:
+    folders = sorted(path for path in Path().glob("*.fc") if path.is_dir())
+    if folders:
+        return list(folders)
+    mode = 0
+    if sys.stdin is not None:
+        import os
+
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
+        return ["-"]
+    raise UsageError(
+        "nothing to verify: no *.fc folder here, and standard input is no pipe; name a matrix file"
+    )

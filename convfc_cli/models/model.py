@@ -1,0 +1,145 @@
+"""What a kind of model file has to offer: a list of layers, each of which can become a `Convolution`.
+
+Listing a model decides what can be decided without weights: names, sizes, how many nonzeros. A layer's
+weights are read when it is loaded, and a layer that nobody selects need not resolve.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from convfc_cli.errors import ConvfcError, Defect, SizeMissing, UsageError
+from convfc_cli.files import Input
+from convfc_cli.layers import Convolution
+from convfc_cli.taps import IndexMap
+from convfc_cli.verification import Witness
+
+Shapes = Mapping[str | None, Sequence[int]]
+"""Shapes of tensors, by name; None names the model's only input."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One layer of a model, as it is listed."""
+
+    position: int
+    name: str
+    output: str
+    op: str
+    error: ConvfcError | None = None
+    """Why the layer cannot be loaded, and what to do about it."""
+
+    index_map: IndexMap | None = None
+    """All of the layer but its weights; None where there is an `error`."""
+
+    dtype: str = ""
+    """The weights' dtype in the model; empty where only loading tells."""
+
+    size_hint: str = ""
+    """A value of --input-shape that would settle an open size, for instance."""
+
+    loader: Callable[[], Convolution] | None = None
+    runner: Callable[[Any], Witness | str] | None = None
+    resizer: "Callable[[tuple[int, ...]], Entry] | None" = None
+
+    @property
+    def status(self) -> str:
+        """`ready`, `needs a size` or `unsupported`."""
+        if self.error is None:
+            return "ready"
+        return "needs a size" if isinstance(self.error, SizeMissing) else "unsupported"
+
+    def require(self) -> IndexMap:
+        """The index map; raises the layer's error, with its name, if it has one."""
+        if self.error is not None:
+            raise type(self.error)(f"layer {self.name} ({self.op}): {self.error}")
+        if self.index_map is None:
+            raise Defect(f"layer {self.name} has neither a map nor an error")
+        return self.index_map
+
+    def load(self) -> Convolution:
+        """The layer with its weights. Raises what `require` raises."""
+        self.require()
+        if self.loader is None:
+            raise Defect(f"layer {self.name} has no loader")
+        try:
+            return self.loader()
+        except ConvfcError as error:
+            raise type(error)(f"layer {self.name} ({self.op}): {error}") from error
+
+    def at(self, input_shape: tuple[int, ...]) -> "Entry":
+        """The layer on an input of this (channels, *spatial), whatever the model says of its size."""
+        if self.resizer is None:
+            self.require()
+            raise UsageError(f"layer {self.name} has the size that its model gives it")
+        return self.resizer(input_shape)
+
+    def run(self, random: Any) -> Witness | str:
+        """The original layer run by another runtime on inputs drawn from the NumPy generator
+        `random`; a reason where no runtime can.
+        """
+        return self.runner(random) if self.runner else "no runtime runs this kind of file"
+
+
+@dataclass(frozen=True)
+class Model:
+    """An open model: its layers, in the model's order."""
+
+    name: str
+    kind: str
+    entries: tuple[Entry, ...]
+    sha256: str
+
+    def select(self, wanted: Sequence[str]) -> tuple[Entry, ...]:
+        """The layers of these names, in the model's order; all of them where none is named.
+
+        A layer answers to its name, its output's name, an ending of either that no other layer has, and
+        `@3`, its position. Raises `UsageError` for a name that fits none or several.
+        """
+        if not wanted:
+            return self.entries
+        chosen = {entry.position for name in wanted for entry in [self._one(name)]}
+        return tuple(entry for entry in self.entries if entry.position in chosen)
+
+    def _one(self, wanted: str) -> Entry:
+        if wanted.startswith("@") and wanted[1:].isdigit():
+            for entry in self.entries:
+                if entry.position == int(wanted[1:]):
+                    return entry
+            raise UsageError(
+                f"{self.name} has no layer {wanted}: it has {len(self.entries)}, "
+                f"@0 to @{len(self.entries) - 1}"
+            )
+        tests: tuple[Callable[[Entry], bool], ...] = (
+            lambda entry: wanted in (entry.name, entry.output),
+            lambda entry: entry.name.endswith(wanted) or entry.output.endswith(wanted),
+        )
+        for test in tests:
+            fitting = [entry for entry in self.entries if test(entry)]
+            if len(fitting) == 1:
+                return fitting[0]
+            if fitting:
+                places = ", ".join(f"@{entry.position} ({entry.name})" for entry in fitting[:8])
+                raise UsageError(f"{wanted!r} fits several layers of {self.name}: say {places}")
+        names = [name for entry in self.entries for name in (entry.name, entry.output)]
+        close = get_close_matches(wanted, names, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else "`convfc inspect` lists them"
+        raise UsageError(f"{self.name} has no layer {wanted!r}: {hint}")
+
+
+class ModelFormat(ABC):
+    """One kind of model file."""
+
+    name: str
+    summary: str
+    """One line for the README's table."""
+
+    @abstractmethod
+    def recognises(self, source: Input) -> bool:
+        """Whether a file is of this kind, by its first bytes, not by its suffix."""
+
+    @abstractmethod
+    def open(self, source: Input, shapes: Shapes) -> Model:
+        """List the layers, with sizes settled by `shapes`. Raises `MalformedInput`, `Refused`."""

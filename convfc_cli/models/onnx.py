@@ -1,0 +1,129 @@
+"""ONNX models: from a stranger's bytes to a parsed graph.
+
+Parsing turns each message of a protobuf file into an object of a hundred bytes or more, so that 20 MB of
+empty nodes become 1.5 GB. `_survey` walks the file's messages without building them, and refuses the
+file before that happens.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from convfc_cli.errors import MalformedInput, Refused
+from convfc_cli.files import Input
+from convfc_cli.models.model import Model, ModelFormat, Shapes
+
+if TYPE_CHECKING:
+    import onnx
+
+LARGEST_FILE = 2**31 - 1
+"""What protobuf can parse; larger models keep their weights in external files."""
+
+MOST_FIELDS = 4_000_000
+"""Fields of messages: a network of 100,000 nodes has about two million."""
+
+DEEPEST = 100
+"""Messages within messages, as protobuf itself has it."""
+
+
+class Onnx(ModelFormat):
+    """Open Neural Network Exchange."""
+
+    name = "onnx"
+    summary = "Conv and ConvTranspose, in the graph, in If and Loop bodies, in local functions"
+
+    def recognises(self, source: Input) -> bool:
+        """Whether the first field is one that a ModelProto begins with, and the file is no text."""
+        if source.looks_like_text() or not source.head:
+            return False
+        number, wire = source.head[0] >> 3, source.head[0] & 7
+        return (number, wire) in {(1, 0), (5, 0)} or (
+            wire == 2 and number in {2, 3, 4, 6, 7, 8, 14} and source.head[0] < 0x80
+        )
+
+    def open(self, source: Input, shapes: Shapes) -> Model:
+        from convfc_cli.models.onnx_graph import list_layers
+
+        model = _parsed(source)
+        folder = None if source.path is None else source.path.absolute().parent
+        return Model(
+            source.name, self.name, list_layers(model, source.name, folder, shapes), source.sha256()
+        )
+
+
+FORMAT = Onnx()
+
+
+def _parsed(source: Input) -> "onnx.ModelProto":
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if source.size > LARGEST_FILE:
+        raise Refused(
+            f"{source.name} has {source.size} bytes; an ONNX file of more than 2 GiB cannot be parsed: "
+            f"save it with external data"
+        )
+    source.file.seek(0)
+    content = source.file.read()
+    try:
+        _survey(content, onnx.ModelProto.DESCRIPTOR, source.name)
+        model = onnx.ModelProto()
+        model.ParseFromString(content)
+    except (DecodeError, IndexError) as error:
+        raise MalformedInput(f"{source.name} is no ONNX model, or a damaged one") from error
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise MalformedInput(f"{source.name} is no ONNX model: it holds no graph")
+    return model
+
+
+def _survey(content: bytes, descriptor: Any, name: str) -> None:
+    """Count the fields of all messages, skipping over weights; raises `Refused` beyond the limit.
+
+    Source: the protobuf encoding, protobuf.dev/programming-guides/encoding.
+    """
+    kinds: dict[str, dict[int, Any]] = {}
+
+    def messages(kind: Any) -> dict[int, Any]:
+        if kind.full_name not in kinds:
+            kinds[kind.full_name] = {
+                field.number: field.message_type for field in kind.fields if field.message_type
+            }
+        return kinds[kind.full_name]
+
+    count = 0
+    stack = [(0, len(content), messages(descriptor))]
+    while stack:
+        place, end, inner = stack.pop()
+        while place < end:
+            count += 1
+            if count > MOST_FIELDS or len(stack) > DEEPEST:
+                raise Refused(
+                    f"{name} holds more than {MOST_FIELDS} fields or nests too deeply: parsing it would "
+                    f"take far more memory than its size"
+                )
+            key, place = _varint(content, place)
+            wire = key & 7
+            if wire == 0:
+                _, place = _varint(content, place)
+            elif wire == 2:
+                length, place = _varint(content, place)
+                if length > end - place:
+                    raise MalformedInput(f"{name} is cut short, or no ONNX model")
+                kind = inner.get(key >> 3)
+                if kind is not None and length:
+                    stack.append((place + length, end, inner))
+                    end, inner = place + length, messages(kind)
+                else:
+                    place += length
+            elif wire in (1, 5):
+                place += 8 if wire == 1 else 4
+            else:
+                raise MalformedInput(f"{name} is no ONNX model, or a damaged one")
+
+
+def _varint(content: bytes, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = content[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80 or shift > 63:
+            return value, place

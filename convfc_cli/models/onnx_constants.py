@@ -1,0 +1,347 @@
+"""Constant tensors of an ONNX graph: initializers, Constant nodes, and expressions over them.
+
+A weight may be an initializer (also one that is listed as a graph input), lie in an external file or an
+outer graph, or be computed: dequantized, normalized, transposed, cast. What is computed from constants
+alone is evaluated by ONNX's own reference operators, an allow-list of them, each result's size known
+before it is made.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
+
+Array = NDArray[Any]
+
+LARGEST = 2**31
+"""Bytes of a constant that are accepted: protobuf's own limit; external data may have twice that."""
+
+DEEPEST = 500
+"""Operations on the way from a stored constant to a weight."""
+
+_SAME_SIZE = {
+    *(
+        "Abs",
+        "Cast",
+        "CastLike",
+        "Ceil",
+        "Clip",
+        "DequantizeLinear",
+        "Erf",
+        "Exp",
+        "Flatten",
+        "Floor",
+    ),
+    *("Identity", "Log", "Neg", "Not", "QuantizeLinear", "Reciprocal", "Relu", "Reshape", "Round"),
+    *("Sigmoid", "Sign", "Slice", "Softplus", "Split", "Sqrt", "Squeeze", "Tanh", "Transpose"),
+    *(
+        "Trilu",
+        "Unsqueeze",
+        "Shape",
+        "Size",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+    ),
+    *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+    *("BatchNormalization", "InstanceNormalization", "LpNormalization", "Softmax"),
+}
+"""Operators whose result is no larger than the larger of its inputs."""
+
+_BROADCAST = {
+    *(
+        "Add",
+        "And",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Mean",
+    ),
+    *("Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
+}
+
+FOLDED = _SAME_SIZE | _BROADCAST | {"Constant", "Concat", "ConstantOfShape", "Expand", "Gather"}
+"""What is evaluated where all its inputs are constant."""
+
+
+@dataclass
+class Scope:
+    """One graph of a model, within the graphs around it, with what is known of its tensors."""
+
+    graph: onnx.GraphProto
+    parent: "Scope | None"
+    opsets: dict[str, int]
+    folder: Path | None
+    shapes: dict[str, tuple[int | None, ...]]
+    types: dict[str, int]
+    stored: dict[str, onnx.TensorProto | onnx.SparseTensorProto] = field(default_factory=dict)
+    producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.stored.update((tensor.name, tensor) for tensor in self.graph.initializer)
+        self.stored.update((tensor.values.name, tensor) for tensor in self.graph.sparse_initializer)
+        for node in self.graph.node:
+            self.producers.update((output, node) for output in node.output if output)
+
+    def home(self, name: str) -> "Scope | None":
+        """The innermost graph that defines a tensor."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.stored or name in scope.producers:
+                return scope
+            if any(value.name == name for value in scope.graph.input):
+                return scope
+            scope = scope.parent
+        return None
+
+    def dtype(self, name: str) -> str:
+        """The element type of a tensor as NumPy calls it; empty where it is not known."""
+        scope = self.home(name)
+        tensor = scope.stored.get(name) if scope else None
+        if isinstance(tensor, onnx.TensorProto):
+            kind = tensor.data_type
+        else:
+            kind = scope.types.get(name, 0) if scope else 0
+        try:
+            return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name if kind else ""
+        except KeyError:
+            return ""
+
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """The dimensions of a tensor, None where one is not known."""
+        scope = self.home(name)
+        if scope is None:
+            return None
+        tensor = scope.stored.get(name)
+        if tensor is not None:
+            return tuple(tensor.dims)
+        node = scope.producers.get(name)
+        if node is not None and node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    return tuple(attribute.t.dims)
+        return scope.shapes.get(name)
+
+    def dynamic(self, name: str) -> str | None:
+        """Why a tensor is not constant, or None if it is."""
+        seen: set[tuple[int, str]] = set()
+        waiting: list[tuple[Scope, str]] = [(self, name)]
+        while waiting:
+            scope, tensor = waiting.pop()
+            home = scope.home(tensor)
+            if home is None:
+                return f"{tensor!r} is defined nowhere in the model"
+            if (id(home), tensor) in seen or tensor in home.stored:
+                continue
+            seen.add((id(home), tensor))
+            node = home.producers.get(tensor)
+            if node is None:
+                return f"it depends on the input {tensor!r}, known only when the network runs"
+            if node.domain not in ("", "ai.onnx") or node.op_type not in FOLDED:
+                kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+                return f"it is computed by {kind} (tensor {tensor!r}), which is not folded"
+            waiting.extend((home, source) for source in node.input if source)
+        return None
+
+    def sources(self, name: str) -> list[tuple["Scope", onnx.NodeProto]]:
+        """The nodes that a constant is computed by, in an order in which they can be run."""
+        order: dict[int, tuple[Scope, onnx.NodeProto]] = {}
+
+        def visit(scope: Scope, tensor: str, depth: int) -> None:
+            home = scope.home(tensor)
+            if home is None or tensor in home.stored:
+                return
+            node = home.producers[tensor]
+            if depth > DEEPEST:
+                raise Refused(f"{name!r} is computed by more than {DEEPEST} operations")
+            if id(node) in order:
+                return
+            for source in node.input:
+                if source:
+                    visit(home, source, depth + 1)
+            order[id(node)] = (home, node)
+
+        visit(self, name, 0)
+        return list(order.values())
+
+    def value(self, name: str) -> Array:
+        """A constant tensor. Raises `Unsupported` if it is not constant."""
+        reason = self.dynamic(name)
+        if reason:
+            raise Unsupported(reason)
+        known: dict[tuple[int, str], Array] = {}
+
+        def look(scope: Scope, tensor: str) -> Array:
+            home = scope.home(tensor)
+            assert home is not None
+            if tensor in home.stored:
+                return decoded(home.stored[tensor], home.folder)
+            return known[id(home), tensor]
+
+        for scope, node in self.sources(name):
+            inputs = [look(scope, source) if source else None for source in node.input]
+            for output, array in zip(node.output, _evaluated(node, inputs, scope), strict=False):
+                known[id(scope), output] = array
+        return look(self, name)
+
+
+def decoded(tensor: onnx.TensorProto | onnx.SparseTensorProto, folder: Path | None) -> Array:
+    """The array of a stored tensor, its declared size checked before it is believed."""
+    if isinstance(tensor, onnx.SparseTensorProto):
+        return _densified(tensor, folder)
+    name, shape = tensor.name or "a constant", tuple(tensor.dims)
+    if any(size < 0 for size in shape):
+        raise MalformedInput(f"tensor {name!r} declares the shape {shape}")
+    try:
+        itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    except KeyError as error:
+        raise MalformedInput(f"tensor {name!r} has the unknown type {tensor.data_type}") from error
+    if prod(shape) * itemsize > 2 * LARGEST:
+        raise Refused(f"tensor {name!r} declares {prod(shape)} elements, more than are read")
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        tensor = _with_external(tensor, name, prod(shape) * itemsize, folder)
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise MalformedInput(f"tensor {name!r} cannot be read: {reason}") from error
+
+
+def _with_external(
+    tensor: onnx.TensorProto, name: str, expected: int, folder: Path | None
+) -> onnx.TensorProto:
+    """The tensor with its bytes, read from beside the model and from nowhere else."""
+    from onnx.external_data_helper import load_external_data_for_tensor
+
+    stated = {entry.key: entry.value for entry in tensor.external_data}
+    location = stated.get("location", "")
+    if folder is None:
+        raise Refused(
+            f"tensor {name!r} lies in the external file {location!r}, which cannot be found from a pipe: "
+            f"name the model's path"
+        )
+    parts = Path(location).parts
+    if not parts or Path(location).is_absolute() or ".." in parts or "\\" in location:
+        raise Refused(f"tensor {name!r} points outside the model's folder: {location!r}")
+    if not (folder / location).is_file():
+        raise MalformedInput(f"the external file {location!r} of tensor {name!r} is missing")
+    length = stated.get("length")
+    if length is not None and length != str(expected):
+        raise MalformedInput(f"tensor {name!r} has {expected} bytes, its external data {length}")
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    if length is None:
+        copy.external_data.add(key="length", value=str(expected))
+    try:
+        load_external_data_for_tensor(copy, str(folder))
+    except (ValueError, OSError, onnx.checker.ValidationError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise Refused(f"the external data of tensor {name!r} is refused: {reason}") from error
+    copy.data_location = onnx.TensorProto.DEFAULT
+    return copy
+
+
+def _densified(tensor: onnx.SparseTensorProto, folder: Path | None) -> Array:
+    shape = tuple(tensor.dims)
+    values, indices = decoded(tensor.values, folder), decoded(tensor.indices, folder)
+    if any(size < 0 for size in shape) or prod(shape) * values.itemsize > LARGEST:
+        raise Refused(f"sparse tensor {tensor.values.name!r} declares the shape {shape}")
+    dense = np.zeros(shape, values.dtype)
+    try:
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+    except (IndexError, ValueError) as error:
+        raise MalformedInput(
+            f"sparse tensor {tensor.values.name!r} has indices outside its shape {shape}"
+        ) from error
+    return dense
+
+
+def _evaluated(node: onnx.NodeProto, inputs: list[Array | None], scope: Scope) -> list[Array]:
+    """The outputs of one node on constant inputs."""
+    if node.op_type == "Identity" and inputs[0] is not None:
+        return [inputs[0]]
+    if node.op_type == "Constant":
+        for attribute in node.attribute:
+            if attribute.name == "value":
+                return [decoded(attribute.t, scope.folder)]
+            if attribute.name == "sparse_value":
+                return [decoded(attribute.sparse_tensor, scope.folder)]
+    _check_size(node, [array for array in inputs if array is not None])
+    from onnx.reference import ReferenceEvaluator
+
+    named = {
+        name: array for name, array in zip(node.input, inputs, strict=True) if array is not None
+    }
+    model = single_node_model(node, named, scope.opsets)
+    try:
+        with np.errstate(all="ignore"):
+            return [np.asarray(result) for result in ReferenceEvaluator(model).run(None, named)]
+    except ConvfcError:
+        raise
+    except Exception as error:  # whatever an operator raises on a stranger's constants
+        reason = " ".join(str(error).split())[:160]
+        raise MalformedInput(
+            f"the constant {node.output[0]!r} cannot be computed by {node.op_type}: {reason}"
+        ) from error
+
+
+def single_node_model(
+    node: onnx.NodeProto, inputs: dict[str, Array], opsets: dict[str, int]
+) -> onnx.ModelProto:
+    """A model of one node, its inputs typed as these arrays are."""
+    described = [
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
+        for name, array in inputs.items()
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    graph = onnx.helper.make_graph([node], "constant", described, outputs)
+    return onnx.helper.make_model(graph, opset_imports=opset_ids(opsets))
+
+
+def opset_ids(opsets: dict[str, int]) -> list[onnx.OperatorSetIdProto]:
+    """The operator sets as a model lists them."""
+    return [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+
+
+def _check_size(node: onnx.NodeProto, inputs: list[Array]) -> None:
+    """Raise `Refused` if a result would be out of all proportion, before it is computed."""
+    estimate: dict[str, Callable[[], int]] = {
+        "Expand": lambda: prod(np.broadcast_shapes(inputs[0].shape, tuple(map(int, inputs[1])))),
+        "ConstantOfShape": lambda: prod(map(int, inputs[0].reshape(-1))),
+        "Gather": lambda: inputs[1].size * inputs[0].size // inputs[0].shape[_axis(node)],
+        "Concat": lambda: sum(array.size for array in inputs),
+    }
+    try:
+        if node.op_type in _BROADCAST:
+            elements = prod(np.broadcast_shapes(*(array.shape for array in inputs)))
+        else:
+            largest = max((array.size for array in inputs), default=0)
+            elements = estimate.get(node.op_type, lambda: largest)()
+    except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+        raise MalformedInput(
+            f"the constant {node.output[0]!r} has inputs that {node.op_type} does not take"
+        ) from error
+    if elements * 8 > LARGEST:
+        raise Refused(f"the constant {node.output[0]!r} would have {elements} elements")
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)

@@ -1,0 +1,148 @@
+"""One Conv or ConvTranspose node of an ONNX graph as a layer: every attribute, every default.
+
+Source: the ONNX operator specifications, Conv (versions 1, 11, 22) and ConvTranspose (1, 11, 22).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from convfc_cli.errors import MalformedInput, Unsupported
+from convfc_cli.geometry import onnx_convolution_axis, onnx_transposed_axis
+from convfc_cli.layers import Convolution
+from convfc_cli.models.onnx_constants import Scope
+from convfc_cli.taps import IndexMap
+
+Array = NDArray[Any]
+
+_ATTRIBUTES = {
+    "auto_pad": onnx.AttributeProto.STRING,
+    "dilations": onnx.AttributeProto.INTS,
+    "group": onnx.AttributeProto.INT,
+    "kernel_shape": onnx.AttributeProto.INTS,
+    "output_padding": onnx.AttributeProto.INTS,
+    "output_shape": onnx.AttributeProto.INTS,
+    "pads": onnx.AttributeProto.INTS,
+    "strides": onnx.AttributeProto.INTS,
+}
+
+_ONLY_TRANSPOSED = {"output_padding", "output_shape"}
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """The attributes of a node over `n` spatial axes, defaults filled in."""
+
+    auto_pad: str
+    dilations: tuple[int, ...]
+    group: int
+    output_padding: tuple[int, ...]
+    output_shape: tuple[int, ...] | None
+    pads: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+
+
+def attributes(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Attributes:
+    """Read the attributes of a node whose weights have these kernel sizes.
+
+    Raises `MalformedInput` for one that contradicts the specification, `Unsupported` for one that it does
+    not have.
+    """
+    transposed = node.op_type == "ConvTranspose"
+    found: dict[str, Any] = {}
+    for attribute in node.attribute:
+        name = attribute.name
+        if name not in _ATTRIBUTES or (name in _ONLY_TRANSPOSED and not transposed):
+            raise Unsupported(f"attribute {name!r} is none of {node.op_type}'s in ONNX")
+        if attribute.type != _ATTRIBUTES[name] or name in found:
+            raise MalformedInput(f"attribute {name!r} of {node.op_type} has the wrong type")
+        value = onnx.helper.get_attribute_value(attribute)
+        found[name] = value
+    n = len(kernel)
+
+    def integers(name: str, default: int, length: int = n) -> tuple[int, ...]:
+        values = tuple(found.get(name, ()))
+        if not values:
+            return (default,) * length
+        if len(values) != length:
+            raise MalformedInput(
+                f"attribute {name!r} has {len(values)} values {values}; "
+                f"{length} are asked for, for {n} spatial axes"
+            )
+        return values
+
+    stated = integers("kernel_shape", 0)
+    if "kernel_shape" in found and stated != kernel:
+        raise MalformedInput(f"kernel_shape is {stated}, the weights have {kernel}")
+    pads = integers("pads", 0, 2 * n)
+    shape = tuple(found.get("output_shape", ()))
+    if len(shape) == n + 2:  # old exporters stated batch and channels too
+        shape = shape[2:]
+    if shape and len(shape) != n:
+        raise MalformedInput(f"output_shape has {len(shape)} values for {n} spatial axes")
+    try:
+        auto_pad = found.get("auto_pad", b"NOTSET").decode() or "NOTSET"
+    except UnicodeDecodeError as error:
+        raise MalformedInput("attribute 'auto_pad' is no text") from error
+    return Attributes(
+        auto_pad=auto_pad,
+        dilations=integers("dilations", 1),
+        group=found.get("group", 1),
+        output_padding=integers("output_padding", 0),
+        output_shape=shape or None,
+        pads=tuple(zip(pads[:n], pads[n:], strict=True)),
+        strides=integers("strides", 1),
+    )
+
+
+def index_map(
+    node: onnx.NodeProto, kernel_shape: tuple[int, ...], input_shape: tuple[int, ...]
+) -> IndexMap:
+    """The map of a node with weights of `kernel_shape` on an input of (channels, *spatial)."""
+    transposed = node.op_type == "ConvTranspose"
+    kernel, spatial = kernel_shape[2:], input_shape[1:]
+    if not kernel or len(kernel) != len(spatial):
+        raise MalformedInput(
+            f"weights of shape {kernel_shape} do not fit an input of shape {input_shape} "
+            f"(channels, then one size an axis)"
+        )
+    given = attributes(node, kernel)
+    axes = []
+    for a, size in enumerate(spatial):
+        shared = (size, kernel[a], given.strides[a], given.dilations[a], given.pads[a])
+        if transposed:
+            shape = given.output_shape[a] if given.output_shape else None
+            axes.append(
+                onnx_transposed_axis(*shared, given.auto_pad, given.output_padding[a], shape)
+            )
+        else:
+            axes.append(onnx_convolution_axis(*shared, given.auto_pad))
+    result = IndexMap(kernel_shape, tuple(axes), given.group, transposed)
+    if result.input_shape[0] != input_shape[0]:
+        raise MalformedInput(
+            f"weights of shape {kernel_shape} with group {given.group} take "
+            f"{result.input_shape[0]} channels, the input has {input_shape[0]}"
+        )
+    return result
+
+
+def load(node: onnx.NodeProto, scope: Scope, index: IndexMap) -> Convolution:
+    """The layer with its weights, widened exactly to float32 where they are narrower."""
+    kernel = widened(scope.value(node.input[1]), node.input[1])
+    bias = None
+    if len(node.input) > 2 and node.input[2]:
+        bias = widened(scope.value(node.input[2]), node.input[2]).astype(kernel.dtype)
+    return Convolution(kernel, index, bias)
+
+
+def widened(array: Array, name: str) -> Array:
+    """float64 as it is, float32 as it is, float16 and bfloat16 as float32: every value exactly."""
+    if array.dtype.name in ("float16", "bfloat16"):
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            return array.astype(np.float32)
+    if array.dtype.name not in ("float32", "float64"):
+        raise Unsupported(f"the weights {name!r} are {array.dtype.name}, not floating point")
+    return array

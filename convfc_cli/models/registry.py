@@ -1,0 +1,46 @@
+"""The kinds of model file there are: every module of this package that has a FORMAT."""
+
+import os
+import pkgutil
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from convfc_cli.errors import MalformedInput
+from convfc_cli.files import Input, opened
+from convfc_cli.models.model import Model, ModelFormat, Shapes
+
+
+@cache
+def formats() -> dict[str, ModelFormat]:
+    """All kinds by name, in the order of their names."""
+    found: dict[str, ModelFormat] = {}
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name != "registry" and "_" not in module.name:
+            kind = getattr(import_module(f"convfc_cli.models.{module.name}"), "FORMAT", None)
+            if kind is not None:
+                found[kind.name] = kind
+    return found
+
+
+def read(path: str | os.PathLike[str], shapes: Shapes | None = None) -> Model:
+    """List the layers of a model file; `-` is standard input.
+
+    `shapes` settles sizes that the model leaves open: {"x": (1, 3, 224, 224)}, or {None: ...} for the
+    model's only input.
+
+    Raises `UsageError` (no such file, shapes that do not fit), `MalformedInput`, `Refused`.
+    """
+    with opened(path) as source:
+        return open_model(source, shapes or {})
+
+
+def open_model(source: Input, shapes: Shapes) -> Model:
+    """`read` of a file that is open already."""
+    for kind in formats().values():
+        if kind.recognises(source):
+            return kind.open(source, shapes)
+    known = ", ".join(formats())
+    if source.looks_like_text():
+        raise MalformedInput(f"{source.name} is a text file, not a model (known: {known})")
+    raise MalformedInput(f"{source.name} is no model file of a known kind ({known})")

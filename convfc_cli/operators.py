@@ -1,0 +1,70 @@
+"""A matrix file as a SciPy linear operator, with the index map and the layer on it."""
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.linalg import LinearOperator
+
+from convfc_cli.files import opened
+from convfc_cli.layers import Convolution
+from convfc_cli.layout import Layout
+from convfc_cli.matrices import registry
+from convfc_cli.matrices.matrix import Matrix, Origin
+from convfc_cli.taps import Index, IndexMap
+
+
+class MatrixOperator(LinearOperator):
+    """M, without storing it: products by the layer, rows on demand, and what each entry is.
+
+    Works from kernel and geometry alone, so it serves operator files as well as stored matrices; whether
+    the stored entries are those, `convfc verify` says.
+    """
+
+    def __init__(self, matrix: Matrix) -> None:
+        self.layer: Convolution = matrix.layer
+        self.layout: Layout = matrix.layout
+        self.origin: Origin = matrix.origin
+        self.bias: NDArray[Any] = matrix.bias
+        self.index_map: IndexMap = matrix.layer.index_map
+        super().__init__(matrix.layer.dtype, matrix.shape)
+
+    def rows(self, first: int, last: int) -> "csr_array[Any, tuple[int, int]]":
+        """Rows [first, last) of the matrix."""
+        indptr, indices, data = self.layer.rows(self.layout).block(first, last)
+        return csr_array((data, indices, indptr), shape=(last - first, self.shape[1]))
+
+    def entry(self, row: int, column: int) -> tuple[Index, Index, Index | None]:
+        """(output, input, kernel element) of an entry; None for a structural zero."""
+        if self.layout.transpose:
+            row, column = column, row
+        output = self.layout.unflatten(row, self.index_map.output_shape)
+        source = self.layout.unflatten(column, self.index_map.input_shape)
+        return output, source, self.index_map.kernel_of(output, source)
+
+    def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
+        layer = self.layer.adjoint() if self.layout.transpose else self.layer
+        return self._applied(layer, x)
+
+    def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
+        layer = self.layer if self.layout.transpose else self.layer.adjoint()
+        return self._applied(layer, x)
+
+    def _applied(self, layer: Convolution, x: NDArray[Any]) -> NDArray[Any]:
+        kind = np.result_type(x.dtype, layer.dtype)
+        tensor = self.layout.tensor(x.reshape(-1).astype(kind), layer.input_shape)
+        return self.layout.vector(layer.apply(tensor))
+
+
+def load(path: str | os.PathLike[str]) -> MatrixOperator:
+    """Open a matrix file, stored or operator, as a linear operator.
+
+    Raises `UsageError`, `MalformedInput`.
+
+    >>> operator = load("conv1.npz")                       # doctest: +SKIP
+    >>> y = operator @ x + operator.bias                   # doctest: +SKIP
+    """
+    with opened(path) as source:
+        return MatrixOperator(registry.stored(source).matrix)
