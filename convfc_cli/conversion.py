@@ -1,9 +1,10 @@
 """The job: plan, name, write, verify, record. What the API and the command line both call.
 
-Nothing is written before the whole plan stands: every selected layer has its sizes, the bytes are counted
-and allowed, and no destination is in the way. Then, layer by layer, the original node is run against the
-layer as it was read, the file is written beside its destination, read back, proven, and renamed. In a
-folder, `manifest.json` comes last: a folder without one, or whose manifest disagrees, is incomplete.
+Nothing is written before the whole plan stands: every selected layer has its sizes, the bytes are
+counted and allowed, and no destination is in the way. Then, layer by layer, the original node is
+run against the layer as it was read, the file is written beside its destination, read back,
+proven, and renamed. In a folder, `manifest.json` comes last: a folder without one, or whose
+manifest disagrees, is incomplete.
 """
 
 import json
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 CEILING = 8 * 2**30
-"""The most that is written unless --max-bytes says otherwise; half the free disk if that is less."""
+"""The most that is written unless --max-bytes says otherwise; half the free disk if less."""
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = "convfc-manifest/1"
@@ -159,17 +160,17 @@ def convert(
     *,
     layers: Sequence[str] = (),
     shapes: Shapes | None = None,
-    options: Options = Options(),  # noqa: B008 - frozen
+    options: Options = Options(),
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> Conversion:
     """Write the matrices of a model's layers, each proven after it is written.
 
-    `output` is a folder (it ends in / or exists as one; by default `NAME.fc` in the current directory)
-    or, for one layer, a file whose suffix picks the format.
+    `output` is a folder (it ends in / or exists as one; by default `NAME.fc` in the current
+    directory) or, for one layer, a file whose suffix picks the format.
 
-    Raises `UsageError` (nothing to do, no such layer, a size missing, the output exists), `Unsupported`,
-    `Refused` (too large), `OutputFailed`, `WrongContents` where another runtime contradicts the layer as it
-    was read: in each case nothing is half written.
+    Raises `UsageError` (nothing to do, no such layer, a size missing, the output exists),
+    `Unsupported`, `Refused` (too large), `OutputFailed`, `WrongContents` where another runtime
+    contradicts the layer as it was read: in each case nothing is half written.
     """
     selected = select(model, layers, shapes or {})
     plan = make_plan(*selected, output, options)
@@ -183,7 +184,7 @@ def stream(
     *,
     layers: Sequence[str] = (),
     shapes: Shapes | None = None,
-    options: Options = Options(),  # noqa: B008 - frozen
+    options: Options = Options(),
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> None:
     """Write one layer's npz to an output that need not seek. Nothing is read back."""
@@ -207,8 +208,8 @@ def matrix(
 ) -> "csr_array[Any, tuple[int, int]]":
     """The matrix M of one layer in memory, vec(conv(x)) = M vec(x) + b, without its bias.
 
-    `layer` may be left out where there is only one; `input_shape` is (batch, channels, *spatial) of the
-    model's input, or a mapping from tensors to theirs.
+    `layer` may be left out where there is only one; `input_shape` is (batch, channels, *spatial)
+    of the model's input, or a mapping from tensors to theirs.
 
     Raises what `convert` raises.
     """
@@ -235,8 +236,8 @@ def verify(
 ) -> Report:
     """Prove one matrix file; with `model`, also that its kernel and geometry are that model's.
 
-    Raises `UsageError`, `MalformedInput` (damaged, or no matrix file), `Refused`. Wrong contents are a
-    report that is not `ok`.
+    Raises `UsageError`, `MalformedInput` (damaged, or no matrix file), `Refused`. Wrong contents
+    are a report that is not `ok`.
     """
     with opened(path) as source:
         try:
@@ -261,7 +262,7 @@ def verify(
 def select(
     model: str | os.PathLike[str], layers: Sequence[str], shapes: Shapes
 ) -> tuple[Model, tuple[Entry, ...]]:
-    """Open a model and pick layers; a shape without a name is the only input's or the only layer's."""
+    """Open a model and pick layers; a nameless shape is the only input's or the only layer's."""
     with opened(model) as source:
         own = shapes.get(None) if len(layers) == 1 else None
         try:
@@ -292,8 +293,8 @@ def make_plan(
     if file is not None and len(entries) > 1:
         names = " ".join(f"-l @{entry.position}" for entry in entries[:3])
         raise UsageError(
-            f"{len(entries)} layers do not fit into one file {file}: pick one ({names} ...), or name a "
-            f"folder, ending in /"
+            f"{len(entries)} layers do not fit into one file {file}: pick one ({names} ...), or "
+            f"name a folder, ending in /"
         )
     kind = matrix_kinds.by_suffix(file) if file else matrix_kinds.by_form(options.form or "csr")
     form = options.form or kind.forms[0]
@@ -455,7 +456,8 @@ def _read_back(
     observer: Observer,
 ) -> Report:
     """Prove the file that was just written, before it takes its name."""
-    stored = item.kind.open(_reread(item.path, out), beside and _reread(sidecar(item.path), beside))
+    operator = None if beside is None else _reread(sidecar(item.path), beside)
+    stored = item.kind.open(_reread(item.path, out), operator)
     report = verify_stored(
         stored,
         str(item.path),
@@ -466,8 +468,8 @@ def _read_back(
     for finding in report.findings:
         if not finding.holds:
             raise Defect(
-                f"{item.path} was not written as computed ({finding.check}: {finding.detail}): the disk, "
-                f"the memory or convfc is at fault; nothing was put there"
+                f"{item.path} was not written as computed ({finding.check}: {finding.detail}): the "
+                f"disk, the memory or convfc is at fault; nothing was put there"
             )
     return report
 
@@ -522,7 +524,7 @@ def prepared(layer: Convolution, *, flip: bool, dtype: str | None) -> Convolutio
 
 
 def _original(model: str | os.PathLike[str], matrix: Matrix, shapes: Shapes) -> Convolution:
-    """The layer of a model that a matrix says it came from, at the matrix's size where it is open."""
+    """The layer that a matrix says it came from, at the matrix's size where it is open."""
     origin = matrix.origin
     found = model_kinds.read(model, shapes)
     named = [entry for entry in found.entries if entry.output == origin.output]
@@ -530,8 +532,8 @@ def _original(model: str | os.PathLike[str], matrix: Matrix, shapes: Shapes) -> 
         named = [entry for entry in named if entry.position == origin.position]
     if len(named) != 1:
         raise UsageError(
-            f"{found.name} has no layer {origin.layer!r} with output {origin.output!r}, which the matrix "
-            f"says it came from (file {origin.file}, SHA-256 {origin.sha256[:12]}...)"
+            f"{found.name} has no layer {origin.layer!r} with output {origin.output!r}, which the "
+            f"matrix says it came from (file {origin.file}, SHA-256 {origin.sha256[:12]}...)"
         )
     entry = named[0]
     if isinstance(entry.error, SizeMissing):

@@ -1,8 +1,9 @@
 """A convolution applied to a tensor by sliding windows: the oracle.
 
-It is the trusted base of every check, so it is short, and shares no code with `taps` and `toeplitz`,
-which it checks. Of an axis it reads the six numbers and nothing else. It computes in the dtype it is given:
-float64, or unsigned 64-bit integers, where all arithmetic is exact modulo 2**64.
+It is the trusted base of every check, so it is short, and shares no code with `taps` and
+`toeplitz`, which it checks. Of an axis it reads the six numbers and nothing else. It computes in
+the dtype it is given: float64, or unsigned 64-bit integers, where all arithmetic is exact modulo
+2**64.
 """
 
 from collections.abc import Sequence
@@ -11,18 +12,18 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
 from convfc_cli.geometry import Axis
 
-Array = NDArray[Any]
+Array = Any
+"""An ndarray; typed loosely, as its dtype is the caller's choice."""
 
 
 def convolve(x: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> Array:
     """The cross-correlation of x (in, *inputs) with kernel (out, in/groups, *spatial).
 
-    y[c, o..] = sum over b, t of kernel[c, b, t..] * x[g(c) C/G + b, o * stride + t * dilation - offset],
-    x read as zero outside its range. Returns (out, *outputs).
+    y[c, o..] = sum over b, t of kernel[c, b, t..] * x[g(c) C/G + b, o * stride + t * dilation -
+    offset], x read as zero outside its range. Returns (out, *outputs).
 
     >>> axis = Axis(inputs=3, outputs=3, kernel=3, stride=1, dilation=1, offset=1)
     >>> convolve(np.array([[1.0, 2.0, 3.0]]), np.array([[[1.0, 10.0, 100.0]]]), [axis])

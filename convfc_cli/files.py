@@ -1,11 +1,12 @@
 """What every reader and every writer shares: opening a stranger's file, and replacing a file whole.
 
-Reading: `opened` gives a seekable, regular file whatever was named: a path, a pipe, standard input (both
-copied to an unnamed temporary file, under a ceiling). What kind of file it is, its reader finds out from
+Reading: `opened` gives a seekable, regular file whatever was named: a path, a pipe, standard
+input (both copied to an unnamed temporary file, under a ceiling). What kind of file it is, its
+reader finds out from
 `head`, never from the suffix.
 
-Writing: `replacing` builds the file beside its destination, flushes it to the disk and renames it. Whatever
-happens, the destination is absent, the old file, or the new one complete.
+Writing: `replacing` builds the file beside its destination, flushes it to the disk and renames
+it. Whatever happens, the destination is absent, the old file, or the new one complete.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ class Input:
     def sha256(self) -> str:
         """The SHA-256 of all its bytes, in hexadecimal."""
         self.file.seek(0)
-        return hashlib.file_digest(self.file, "sha256").hexdigest()
+        return hashlib.file_digest(self.file, "sha256").hexdigest()  # type: ignore[arg-type]
 
     def looks_like_text(self) -> bool:
         """Whether the beginning is readable text: never a model, never a matrix."""
@@ -60,8 +61,8 @@ class Input:
 def opened(path: str | os.PathLike[str]) -> Iterator[Input]:
     """Open a file to read; `-` is standard input.
 
-    Raises `UsageError` for a path that names no file, `MalformedInput` for an empty one, `Refused` for
-    a device or a pipe that gives too much.
+    Raises `UsageError` for a path that names no file, `MalformedInput` for an empty one,
+    `Refused` for a device or a pipe that gives too much.
     """
     name = os.fspath(path)
     if name == "-":
@@ -121,7 +122,8 @@ def _spool(source: BinaryIO, spool: BinaryIO, name: str) -> None:
 def replacing(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
     """Write a file whole or not at all; the file at `path` changes when the block has ended well.
 
-    Raises `OutputExists` before anything is written unless `force`, `OutputFailed` when writing fails.
+    Raises `OutputExists` before anything is written unless `force`, `OutputFailed` when writing
+    fails.
     """
     check_replaceable(path, force=force)
     target = Path(os.path.realpath(path))  # a link is written through, not replaced

@@ -11,6 +11,7 @@ Tensors have the shape (channels, *spatial): there is no batch axis.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any
@@ -92,8 +93,9 @@ class Linear(ABC):
 class Convolution(Linear):
     """A convolution, or the transpose of one.
 
-    `kernel` is (out, in/groups, *spatial) of the convolution whose relation the map's axes state; it
-    is float32 or float64 and not flipped (a cross-correlation, as every framework computes it).
+    `kernel` is (out, in/groups, *spatial) of the convolution whose relation the map's axes state;
+    it is float32 or float64 and not flipped (a cross-correlation, as every framework computes
+    it).
     `bias` has one value an output channel, or is None.
 
     Raises `GeometryError` when kernel, map and bias do not fit.
@@ -159,53 +161,43 @@ class Convolution(Linear):
         first = 0
         for box in _boxes(sizes, most):
             last = first + prod(map(len, box))
-            yield Slab(range(first, last), _Part(self, layout, box))
+            yield Slab(range(first, last), partial(self._part, layout, box))
             first = last
 
-
-@dataclass(frozen=True)
-class _Part:
-    """A convolution restricted to a box of its outputs, given in the layout's order of axes."""
-
-    layer: Convolution
-    layout: Layout
-    box: tuple[range, ...]
-
-    def __call__(self, x: Array, weights: Weights) -> Array:
-        index_map = self.layer.index_map
-        boxes = iter(self.box)
-        spatial: dict[int, range] = {}
-        group, member = range(0), range(0)
-        for axis in self.layout.axes(len(index_map.axes) + 1):
-            if axis == 0:
-                group, member = next(boxes), next(boxes)
-            else:
-                spatial[axis - 1] = next(boxes)
-        near, far = index_map.kernel_shape[0] // index_map.groups, index_map.kernel_shape[1]
-        kernel = self.layer.kernel.reshape(-1, near, *self.layer.kernel.shape[1:])
-        kernel = kernel[group.start : group.stop]
+    def _part(self, layout: Layout, box: tuple[range, ...], x: Array, weights: Weights) -> Array:
+        """The outputs in a box (as `slabs` cuts them), as a vector: a smaller convolution's."""
+        index_map = self.index_map
+        order = layout.axes(len(self.output_shape))
+        at = order.index(0)
+        groups, members = box[at : at + 2]
+        by_axis = dict(zip([a for a in order if a], box[:at] + box[at + 2 :], strict=True))
+        places = [by_axis[a] for a in sorted(by_axis)]
+        near, depth = index_map.kernel_shape[0] // index_map.groups, index_map.kernel_shape[1]
+        kernel = self.kernel.reshape(-1, near, *self.kernel.shape[1:])[_slice(groups)]
         if not index_map.transposed:
-            kernel = kernel[:, member.start : member.stop]
-            x = x[group.start * far : group.stop * far]
+            kernel, channels = kernel[:, _slice(members)], depth
             axes = [
                 replace(axis, outputs=len(o), offset=axis.offset - o.start * axis.stride)
-                for axis, o in zip(index_map.axes, map(spatial.__getitem__, sorted(spatial)))
+                for axis, o in zip(index_map.axes, places, strict=True)
             ]
-            apply = direct.convolve
+            apply: Callable[..., Array] = direct.convolve
         else:
-            kernel = kernel[:, :, member.start : member.stop]
-            x = x[group.start * near : group.stop * near]
-            axes = []
-            for a, axis in enumerate(index_map.axes):
-                reads = _readers(axis, spatial[a])
-                offset = axis.offset + spatial[a].start - reads.start * axis.stride
-                axes.append(
-                    replace(axis, inputs=len(spatial[a]), outputs=len(reads), offset=offset)
+            kernel, channels = kernel[:, :, _slice(members)], near
+            readers = list(map(_readers, index_map.axes, places))
+            axes = [
+                replace(
+                    axis,
+                    inputs=len(i),
+                    outputs=len(o),
+                    offset=axis.offset + i.start - o.start * axis.stride,
                 )
-                x = x.take(reads, axis=a + 1)
+                for axis, i, o in zip(index_map.axes, places, readers, strict=True)
+            ]
+            x = x[(slice(None), *map(_slice, readers))]
             apply = direct.convolve_transposed
-        kernel = kernel.reshape(-1, *kernel.shape[2:])
-        return self.layout.vector(apply(x, weights(kernel), axes, len(group)))
+        x = x[groups.start * channels : groups.stop * channels]
+        kernel = weights(kernel.reshape(-1, *kernel.shape[2:]))
+        return layout.vector(apply(x, kernel, axes, len(groups)))
 
 
 def _readers(axis: Axis, inputs: range) -> range:
@@ -216,8 +208,12 @@ def _readers(axis: Axis, inputs: range) -> range:
     return range(start, max(start + 1, min(stop, axis.outputs)))
 
 
+def _slice(places: range) -> slice:
+    return slice(places.start, places.stop)
+
+
 def _boxes(sizes: list[int], most: int) -> Iterator[tuple[range, ...]]:
-    """Boxes that cover an array of these sizes in C order, each of at most about `most` elements."""
+    """Boxes that cover an array of these sizes in C order, of about `most` elements at most."""
     split = 0
     while split < len(sizes) - 1 and prod(sizes[split + 1 :]) > most:
         split += 1

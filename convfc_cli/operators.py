@@ -19,8 +19,8 @@ from convfc_cli.taps import Index, IndexMap
 class MatrixOperator(LinearOperator):
     """M, without storing it: products by the layer, rows on demand, and what each entry is.
 
-    Works from kernel and geometry alone, so it serves operator files as well as stored matrices; whether
-    the stored entries are those, `convfc verify` says.
+    Works from kernel and geometry alone, so it serves operator files as well as stored matrices;
+    whether the stored entries are those, `convfc verify` says.
     """
 
     def __init__(self, matrix: Matrix) -> None:
@@ -29,7 +29,7 @@ class MatrixOperator(LinearOperator):
         self.origin: Origin = matrix.origin
         self.bias: NDArray[Any] = matrix.bias
         self.index_map: IndexMap = matrix.layer.index_map
-        super().__init__(matrix.layer.dtype, matrix.shape)
+        super().__init__(matrix.layer.dtype, matrix.shape)  # type: ignore[call-arg]
 
     def rows(self, first: int, last: int) -> "csr_array[Any, tuple[int, int]]":
         """Rows [first, last) of the matrix."""

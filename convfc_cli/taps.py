@@ -1,9 +1,9 @@
 """The index map: which output reads which input through which kernel element.
 
-A triple (o, i, t) of one axis with i = o * stride + t * dilation - offset, all three in range, is a
-*tap* (Eq. 8 of Ma & Lu 2017). A convolution's nonzeros are the products of its axes' taps, over
-the channels of each group: the matrix entry in row (c, o1, .., oN) and column (b, i1, .., iN) is the
-kernel element (c, b - g * C/G, t1, .., tN), and every other entry is a structural zero.
+A triple (o, i, t) of one axis with i = o * stride + t * dilation - offset, all three in range, is
+a *tap* (Eq. 8 of Ma & Lu 2017). A convolution's nonzeros are the products of its axes' taps, over
+the channels of each group: the matrix entry in row (c, o1, .., oN) and column (b, i1, .., iN) is
+the kernel element (c, b - g * C/G, t1, .., tN), and every other entry is a structural zero.
 
 Of an axis, `row_taps` gives one row's taps in closed form, and `segments` all rows as at most
 2k + 1 stretches in which the taps repeat. `IndexMap` is the relation of the whole layer, both ways.
@@ -279,7 +279,7 @@ class IndexMap:
         spans = [tap_interval(axis, t) for axis, t in zip(self.axes, elements, strict=True)]
         for place in product(*spans):
             near = (near_channel, *place)
-            far = (
+            far: Index = (
                 far_channel,
                 *(
                     o * axis.stride + t * axis.dilation - axis.offset
@@ -305,7 +305,7 @@ class IndexMap:
         return (near[0], channel, *elements)
 
     def _far_channel(self, near: int, element: int) -> int:
-        """The far-side channel of kernel element [near, element]: its group's channels follow on."""
+        """The far-side channel of kernel element [near, element, ...]."""
         return near // (self.kernel_shape[0] // self.groups) * self.kernel_shape[1] + element
 
     def _neighbours(self, index: Index, transposed: bool) -> Iterator[tuple[Index, Index]]:
@@ -328,7 +328,7 @@ class IndexMap:
                 for element in range(depth)
             ]
         pairs = [list(zip(row.columns, row.kernel, strict=True)) for row in taps]
-        for (partner, channels), *places in product(partners, *pairs):
+        for (partner, channels), places in product(partners, list(product(*pairs))):
             yield (
                 (partner, *(column for column, _ in places)),
                 (*channels, *(element for _, element in places)),

@@ -53,8 +53,8 @@ def rows(
     >>> from convfc_cli.geometry import Axis
     >>> axis = Axis(inputs=3, outputs=2, kernel=2, stride=1, dilation=1, offset=0)
     >>> matrix = rows(IndexMap((1, 1, 2), (axis,)), np.array([[[1.0, 2.0]]]))
-    >>> matrix.indptr.array().tolist(), matrix.indices.array().tolist(), matrix.data.array().tolist()
-    ([0, 2, 4], [0, 1, 1, 2], [1.0, 2.0, 1.0, 2.0])
+    >>> [stream.array().tolist() for stream in (matrix.indptr, matrix.indices, matrix.data)]
+    [[0, 2, 4], [0, 1, 1, 2], [1.0, 2.0, 1.0, 2.0]]
     """
     if layout.transpose:
         index_map = index_map.adjoint()
@@ -63,8 +63,8 @@ def rows(
     indices = np.dtype(index_dtype(index_map.nnz, shape))
     positions = None
     if kernel_index:
-        places = np.arange(kernel.size, dtype=index_dtype(kernel.size, (0, 0)))
-        places = places.reshape(kernel.shape)
+        flat = np.arange(kernel.size, dtype=index_dtype(kernel.size, (0, 0)))
+        places = flat.reshape(kernel.shape)
         positions = Stream(nest.build(_Data(nest, places)), places.dtype)
     return SparseRows(
         shape=shape,

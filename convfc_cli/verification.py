@@ -1,26 +1,27 @@
-"""Proof that a matrix file is what it says: a stored file against the layer, applied in another way.
+"""Proof that a matrix file is what it says: against its layer, applied in another way.
 
-The file is read once, in slabs of rows, at bounded memory. For each slab the oracle (`Linear.apply`,
-by sliding windows) says what the rows must do, and the stored entries are held to it:
+The file is read once, in slabs of rows, at bounded memory. For each slab the oracle
+(`Linear.apply`, by sliding windows) says what the rows must do, and the stored entries are held
+to it:
 
 structure   row lengths as the geometry's own count of taps, columns strictly increasing and in
             range: before any arithmetic, because sparse products trust their indices.
 exact       Each entry's bits are an integer (`_planes`). For inputs r drawn uniformly from
-            [0, 2**64), M r and the oracle's answer must agree modulo 2**64. If any entry differs, by
-            d with 0 < |d| <= 2**32, then d r = c (mod 2**64) for one c has at most 2**32 solutions r,
-            so one probe misses it with probability at most 2**-32, whatever else is wrong; k
-            independent probes with 2**-32k. A right matrix never fails. NaN payloads, infinities
-            and -0.0 are bits like any others.
-            Source: Freivalds 1977, here over the ring Z/2**64, in which unsigned arithmetic is exact.
+            [0, 2**64), M r and the oracle's answer must agree modulo 2**64. If any entry differs,
+            by d with 0 < |d| <= 2**32, then d r = c (mod 2**64) for one c has at most 2**32
+            solutions r, so one probe misses it with probability at most 2**-32, whatever else is
+            wrong; k independent probes with 2**-32k. A right matrix never fails. NaN payloads,
+            infinities and -0.0 are bits like any others. Source: Freivalds 1977, here over the
+            ring Z/2**64, in which unsigned arithmetic is exact.
 product     M x + b in float64 against the oracle, within the same bound as below for two orders of
             summation.
 runtime     The original node, run by another runtime, against the oracle: that kernel and padding
-            were read as the model means them. |y - M x - b| <= n u (1 + 2**-20) S + n 2**-150, with
-            S = |M| |x| + |b|, n the row's entries (+ 1 for the bias), u the runtime's unit roundoff.
-            Source: Jeannerod & Rump 2013, for any order of summation.
+            were read as the model means them. |y - M x - b| <= n u (1 + 2**-20) S + n 2**-150,
+            with S = |M| |x| + |b|, n the row's entries (+ 1 for the bias), u the runtime's unit
+            roundoff. Source: Jeannerod & Rump 2013, for any order of summation.
 
-What is trusted: the oracle (`direct`), NumPy's and SciPy's arithmetic, and, for a file alone, that its
-kernel and geometry are the model's.
+What is trusted: the oracle (`direct`), NumPy's and SciPy's arithmetic, and, for a file alone,
+that its kernel and geometry are the model's.
 """
 
 import secrets
@@ -69,6 +70,12 @@ class Report:
     def ok(self) -> bool:
         """Whether everything that was checked holds."""
         return all(finding.holds for finding in self.findings)
+
+    @property
+    def complaint(self) -> str:
+        """The first thing that does not hold, or nothing."""
+        wrong = [finding for finding in self.findings if not finding.holds]
+        return f"{wrong[0].check}: {wrong[0].detail}" if wrong else ""
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -187,7 +194,8 @@ def check_runtime(layer: Linear, witness: Witness) -> Finding:
             return Finding(
                 "runtime",
                 False,
-                f"{witness.runtime} gives outputs of shape {witness.y.shape}, the layer as read {y.shape}",
+                f"{witness.runtime} gives outputs of shape {witness.y.shape}, "
+                f"the layer as read {y.shape}",
             )
         bound = terms * (witness.unit + 2.0**-52) * (1 + 2.0**-20) * scale + terms * 2.0**-150
         worst, wrong, left_out = _worst(witness.y - y, bound + witness.slack(y), scale)
@@ -326,7 +334,7 @@ class _Checks:
         self.left_out += int(np.count_nonzero(~np.isfinite(scale)))
         if wrong is not None:
             raise WrongContents(
-                f"row {block.first + wrong}: M x + b is further from the oracle than rounding explains"
+                f"row {block.first + wrong}: M x + b is further from the oracle than rounding"
             )
 
     def _explain(self, block: Block, row: int) -> str:

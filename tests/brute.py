@@ -37,7 +37,7 @@ def nonzeros(
     found: dict[tuple[Index, Index], Index] = {}
     for c, b in product(range(channels), range(depth * groups)):
         g = c * groups // channels
-        if b * groups // (depth * groups) != g:
+        if not g * depth <= b < (g + 1) * depth:
             continue
         for taps in product(*map(axis_taps, axes)):
             near = (c, *(o for o, _, _ in taps))

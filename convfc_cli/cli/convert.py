@@ -41,8 +41,8 @@ Examples:
 @click.option(
     "--form",
     type=click.Choice(["csr", "dense", "operator"]),
-    help="csr: the nonzeros (default); dense: every entry, as .npy; operator: kernel, bias and metadata "
-    "alone, kilobytes for any size.",
+    help="csr: the nonzeros (default); dense: every entry, as .npy; operator: kernel, bias and "
+    "metadata alone, kilobytes for any size.",
 )
 @click.option(
     "--layout",
@@ -73,7 +73,7 @@ Examples:
     "--max-bytes",
     type=options.SizeType(),
     metavar="SIZE",
-    help="The most to write, such as 20GB. By default 8 GiB, or half the free disk if that is less.",
+    help="The most to write, such as 20GB. By default 8 GiB, or half the free disk if less.",
 )
 @click.option("--force", is_flag=True, help="Replace outputs that exist.")
 @click.option(
@@ -84,6 +84,7 @@ Examples:
 @click.pass_context
 def convert(
     ctx: click.Context,
+    /,
     model: str,
     layers: tuple[str, ...],
     output: str | None,
@@ -97,7 +98,7 @@ def convert(
 ) -> None:
     """Write the matrix of every convolution of MODEL, and prove it.
 
-    MODEL is an ONNX file, or - for standard input. The paths written are printed on standard output.
+    MODEL is an ONNX file, or - for standard input. The paths written go to standard output.
     """
     from convfc_cli import conversion
 
@@ -130,9 +131,8 @@ def convert(
     for entry, error in done.failures:
         say(f"convfc: error: {error}" if entry else "")
     if done.failures:
-        say(
-            f"convfc: {len(done.failures)} of {len(done.failures) + len(done.results)} layers failed"
-        )
+        count = len(done.failures) + len(done.results)
+        say(f"convfc: {len(done.failures)} of {count} layers failed")
     ctx.exit(done.exit_code)
 
 

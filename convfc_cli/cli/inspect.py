@@ -105,7 +105,8 @@ def inspect(
         )
     ready = sum(entry.error is None for entry in found.entries)
     say(
-        f"{ready} of {len(found.entries)} layers ready: {nonzeros:,} nonzeros, {human(total)} as csr",
+        f"{ready} of {len(found.entries)} layers ready: {nonzeros:,} nonzeros, "
+        f"{human(total)} as csr",
         quiet=quiet,
     )
     hints = [entry.size_hint for entry in found.entries if entry.size_hint]

@@ -1,6 +1,7 @@
-"""The command `convfc`: its subcommands, and the one place where errors become lines and exit codes.
+"""The command `convfc`: its subcommands, and the one place where errors become exit codes.
 
-Nothing here, nor at the top of any module of `cli`, imports NumPy, ONNX or rich: `--help` must be quick.
+Nothing here, nor at the top of any module of `cli`, imports NumPy, ONNX or rich: `--help` must be
+quick.
 """
 
 import os
@@ -43,7 +44,8 @@ def cli() -> None:
     """The fully connected weight matrix of a convolution, proven right.
 
     Reads the convolutions of a trained network and writes, for each, the sparse matrix M with
-    vec(conv(x)) = M vec(x) + b, which output, input and kernel element each nonzero is, and a proof.
+    vec(conv(x)) = M vec(x) + b, which output, input and kernel element each nonzero is, and a
+    proof.
 
     \b
     Start here:

@@ -2,16 +2,21 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:  # generic since click 8.4, and only for type checkers
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType
 
 Command = Callable[..., Any]
 
 Shape = tuple[str | None, tuple[int, ...]]
 
 
-class ShapeType(click.ParamType):
+class ShapeType(_ParamType):
     """NAME=1,3,224,224 or NAME:[1,3,224,224] or 1,3,224,224: split at the last = or :."""
 
     name = "shape"
@@ -27,7 +32,7 @@ class ShapeType(click.ParamType):
         return found[1], tuple(int(size) for size in found[2].split(","))
 
 
-class SizeType(click.ParamType):
+class SizeType(_ParamType):
     """A number of bytes: 500000000, 500MB, 8GiB."""
 
     name = "size"
@@ -42,7 +47,7 @@ class SizeType(click.ParamType):
         return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
-class IndexType(click.ParamType):
+class IndexType(_ParamType):
     """Whole numbers with commas between: 0,5,5."""
 
     name = "index"
@@ -71,8 +76,8 @@ input_shape = click.option(
     type=ShapeType(),
     multiple=True,
     metavar="[NAME=]N,C,H,W",
-    help="Size of a tensor that the model leaves open. Without NAME: the model's only input, or with one "
-    "-l that layer's own input. Repeatable.",
+    help="Size of a tensor that the model leaves open. Without NAME: the model's only input, or "
+    "with one -l that layer's own input. Repeatable.",
 )
 
 quiet = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")

@@ -102,7 +102,7 @@ def print_report(report: "Report") -> None:
 
 
 class Reporter:
-    """Tells of a job on standard error: the plan, a progress bar on a terminal, a line for each file.
+    """Tells of a job on standard error: the plan, a progress bar, a line for each file.
 
     `paths` prints each finished file on standard output.
     """

@@ -4,6 +4,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,11 +14,13 @@ from convfc_cli.cli.output import (
     is_terminal,
     print_json,
     print_report,
-    print_rows,
     printable,
     say,
 )
-from convfc_cli.errors import ConvfcError, MalformedInput, UsageError
+from convfc_cli.errors import ConvfcError, UsageError
+
+if TYPE_CHECKING:
+    from convfc_cli.verification import Report
 
 GRAVEST = (70, 3, 1, 5, 6, 4, 2)
 """Exit codes of several files: the first of these that occurs."""
@@ -69,7 +72,8 @@ def verify(
     from convfc_cli import conversion
 
     shapes = options.shapes(input_shapes)
-    reports, codes = [], []
+    reports: list[Report] = []
+    codes: list[int] = []
     human = is_terminal(sys.stdout)
     for path in _files(matrices):
         try:
@@ -92,15 +96,11 @@ def verify(
         if human and not quiet:
             print_report(report)
         elif not human:
-            wrong = [f"{f.check}: {f.detail}" for f in report.findings if not f.holds]
-            told = wrong[0] if wrong else f"2^-{32 * probes}"
-            print(
-                "\t".join(map(printable, ("wrong" if wrong else "proven", report.file, told))),
-                flush=True,
-            )
+            told = f"2^-{32 * probes}" if report.ok else report.complaint
+            verdict = "proven" if report.ok else "wrong"
+            print("\t".join(map(printable, (verdict, report.file, told))), flush=True)
         if not report.ok:
-            wrong = [f for f in report.findings if not f.holds]
-            say(f"convfc: {report.file} is WRONG: {wrong[0].check}: {wrong[0].detail}")
+            say(f"convfc: {report.file} is WRONG: {report.complaint}")
     if as_json:
         print_json([report.to_json() for report in reports])
     if seed is not None:

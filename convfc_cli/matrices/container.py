@@ -1,10 +1,10 @@
 """A zip of stored members, written in one pass and always to the same bytes.
 
-The standard library reads these files, here and everywhere; it does not write them here because what it
-writes depends on its version and on whether the output can seek. This writer has one form: no
-compression, 64-bit sizes, sizes and checksum after each member, 1980-01-01 as every date. All bytes
-between the members follow from their names, sizes and checksums, so that a reader can tell a damaged
-file by any one byte (`skeleton`).
+The standard library reads these files, here and everywhere; it does not write them here because
+what it writes depends on its version and on whether the output can seek. This writer has one
+form: no compression, 64-bit sizes, sizes and checksum after each member, 1980-01-01 as every
+date. All bytes between the members follow from their names, sizes and checksums, so that a reader
+can tell a damaged file by any one byte (`skeleton`).
 
 Source: PKWARE's APPNOTE 6.3, sections 4.3 (records) and 4.5.3 (64-bit sizes).
 """
@@ -52,9 +52,10 @@ class StoredZip:
         write_all(self._out, _local_header(name))
         size = crc = 0
         for chunk in chunks:
-            crc = zlib.crc32(chunk, crc)
-            size += memoryview(chunk).nbytes
-            write_all(self._out, chunk)
+            view = _bytes(chunk)
+            crc = zlib.crc32(view, crc)
+            size += len(view)
+            write_all(self._out, view)
         self._members.append(Member(name, size, crc))
         write_all(self._out, _descriptor(self._members[-1]))
 
@@ -79,10 +80,15 @@ def skeleton(members: Iterable[Member]) -> Iterator[tuple[int, bytes]]:
 
 def write_all(out: Sink, data: Chunk) -> None:
     """Write every byte: an unbuffered file may take fewer at a time."""
-    view = memoryview(data).cast("B")
+    view = _bytes(data)
     while view:
         written = out.write(view)
         view = view[len(view) if written is None else written :]
+
+
+def _bytes(data: Chunk) -> memoryview:
+    view = data if isinstance(data, memoryview) else memoryview(data)  # type: ignore[arg-type]
+    return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def _local_header(name: str) -> bytes:

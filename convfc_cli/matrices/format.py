@@ -53,13 +53,15 @@ class Stored(ABC):
     def rows(self, counts: Array) -> Iterator[Block]:
         """The next len(counts) rows, which should hold counts[r] entries each.
 
-        Called again and again, it goes through the file once. Raises `WrongContents` for rows of other
-        lengths, before their entries are read, and `MalformedInput` for a damaged file.
+        Called again and again, it goes through the file once. Raises `WrongContents` for rows of
+        other lengths, before their entries are read, and `MalformedInput` for a damaged file.
         """
 
+    @abstractmethod
     def finish(self) -> None:
         """After the last row: raise `MalformedInput` unless the file ends here, undamaged."""
 
+    @abstractmethod
     def check_undamaged(self) -> None:
         """Read the whole file and raise `MalformedInput` if it is damaged, as far as it can tell.
 
@@ -95,9 +97,9 @@ class MatrixFormat(ABC):
     def open(self, source: Input, beside: Input | None = None) -> Stored:
         """Read the metadata and make ready to read the rows.
 
-        `beside` is the operator file of a format that is not standalone; by default it is looked for
-        beside the file. Raises `MalformedInput`, and `WrongContents` where the parts contradict each
-        other.
+        `beside` is the operator file of a format that is not standalone; by default it is looked
+        for beside the file. Raises `MalformedInput`, and `WrongContents` where the parts
+        contradict each other.
         """
 
 

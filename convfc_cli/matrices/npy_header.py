@@ -2,7 +2,7 @@
 
 import io
 from math import prod
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -28,8 +28,8 @@ def header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 def read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """(shape, dtype, bytes of the header); `file` then stands at the array's first byte.
 
-    Raises `MalformedInput` unless it is a C-ordered array of plain numbers or text whose size in bytes
-    fits 63 bits: nothing that would be unpickled, nothing that was not asked for.
+    Raises `MalformedInput` unless it is a C-ordered array of plain numbers or text whose size in
+    bytes fits 63 bits: nothing that would be unpickled, nothing that was not asked for.
     """
     try:
         version = npy.read_magic(file)
@@ -39,7 +39,7 @@ def read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[A
             found = npy.read_array_header_2_0(file, max_header_size=LONGEST)
         else:
             raise ValueError(f"npy version {version} is not read")
-        shape, fortran, dtype = cast(tuple[tuple[int, ...], bool, np.dtype[Any]], found)
+        shape, fortran, dtype = found
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise MalformedInput(f"{name} is no npy array: {reason}") from error

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
-from convfc_cli.matrices.container import FLAGS, Chunk, Member, StoredZip, skeleton
+from convfc_cli.matrices.container import Chunk, Member, StoredZip, skeleton
 from convfc_cli.matrices.format import Block, CsrReader, MatrixFormat, Progress, Stored
 from convfc_cli.matrices.matrix import Matrix, Spec, describe, restore, stated_digest
 from convfc_cli.matrices.npy_header import header, read_header
@@ -217,8 +217,8 @@ class _StoredNpz(Stored):
         for info in infos:
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
                 raise MalformedInput(
-                    f"{source.name}: member {info.filename!r} is compressed or encrypted, where the "
-                    f"schema has it stored: write it again with numpy.savez"
+                    f"{source.name}: member {info.filename!r} is compressed or encrypted, where "
+                    f"the schema has it stored: write it again with numpy.savez"
                 )
             if info.file_size != info.compress_size or info.file_size > source.size:
                 raise MalformedInput(f"{source.name}: {info.filename!r} is larger than the file")
@@ -230,8 +230,8 @@ class _StoredNpz(Stored):
                 source.file.seek(offset)
                 if source.file.read(len(expected)) != expected:
                     raise MalformedInput(
-                        f"{source.name} is damaged: the frame around its members is not as written, "
-                        f"near byte {offset}"
+                        f"{source.name} is damaged: the frame around its members is not as "
+                        f"written, near byte {offset}"
                     )
                 end = offset + len(expected)
             if end != source.size:

@@ -1,7 +1,7 @@
-"""What a kind of model file has to offer: a list of layers, each of which can become a `Convolution`.
+"""What a kind of model file has to offer: its layers, each a `Convolution` to be loaded.
 
-Listing a model decides what can be decided without weights: names, sizes, how many nonzeros. A layer's
-weights are read when it is loaded, and a layer that nobody selects need not resolve.
+Listing a model decides what can be decided without weights: names, sizes, how many nonzeros. A
+layer's weights are read when it is loaded, and a layer that nobody selects need not resolve.
 """
 
 from abc import ABC, abstractmethod
@@ -70,7 +70,7 @@ class Entry:
             raise type(error)(f"layer {self.name} ({self.op}): {error}") from error
 
     def at(self, input_shape: tuple[int, ...]) -> "Entry":
-        """The layer on an input of this (channels, *spatial), whatever the model says of its size."""
+        """The layer on an input of this (channels, *spatial), whatever size its model gives it."""
         if self.resizer is None:
             self.require()
             raise UsageError(f"layer {self.name} has the size that its model gives it")
@@ -95,7 +95,8 @@ class Model:
     def select(self, wanted: Sequence[str]) -> tuple[Entry, ...]:
         """The layers of these names, in the model's order; all of them where none is named.
 
-        A layer answers to its name, its output's name, an ending of either that no other layer has, and
+        A layer answers to its name, its output's name, an ending of either that no other layer
+        has, and
         `@3`, its position. Raises `UsageError` for a name that fits none or several.
         """
         if not wanted:

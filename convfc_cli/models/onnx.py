@@ -1,8 +1,8 @@
 """ONNX models: from a stranger's bytes to a parsed graph.
 
-Parsing turns each message of a protobuf file into an object of a hundred bytes or more, so that 20 MB of
-empty nodes become 1.5 GB. `_survey` walks the file's messages without building them, and refuses the
-file before that happens.
+Parsing turns each message of a protobuf file into an object of a hundred bytes or more, so that
+20 MB of empty nodes become 1.5 GB. `_survey` walks the file's messages without building them, and
+refuses the file before that happens.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -54,12 +54,12 @@ FORMAT = Onnx()
 
 def _parsed(source: Input) -> "onnx.ModelProto":
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if source.size > LARGEST_FILE:
         raise Refused(
-            f"{source.name} has {source.size} bytes; an ONNX file of more than 2 GiB cannot be parsed: "
-            f"save it with external data"
+            f"{source.name} has {source.size} bytes; an ONNX file of more than 2 GiB cannot be "
+            f"parsed: save it with external data"
         )
     source.file.seek(0)
     content = source.file.read()
@@ -96,8 +96,8 @@ def _survey(content: bytes, descriptor: Any, name: str) -> None:
             count += 1
             if count > MOST_FIELDS or len(stack) > DEEPEST:
                 raise Refused(
-                    f"{name} holds more than {MOST_FIELDS} fields or nests too deeply: parsing it would "
-                    f"take far more memory than its size"
+                    f"{name} holds more than {MOST_FIELDS} fields or nests too deeply: parsing it "
+                    f"would take far more memory than its size"
                 )
             key, place = _varint(content, place)
             wire = key & 7

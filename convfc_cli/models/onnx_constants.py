@@ -1,9 +1,9 @@
 """Constant tensors of an ONNX graph: initializers, Constant nodes, and expressions over them.
 
-A weight may be an initializer (also one that is listed as a graph input), lie in an external file or an
-outer graph, or be computed: dequantized, normalized, transposed, cast. What is computed from constants
-alone is evaluated by ONNX's own reference operators, an allow-list of them, each result's size known
-before it is made.
+A weight may be an initializer (also one that is listed as a graph input), lie in an external file
+or an outer graph, or be computed: dequantized, normalized, transposed, cast. What is computed
+from constants alone is evaluated by ONNX's own reference operators, an allow-list of them, each
+result's size known before it is made.
 """
 
 from collections.abc import Callable
@@ -22,56 +22,24 @@ from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 Array = NDArray[Any]
 
 LARGEST = 2**31
-"""Bytes of a constant that are accepted: protobuf's own limit; external data may have twice that."""
+"""Bytes of a constant that are accepted: protobuf's own limit; twice that in external data."""
 
 DEEPEST = 500
 """Operations on the way from a stored constant to a weight."""
 
-_SAME_SIZE = {
-    *(
-        "Abs",
-        "Cast",
-        "CastLike",
-        "Ceil",
-        "Clip",
-        "DequantizeLinear",
-        "Erf",
-        "Exp",
-        "Flatten",
-        "Floor",
-    ),
-    *("Identity", "Log", "Neg", "Not", "QuantizeLinear", "Reciprocal", "Relu", "Reshape", "Round"),
-    *("Sigmoid", "Sign", "Slice", "Softplus", "Split", "Sqrt", "Squeeze", "Tanh", "Transpose"),
-    *(
-        "Trilu",
-        "Unsqueeze",
-        "Shape",
-        "Size",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-    ),
-    *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
-    *("BatchNormalization", "InstanceNormalization", "LpNormalization", "Softmax"),
-}
+_SAME_SIZE = frozenset(
+    "Abs Cast CastLike Ceil Clip DequantizeLinear Erf Exp Flatten Floor Identity Log Neg Not "
+    "QuantizeLinear Reciprocal Relu Reshape Round Sigmoid Sign Slice Softplus Split Sqrt Squeeze "
+    "Tanh Transpose Trilu Unsqueeze Shape Size ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
+    "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare BatchNormalization "
+    "InstanceNormalization LpNormalization Softmax".split()
+)
 """Operators whose result is no larger than the larger of its inputs."""
 
-_BROADCAST = {
-    *(
-        "Add",
-        "And",
-        "Div",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Mean",
-    ),
-    *("Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
-}
+_BROADCAST = frozenset(
+    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Sum "
+    "Where Xor".split()
+)
 
 FOLDED = _SAME_SIZE | _BROADCAST | {"Constant", "Concat", "ConstantOfShape", "Expand", "Gather"}
 """What is evaluated where all its inputs are constant."""
@@ -230,8 +198,8 @@ def _with_external(
     location = stated.get("location", "")
     if folder is None:
         raise Refused(
-            f"tensor {name!r} lies in the external file {location!r}, which cannot be found from a pipe: "
-            f"name the model's path"
+            f"tensor {name!r} lies in the external file {location!r}, which cannot be found from a "
+            f"pipe: name the model's path"
         )
     parts = Path(location).parts
     if not parts or Path(location).is_absolute() or ".." in parts or "\\" in location:

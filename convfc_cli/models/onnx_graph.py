@@ -1,8 +1,8 @@
 """The layers of a parsed ONNX model: the walk through its graphs, and what sizes are known.
 
-The graph, the bodies of If, Loop and Scan, and the functions of the model are walked in order. Sizes come
-from ONNX's own shape inference, on a copy of the model without its weights, after the sizes that the
-user gave have been written in and a free batch has been taken as 1.
+The graph, the bodies of If, Loop and Scan, and the functions of the model are walked in order.
+Sizes come from ONNX's own shape inference, on a copy of the model without its weights, after the
+sizes that the user gave have been written in and a free batch has been taken as 1.
 """
 
 from collections.abc import Iterator
@@ -126,8 +126,8 @@ def _settle(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, tupl
             choice = free if len(free) == 1 else list(inputs)
             if len(choice) != 1:
                 raise UsageError(
-                    f"{name} has {len(inputs)} inputs: say which, --input-shape NAME=..., with NAME one "
-                    f"of {', '.join(inputs)}"
+                    f"{name} has {len(inputs)} inputs: say which, --input-shape NAME=..., with "
+                    f"NAME one of {', '.join(inputs)}"
                 )
             given = choice[0]
         if given not in inputs:

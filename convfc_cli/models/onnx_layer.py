@@ -48,8 +48,8 @@ class Attributes:
 def attributes(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Attributes:
     """Read the attributes of a node whose weights have these kernel sizes.
 
-    Raises `MalformedInput` for one that contradicts the specification, `Unsupported` for one that it does
-    not have.
+    Raises `MalformedInput` for one that contradicts the specification, `Unsupported` for one that
+    it does not have.
     """
     transposed = node.op_type == "ConvTranspose"
     found: dict[str, Any] = {}

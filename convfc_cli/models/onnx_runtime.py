@@ -1,8 +1,8 @@
 """The original node, as the model has it, run by another runtime on random inputs.
 
-The node is cut out together with the operations that its weights are computed by, so that the runtime
-decodes, dequantizes and transposes them itself. onnxruntime is used where it is installed, ONNX's
-reference evaluator otherwise; neither where it is known to be wrong.
+The node is cut out together with the operations that its weights are computed by, so that the
+runtime decodes, dequantizes and transposes them itself. onnxruntime is used where it is
+installed, ONNX's reference evaluator otherwise; neither where it is known to be wrong.
 """
 
 import logging
@@ -173,6 +173,7 @@ def _reference(
     logging.getLogger("onnx").setLevel(logging.ERROR)
     try:
         with np.errstate(all="ignore"):
-            return np.asarray(ReferenceEvaluator(model).run(None, {"x": x[None]})[0])
+            (y,) = ReferenceEvaluator(model).run(None, {"x": x[None]})
+            return np.asarray(y)
     except Exception as error:  # whatever an operator raises
         return f"the reference evaluator fails ({' '.join(str(error).split())[:100]})"

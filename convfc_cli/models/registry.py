@@ -26,8 +26,8 @@ def formats() -> dict[str, ModelFormat]:
 def read(path: str | os.PathLike[str], shapes: Shapes | None = None) -> Model:
     """List the layers of a model file; `-` is standard input.
 
-    `shapes` settles sizes that the model leaves open: {"x": (1, 3, 224, 224)}, or {None: ...} for the
-    model's only input.
+    `shapes` settles sizes that the model leaves open: {"x": (1, 3, 224, 224)}, or {None: ...} for
+    the model's only input.
 
     Raises `UsageError` (no such file, shapes that do not fit), `MalformedInput`, `Refused`.
     """

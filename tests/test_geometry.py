@@ -1,0 +1,273 @@
+"""Size and padding arithmetic against tables worked by hand."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convfc_cli.errors import GeometryError, MalformedInput, Unsupported
+from convfc_cli.geometry import (
+    LARGEST,
+    Axis,
+    convolution_axis,
+    onnx_convolution_axis,
+    onnx_transposed_axis,
+    same_padding,
+    span,
+    transposed_axis,
+)
+
+# n, k, s, d -> m, (low, high) of SAME_UPPER, of SAME_LOWER
+SAME = [
+    ((4, 2, 1, 1), 4, (0, 1), (1, 0)),
+    ((4, 3, 2, 1), 2, (0, 1), (1, 0)),
+    ((5, 3, 2, 1), 3, (1, 1), (1, 1)),
+    ((5, 2, 1, 3), 5, (1, 2), (2, 1)),
+    ((6, 3, 2, 2), 3, (1, 2), (2, 1)),
+    ((8, 1, 4, 1), 2, (0, 0), (0, 0)),
+    ((1, 5, 1, 1), 1, (2, 2), (2, 2)),
+    ((7, 2, 7, 1), 1, (0, 0), (0, 0)),
+    ((3, 4, 1, 2), 3, (3, 3), (3, 3)),
+    ((10, 6, 4, 1), 3, (2, 2), (2, 2)),
+]
+
+
+@pytest.mark.parametrize(("case", "outputs", "upper", "lower"), SAME)
+def test_same_padding_is_the_hand_table(case, outputs, upper, lower):
+    assert same_padding(*case, upper=True) == upper
+    assert same_padding(*case, upper=False) == lower
+
+
+@pytest.mark.parametrize(("case", "outputs", "upper", "lower"), SAME)
+def test_onnx_conv_same_is_the_hand_table_and_overrules_pads(case, outputs, upper, lower):
+    n, k, s, d = case
+    for auto_pad, low in (("SAME_UPPER", upper[0]), ("SAME_LOWER", lower[0])):
+        axis = onnx_convolution_axis(n, k, s, d, pads=(7, 9), auto_pad=auto_pad)
+        assert axis == Axis(n, outputs, k, s, d, low)
+
+
+# n, k, s, d, low, high -> outputs
+CONVOLUTIONS = [
+    ((5, 3, 1, 1, 0, 0), 3),  # Eq. 5: none
+    ((5, 3, 1, 1, 1, 1), 5),  # Eq. 6: half
+    ((5, 4, 1, 1, 2, 2), 6),  # half of an even kernel: one more
+    ((5, 3, 1, 1, 2, 2), 7),  # Eq. 7: full
+    ((5, 3, 2, 1, 1, 1), 3),
+    ((6, 3, 2, 1, 1, 1), 3),  # floor((6 + 2 - 3) / 2) + 1: the last zero is not read
+    ((6, 3, 2, 1, 0, 0), 2),  # an input that nothing reads
+    ((7, 3, 2, 2, 2, 2), 4),  # span 5
+    ((5, 2, 1, 3, 1, 2), 5),  # asymmetric
+    ((5, 3, 1, 2, 4, 0), 5),  # causal: low = span - 1
+    ((8, 1, 4, 1, 0, 0), 2),  # stride > kernel
+    ((5, 3, 1, 1, -1, 0), 2),  # cropped
+    ((5, 2, 3, 1, -2, -1), 1),
+    ((1, 3, 5, 1, 1, 1), 1),
+    ((2, 3, 1, 1, 9, 9), 18),  # more outputs than the inputs reach
+]
+
+
+@pytest.mark.parametrize(("case", "outputs"), CONVOLUTIONS)
+def test_convolution_axis_is_the_hand_table(case, outputs):
+    n, k, s, d, low, high = case
+    expected = Axis(n, outputs, k, s, d, low)
+    assert convolution_axis(n, k, s, d, low, high) == expected
+    assert onnx_convolution_axis(n, k, s, d, pads=(low, high)) == expected
+
+
+def test_onnx_conv_defaults_are_stride_1_dilation_1_no_padding():
+    assert onnx_convolution_axis(9, 4) == Axis(9, 6, 4, 1, 1, 0)
+
+
+def test_onnx_conv_valid_ignores_pads():
+    axis = onnx_convolution_axis(9, 4, 2, 2, pads=(3, 5), auto_pad="VALID")
+    assert axis == Axis(9, 2, 4, 2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "expected"), [(1, 9, 1), (2, 3, 4), (3, 1, 3), (3, 2, 5), (5, 4, 17)]
+)
+def test_span_is_dilation_times_kernel_less_1_plus_1(kernel, dilation, expected):
+    assert span(kernel, dilation) == expected
+    assert Axis(1, 1, kernel, 1, dilation, 0).span == expected
+
+
+# n, k, s, d, low, high, output_padding -> m
+TRANSPOSED = [
+    ((3, 3, 2, 1, 0, 0, 0), 7),
+    ((3, 3, 2, 1, 1, 1, 0), 5),  # Keras same with output_padding 0: m 5, low 1
+    ((3, 3, 2, 1, 1, 1, 1), 6),
+    ((3, 3, 2, 1, 0, 1, 0), 6),  # Keras same with output_padding None: m 6, low 0
+    ((3, 3, 2, 1, 2, 0, 1), 6),
+    ((4, 2, 3, 1, 0, 0, 2), 13),
+    ((3, 2, 1, 3, 0, 0, 2), 8),  # output_padding >= stride, as dilation > stride allows
+    ((3, 3, 1, 2, 2, 2, 0), 3),
+    ((2, 1, 4, 1, 0, 0, 3), 8),  # rows that nothing feeds
+    ((3, 3, 2, 1, -1, 0, 0), 8),  # negative pads: an output before the first
+    ((1, 5, 1, 1, 2, 2, 0), 1),
+]
+
+
+@pytest.mark.parametrize(("case", "outputs"), TRANSPOSED)
+def test_transposed_axis_is_the_hand_table(case, outputs):
+    n, k, s, d, low, high, extra = case
+    expected = Axis(inputs=outputs, outputs=n, kernel=k, stride=s, dilation=d, offset=low)
+    assert transposed_axis(n, k, s, d, low, high, extra) == expected
+    assert onnx_transposed_axis(n, k, s, d, (low, high), "NOTSET", extra) == expected
+
+
+# keyword arguments of onnx_transposed_axis -> m, low
+CONV_TRANSPOSE = [
+    # NOTSET, no output_shape: nat - lo - hi, low from pads
+    ({"n": 3, "k": 3, "s": 2}, 7, 0),
+    ({"n": 3, "k": 3, "s": 2, "pads": (1, 0)}, 6, 1),
+    ({"n": 3, "k": 3, "s": 2, "pads": (0, 1)}, 6, 0),
+    ({"n": 3, "k": 3, "s": 2, "pads": (0, 1), "op": 1}, 7, 0),
+    ({"n": 4, "k": 2, "s": 1, "d": 2, "pads": (2, 1)}, 3, 2),
+    # VALID, no output_shape: nat, pads ignored
+    ({"n": 3, "k": 3, "s": 2, "pads": (1, 1), "auto": "VALID"}, 7, 0),
+    ({"n": 3, "k": 3, "s": 2, "op": 1, "auto": "VALID"}, 8, 0),
+    # SAME, no output_shape: n s, low from total = nat - n s
+    ({"n": 3, "k": 3, "s": 2, "auto": "SAME_UPPER"}, 6, 0),
+    ({"n": 3, "k": 3, "s": 2, "auto": "SAME_LOWER"}, 6, 1),
+    ({"n": 3, "k": 3, "s": 2, "op": 1, "auto": "SAME_UPPER"}, 6, 1),
+    ({"n": 3, "k": 3, "s": 2, "op": 1, "auto": "SAME_LOWER"}, 6, 1),
+    ({"n": 3, "k": 5, "s": 2, "auto": "SAME_UPPER"}, 6, 1),  # total 3
+    ({"n": 3, "k": 5, "s": 2, "auto": "SAME_LOWER"}, 6, 2),
+    ({"n": 3, "k": 2, "s": 2, "auto": "SAME_UPPER", "pads": (4, 4)}, 6, 0),  # total 0
+    ({"n": 3, "k": 1, "s": 2, "op": 1, "auto": "SAME_LOWER"}, 6, 0),
+    ({"n": 4, "k": 2, "s": 1, "d": 3, "auto": "SAME_UPPER"}, 4, 1),  # nat 7
+    ({"n": 4, "k": 2, "s": 1, "d": 3, "auto": "SAME_LOWER"}, 4, 2),
+    # output_shape: m as given, pads ignored; SAME_UPPER the smaller half first, else the larger
+    ({"n": 3, "k": 3, "s": 2, "op": 1, "shape": 6}, 6, 1),
+    ({"n": 3, "k": 3, "s": 2, "op": 1, "shape": 7, "auto": "SAME_UPPER"}, 7, 0),
+    ({"n": 3, "k": 3, "s": 2, "op": 1, "shape": 7, "auto": "SAME_LOWER"}, 7, 1),
+    ({"n": 3, "k": 3, "s": 2, "op": 1, "shape": 7, "auto": "VALID"}, 7, 1),
+    ({"n": 3, "k": 3, "s": 2, "op": 1, "shape": 7}, 7, 1),
+    ({"n": 3, "k": 3, "s": 2, "shape": 4, "pads": (1, 1)}, 4, 2),
+    ({"n": 3, "k": 3, "s": 2, "shape": 4, "pads": (1, 1), "auto": "SAME_UPPER"}, 4, 1),
+    ({"n": 3, "k": 3, "s": 2, "shape": 7}, 7, 0),
+    # output_shape beyond nat: zeros at the end, low = 0
+    ({"n": 3, "k": 3, "s": 2, "shape": 9}, 9, 0),
+    ({"n": 3, "k": 3, "s": 2, "shape": 10, "auto": "SAME_UPPER"}, 10, 0),
+    ({"n": 3, "k": 3, "s": 2, "shape": 9, "auto": "SAME_LOWER"}, 9, 0),
+    ({"n": 3, "k": 1, "s": 3, "shape": 9, "auto": "SAME_UPPER"}, 9, 0),
+]
+
+
+@pytest.mark.parametrize(("case", "outputs", "low"), CONV_TRANSPOSE)
+def test_onnx_conv_transpose_is_the_hand_table(case, outputs, low):
+    axis = onnx_transposed_axis(
+        *(case["n"], case["k"], case["s"], case.get("d", 1), case.get("pads", (0, 0))),
+        auto_pad=case.get("auto", "NOTSET"),
+        output_padding=case.get("op", 0),
+        output_shape=case.get("shape"),
+    )
+    assert axis == Axis(outputs, case["n"], case["k"], case["s"], case.get("d", 1), low)
+
+
+def test_onnx_conv_transpose_defaults_are_stride_1_dilation_1_no_padding():
+    assert onnx_transposed_axis(3, 4) == Axis(6, 3, 4, 1, 1, 0)
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+def test_conv_transpose_same_that_would_add_outputs_is_unsupported(auto_pad):
+    with pytest.raises(Unsupported, match=rf"{auto_pad} would have to add 2 outputs") as error:
+        onnx_transposed_axis(3, 1, stride=3, auto_pad=auto_pad)
+    assert error.value.exit_code == 4
+    assert "output_shape or pads" in str(error.value)
+
+
+ERRORS = [
+    # an empty output names size, padding, span, kernel, dilation and stride
+    (lambda: convolution_axis(4, 3, 2, 2, 0, 0), ("size 4", "(0, 0)", "span 5", "kernel 3")),
+    (lambda: convolution_axis(4, 3, 2, 2, 0, 0), ("dilation 2", "stride 2")),
+    (lambda: convolution_axis(3, 2, 1, 1, -1, -2), ("size 3", "(-1, -2)", "span 2")),
+    (lambda: onnx_convolution_axis(2, 3, auto_pad="VALID"), ("size 2", "(0, 0)", "span 3")),
+    (lambda: convolution_axis(0, 3, 1, 1, 2, 2), ("inputs is 0",)),
+    # nothing is divided by zero
+    (lambda: convolution_axis(4, 3, 0, 1, 0, 0), ("stride is 0",)),
+    (lambda: convolution_axis(4, 3, -2, 1, 0, 0), ("stride is -2",)),
+    (lambda: convolution_axis(4, 0, 1, 1, 0, 0), ("kernel is 0",)),
+    (lambda: convolution_axis(4, 3, 1, 0, 0, 0), ("dilation is 0",)),
+    (lambda: same_padding(4, 3, 0, 1, upper=True), ("stride is 0",)),
+    (lambda: same_padding(4, 0, 1, 1, upper=False), ("kernel is 0",)),
+    (lambda: transposed_axis(4, 3, 0, 1, 0, 0), ("stride is 0",)),
+    (lambda: onnx_transposed_axis(4, 3, 0, auto_pad="SAME_UPPER"), ("stride is 0",)),
+    (lambda: onnx_transposed_axis(4, 3, 1, 0, output_shape=3), ("dilation is 0",)),
+    (lambda: onnx_transposed_axis(4, -3, auto_pad="SAME_UPPER"), ("kernel is -3",)),
+    (lambda: convolution_axis(4, 3, LARGEST + 1, 1, 0, 0), (f"stride is {LARGEST + 1}",)),
+    # transposed
+    (lambda: transposed_axis(0, 3, 1, 1, 0, 0), ("over 0 inputs",)),
+    (lambda: transposed_axis(3, 3, 2, 1, 4, 3), ("3 inputs", "over 7", "kernel 3", "(4, 3)")),
+    (lambda: transposed_axis(3, 3, 2, 1, 4, 4, 1), ("over 8", "output_padding 1", "stride 2")),
+    (lambda: transposed_axis(3, 3, 2, 1, 0, 0, 2), ("output_padding 2", "stride 2")),
+    (lambda: transposed_axis(3, 3, 2, 3, 0, 0, 3), ("output_padding 3", "dilation 3")),
+    (lambda: transposed_axis(3, 3, 2, 1, 0, 0, -1), ("output_padding -1", "at least 0")),
+    (lambda: onnx_transposed_axis(3, 3, output_shape=0), ("no output", "3 inputs")),
+    (lambda: onnx_transposed_axis(3, 3, output_shape=-4), ("no output", "3 inputs")),
+    # strings
+    (lambda: onnx_convolution_axis(4, 3, auto_pad="SAME"), ("'SAME'", "SAME_UPPER")),
+    (lambda: onnx_transposed_axis(4, 3, auto_pad="valid"), ("'valid'", "VALID")),
+    (lambda: onnx_transposed_axis(4, 3, auto_pad="", output_shape=5), ("''", "NOTSET")),
+]
+
+
+@pytest.mark.parametrize(("call", "names"), ERRORS)
+def test_errors_name_their_numbers(call, names):
+    with pytest.raises(GeometryError) as error:
+        call()
+    assert isinstance(error.value, MalformedInput)
+    assert error.value.exit_code == 3
+    for name in names:
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["inputs", "outputs", "kernel", "stride", "dilation"])
+@pytest.mark.parametrize("value", [0, -1, LARGEST + 1])
+def test_an_axis_of_no_size_or_too_large_is_refused(name, value):
+    sizes = dict.fromkeys(("inputs", "outputs", "kernel", "stride", "dilation"), 1) | {name: value}
+    with pytest.raises(GeometryError, match=rf"{name} is {value};.*1 and 2\*\*40"):
+        Axis(**sizes, offset=0)
+
+
+@pytest.mark.parametrize("offset", [LARGEST + 1, -LARGEST - 1])
+def test_an_offset_beyond_the_largest_is_refused(offset):
+    with pytest.raises(GeometryError, match=re.escape(f"padding of {offset} is beyond 2**40")):
+        Axis(1, 1, 1, 1, 1, offset)
+
+
+def test_the_largest_sizes_are_accepted():
+    axis = Axis(LARGEST, LARGEST, LARGEST, LARGEST, LARGEST, -LARGEST)
+    assert axis.span == LARGEST * (LARGEST - 1) + 1
+
+
+def test_an_axis_is_frozen():
+    axis = Axis(1, 1, 1, 1, 1, 0)
+    with pytest.raises(AttributeError):
+        axis.stride = 2
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+def test_same_padding_gives_ceil_n_over_s_outputs_with_the_odd_zero_where_it_belongs(n, k, s, d):
+    upper, lower = (same_padding(n, k, s, d, upper=flag) for flag in (True, False))
+    assert upper == lower[::-1]
+    assert upper[1] - upper[0] in (0, 1)
+    assert upper[0] >= 0
+    for auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        assert onnx_convolution_axis(n, k, s, d, auto_pad=auto_pad).outputs == (n + s - 1) // s
+
+
+@given(
+    *(st.integers(1, 20), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4)),
+    *(st.integers(-3, 6), st.integers(-3, 6)),
+)
+def test_a_transposed_axis_is_the_axis_of_the_convolution_it_transposes(n, k, s, d, low, high):
+    reach = d * (k - 1) + 1
+    if n + low + high < reach:
+        with pytest.raises(GeometryError, match="no output"):
+            convolution_axis(n, k, s, d, low, high)
+        return
+    axis = convolution_axis(n, k, s, d, low, high)
+    unread = (n + low + high - reach) % s  # what floor() dropped is the output_padding
+    assert transposed_axis(axis.outputs, k, s, d, low, high, unread) == axis
