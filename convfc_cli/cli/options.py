@@ -80,7 +80,7 @@ input_shape = click.option(
     "with one -l that layer's own input. Repeatable.",
 )
 
-quiet = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+quiet = click.option("-q", "--quiet", is_flag=True, help="No messages and no progress: only data and errors.")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 

@@ -95,7 +95,7 @@ def verify(
             continue
         if human and not quiet:
             print_report(report)
-        elif not human:
+        else:
             told = f"2^-{32 * probes}" if report.ok else report.complaint
             verdict = "proven" if report.ok else "wrong"
             print("\t".join(map(printable, (verdict, report.file, told))), flush=True)
