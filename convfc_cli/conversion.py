@@ -244,7 +244,7 @@ def verify(
             stored = matrix_kinds.stored(source)
         except WrongContents as error:
             finding = Finding("entries", False, str(error))
-            return Report(source.name, "", (0, 0), 0, "", 0, (finding,))
+            return Report(source.name, "", (0, 0), 0, "", 0, 0, (finding,))
         observer.started(source.name, source.size)
         original = None
         if model is not None:
@@ -466,7 +466,7 @@ def _read_back(
         progress=observer.advanced,
     )
     for finding in report.findings:
-        if not finding.holds:
+        if finding.holds is False:
             raise Defect(
                 f"{item.path} was not written as computed ({finding.check}: {finding.detail}): the "
                 f"disk, the memory or convfc is at fault; nothing was put there"
@@ -486,7 +486,7 @@ def _run_original(entry: Entry, layer: Convolution) -> Finding:
     """Hold the layer as it was read to the original node; raises where they differ."""
     witness = entry.run(np.random.default_rng(secrets.randbits(128)))
     if isinstance(witness, str):
-        return Finding("runtime", True, f"NOT CHECKED: {witness}")
+        return Finding("runtime", None, f"the original node was not run: {witness}")
     finding = check_runtime(layer, witness)
     if not finding.holds:
         raise WrongContents(

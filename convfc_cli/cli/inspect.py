@@ -1,13 +1,35 @@
 """`convfc inspect`: what a model holds."""
 
+import shlex
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convfc_cli.cli import options
-from convfc_cli.cli.output import is_terminal, print_json, print_rows, print_table, say, shape
+from convfc_cli.cli.output import (
+    console,
+    is_terminal,
+    print_json,
+    print_rows,
+    print_table,
+    say,
+    shape,
+)
 
-HEADER = ("@", "layer", "op", "input", "output", "kernel", "nonzeros", "csr", "status")
+if TYPE_CHECKING:
+    from convfc_cli.models.model import Entry
+
+WIDE = ("@", "layer", "op", "input", "output", "kernel", "nonzeros", "csr", "status")
+NARROW = ("@", "layer", "output", "nonzeros", "status")
+"""Columns on a terminal, and on one of less than `WIDTH` characters."""
+
+WIDTH = 100
+
+PIPED = ("position", "layer", "op", "input", "output", "kernel", "nonzeros", "bytes", "status")
+
+REASONS = 8
+"""Reasons that are told on a terminal; a pipe and --json have them all."""
 
 EPILOG = """\b
 Examples:
@@ -28,91 +50,85 @@ def inspect(
 
     A table on a terminal, tab-separated lines in a pipe. No weight is read.
     """
-    import numpy as np
-
     from convfc_cli.conversion import human
     from convfc_cli.errors import UsageError
-    from convfc_cli.matrices.matrix import Spec
-    from convfc_cli.matrices.registry import by_form
     from convfc_cli.models.registry import read
 
     found = read(model, options.shapes(input_shapes))
     if not found.entries:
         raise UsageError(f"{found.name} has no convolution: there is nothing to list")
-    spec = Spec()
-    rows, listed, total, nonzeros = [], [], 0, 0
-    for entry in found.entries:
-        index_map = entry.index_map
-        size = 0
-        if index_map is not None:
-            dtype = np.dtype("float64" if entry.dtype == "float64" else "float32")
-            size = by_form(spec.form).size(spec, index_map, dtype)
-            total, nonzeros = total + size, nonzeros + index_map.nnz
-        listed.append(
-            {
-                "position": entry.position,
-                "layer": entry.name,
-                "output": entry.output,
-                "op": entry.op,
-                "status": entry.status,
-                "reason": str(entry.error) if entry.error else None,
-                "input_shape": index_map.input_shape if index_map else None,
-                "output_shape": index_map.output_shape if index_map else None,
-                "kernel_shape": index_map.kernel_shape if index_map else None,
-                "groups": index_map.groups if index_map else None,
-                "nonzeros": index_map.nnz if index_map else None,
-                "bytes": size or None,
-                "dtype": entry.dtype or None,
-            }
-        )
-        status = entry.status if not entry.error else f"{entry.status}: {entry.error}"
-        shapes = (
-            (
-                shape(index_map.input_shape),
-                shape(index_map.output_shape),
-                _kernel(index_map.kernel_shape),
-            )
-            if index_map
-            else ("", "", "")
-        )
-        numbers = (f"{index_map.nnz:,}", human(size)) if index_map else ("", "")
-        rows.append((entry.position, entry.name, entry.op, *shapes, *numbers, status))
+    listed = [_described(entry) for entry in found.entries]
     if as_json:
-        print_json(
-            {"model": found.name, "kind": found.kind, "sha256": found.sha256, "layers": listed}
-        )
+        head = {"model": found.name, "kind": found.kind, "sha256": found.sha256}
+        print_json({**head, "layers": listed})
         return
     if is_terminal(sys.stdout):
-        print_table(HEADER, rows, numbers=("@", "nonzeros", "csr"))
+        columns = WIDE if console(sys.stdout).width >= WIDTH else NARROW
+        rows = ([_cell(item, column) for column in columns] for item in listed)
+        print_table(columns, rows, numbers=("@", "nonzeros", "csr"))
+        failed = [item for item in listed if item["status"] == "unsupported"]
+        for item in failed[:REASONS]:
+            say(f"@{item['position']} {item['layer']}: {item['reason']}", quiet=quiet)
+        if failed[REASONS:]:
+            say(f"and {len(failed) - REASONS} more: pipe it to see them all", quiet=quiet)
     else:
-        plain = (
-            "position",
-            "layer",
-            "op",
-            "input",
-            "output",
-            "kernel",
-            "nonzeros",
-            "bytes",
-            "status",
-        )
-        print_rows(
-            plain,
-            (
-                (*row[:6], item["nonzeros"] or "", item["bytes"] or "", row[8])
-                for row, item in zip(rows, listed, strict=True)
-            ),
-        )
-    ready = sum(entry.error is None for entry in found.entries)
+        print_rows(PIPED, ([_cell(item, column) for column in PIPED] for item in listed))
+    ready = [item for item in listed if item["status"] == "ready"]
+    nonzeros, size = (sum(item[key] for item in ready) for key in ("nonzeros", "bytes"))
     say(
-        f"{ready} of {len(found.entries)} layers ready: {nonzeros:,} nonzeros, "
-        f"{human(total)} as csr",
+        f"{len(ready)} of {len(listed)} layers ready: {nonzeros:,} nonzeros, {human(size)} as csr",
         quiet=quiet,
     )
     hints = [entry.size_hint for entry in found.entries if entry.size_hint]
     if hints:
-        say(f"sizes are open: convfc inspect {model} --input-shape {hints[0]}", quiet=quiet)
+        command = shlex.join(["convfc", "inspect", model, "--input-shape", hints[0]])
+        say(f"sizes are open; for instance: {command}", quiet=quiet)
 
 
-def _kernel(sizes: tuple[int, ...]) -> str:
-    return shape(sizes)
+def _described(entry: "Entry") -> dict[str, Any]:
+    """All that is listed of a layer, as plain values."""
+    import numpy as np
+
+    from convfc_cli.matrices.matrix import Spec
+    from convfc_cli.matrices.registry import by_form
+
+    index_map, size = entry.index_map, None
+    if index_map is not None:
+        dtype = np.dtype("float64" if entry.dtype == "float64" else "float32")
+        size = by_form("csr").size(Spec(), index_map, dtype)
+    return {
+        "position": entry.position,
+        "layer": entry.name,
+        "output": entry.output,
+        "op": entry.op,
+        "status": entry.status,
+        "reason": str(entry.error) if entry.error else None,
+        "input_shape": index_map.input_shape if index_map else None,
+        "output_shape": index_map.output_shape if index_map else None,
+        "kernel_shape": index_map.kernel_shape if index_map else None,
+        "groups": index_map.groups if index_map else None,
+        "nonzeros": index_map.nnz if index_map else None,
+        "bytes": size,
+        "dtype": entry.dtype or None,
+    }
+
+
+def _cell(item: dict[str, Any], column: str) -> str:
+    """What stands in a column, for people and in a pipe."""
+    from convfc_cli.conversion import human
+
+    if column in ("input", "output", "kernel"):
+        sizes = item[f"{column}_shape"]
+        return shape(sizes) if sizes else ""
+    if column == "@":
+        return str(item["position"])
+    if column == "csr":
+        return human(item["bytes"]) if item["bytes"] else ""
+    if column == "status" and item["reason"]:
+        return (
+            f"{item['status']}: {item['reason']}" if not is_terminal(sys.stdout) else item["status"]
+        )
+    value = item[column]
+    if column == "nonzeros" and value is not None and is_terminal(sys.stdout):
+        return f"{value:,}"
+    return "" if value is None else str(value)

@@ -80,7 +80,9 @@ input_shape = click.option(
     "with one -l that layer's own input. Repeatable.",
 )
 
-quiet = click.option("-q", "--quiet", is_flag=True, help="No messages and no progress: only data and errors.")
+quiet = click.option(
+    "-q", "--quiet", is_flag=True, help="No messages and no progress: only data and errors."
+)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 

@@ -80,6 +80,9 @@ def shape(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
+_MARKS = {True: "[green]ok[/]", False: "[bold red]WRONG[/]", None: "[yellow]no[/]"}
+
+
 def print_report(report: "Report") -> None:
     """A report for people, on standard output."""
     screen = console(sys.stdout)
@@ -94,7 +97,7 @@ def print_report(report: "Report") -> None:
     for column in ("", "check", "holds", "detail"):
         table.add_column(column, no_wrap=column != "detail", overflow="fold")
     for finding in report.findings:
-        mark = "[green]ok[/]" if finding.holds else "[bold red]WRONG[/]"
+        mark = _MARKS[finding.holds]
         table.add_row("", finding.check, mark, _escaped(finding.detail))
     for trusted in report.trusted:
         table.add_row("", "trusted", "", _escaped(trusted))
@@ -171,11 +174,11 @@ class Reporter:
         if self._paths:
             print(path, flush=True)
         rows, columns = result.item.shape
-        told = f"  {result.item.entry.name}: {rows:,} x {columns:,}, {human(result.size)}"
+        told = f"  {result.item.entry.name}: {rows:,} x {columns:,}, {human(result.size)}, "
         if result.report is None:
-            say(f"{told}: not verified", quiet=self._quiet)
+            say(f"{told}not verified", quiet=self._quiet)
             return
-        details = [f.detail for f in result.report.findings if f.check in ("entries", "runtime")]
-        say(f"{told}: proven", quiet=self._quiet)
-        for detail in details:
-            say(f"    {detail}", quiet=self._quiet)
+        say(f"{told}proven ({result.report.strength})", quiet=self._quiet)
+        for finding in result.report.findings:
+            if finding.check == "runtime":
+                say(f"    {finding.detail}", quiet=self._quiet)

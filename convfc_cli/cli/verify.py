@@ -96,7 +96,7 @@ def verify(
         if human and not quiet:
             print_report(report)
         else:
-            told = f"2^-{32 * probes}" if report.ok else report.complaint
+            told = report.strength if report.ok else report.complaint
             verdict = "proven" if report.ok else "wrong"
             print("\t".join(map(printable, (verdict, report.file, told))), flush=True)
         if not report.ok:
