@@ -9,6 +9,7 @@ The seeds, the order of the batches and the number of threads are fixed, so that
 with the same packages on the same kind of machine writes the same files.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,21 +169,29 @@ def peak_signal_to_noise(images: Tensor, reference: Tensor) -> float:
 def export(network: nn.Module, example: Tensor, dynamic: bool) -> onnx.ModelProto:
     """Return the ONNX form of `network`, without traces of the machine that exported it.
 
-    With `dynamic`, the batch, the height and the width of the input are symbolic.
+    With `dynamic`, the batch, the height and the width of the input are symbolic, and PyTorch's older
+    exporter is used: it writes `padding="same"` as auto_pad SAME_UPPER, the newer one as pads.
     """
-    shapes = ({0: "batch", 2: "height", 3: "width"},) if dynamic else None
-    program = torch.onnx.export(
-        network,
-        (example,),
-        input_names=["x"],
-        output_names=["y"],
-        dynamic_shapes=shapes,
-        dynamo=True,
-        verbose=False,
-    )
-    if program is None:
-        raise RuntimeError("the exporter returned no model")
-    model = program.model_proto
+    if dynamic:
+        file = io.BytesIO()
+        torch.onnx.export(
+            network,
+            (example,),
+            file,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": {0: "batch", 2: "height", 3: "width"}},
+            opset_version=17,
+            dynamo=False,
+        )
+        model = onnx.load_model_from_string(file.getvalue())
+    else:
+        program = torch.onnx.export(
+            network, (example,), input_names=["x"], output_names=["y"], dynamo=True, verbose=False
+        )
+        if program is None:
+            raise RuntimeError("the exporter returned no model")
+        model = program.model_proto
     strip_metadata(model)
     onnx.checker.check_model(model, full_check=True)
     return model
