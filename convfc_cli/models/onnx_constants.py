@@ -28,11 +28,12 @@ DEEPEST = 500
 """Operations on the way from a stored constant to a weight."""
 
 _SAME_SIZE = frozenset(
-    "Abs Cast CastLike Ceil Clip DequantizeLinear Erf Exp Flatten Floor Identity Log Neg Not "
-    "QuantizeLinear Reciprocal Relu Reshape Round Sigmoid Sign Slice Softplus Split Sqrt Squeeze "
-    "Tanh Transpose Trilu Unsqueeze Shape Size ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
-    "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare BatchNormalization "
-    "InstanceNormalization LpNormalization Softmax".split()
+    "Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization Cast CastLike Ceil Clip Cos Cosh "
+    "CumSum DequantizeLinear Erf Exp Flatten Floor Identity InstanceNormalization IsInf IsNaN Log "
+    "LpNormalization Neg Not QuantizeLinear Reciprocal ReduceL1 ReduceL2 ReduceLogSum "
+    "ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu "
+    "Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Sinh Size Slice Softmax "
+    "Softplus Split Sqrt Squeeze Tan Tanh Transpose Trilu Unsqueeze".split()
 )
 """Operators whose result is no larger than the larger of its inputs."""
 
@@ -41,7 +42,21 @@ _BROADCAST = frozenset(
     "Where Xor".split()
 )
 
-FOLDED = _SAME_SIZE | _BROADCAST | {"Constant", "Concat", "ConstantOfShape", "Expand", "Gather"}
+_SIZED: dict[str, Callable[[onnx.NodeProto, list[Array]], int]] = {
+    "Constant": lambda node, inputs: 0,
+    "Concat": lambda node, inputs: sum(array.size for array in inputs),
+    "ConstantOfShape": lambda node, inputs: prod(map(int, inputs[0].reshape(-1))),
+    "Expand": lambda node, inputs: prod(
+        np.broadcast_shapes(inputs[0].shape, tuple(map(int, inputs[1])))
+    ),
+    "Gather": lambda node, inputs: inputs[1].size * inputs[0].size // inputs[0].shape[_axis(node)],
+    "MatMul": lambda node, inputs: inputs[0].size * inputs[1].size // inputs[0].shape[-1],
+    "Range": lambda node, inputs: abs(int((inputs[1] - inputs[0]) / inputs[2])) + 1,
+    "Tile": lambda node, inputs: inputs[0].size * prod(map(int, inputs[1])),
+}
+"""Operators whose result may be far larger, and how many elements at most it then has."""
+
+FOLDED = _SAME_SIZE | _BROADCAST | _SIZED.keys()
 """What is evaluated where all its inputs are constant."""
 
 
@@ -291,19 +306,14 @@ def opset_ids(opsets: dict[str, int]) -> list[onnx.OperatorSetIdProto]:
 
 def _check_size(node: onnx.NodeProto, inputs: list[Array]) -> None:
     """Raise `Refused` if a result would be out of all proportion, before it is computed."""
-    estimate: dict[str, Callable[[], int]] = {
-        "Expand": lambda: prod(np.broadcast_shapes(inputs[0].shape, tuple(map(int, inputs[1])))),
-        "ConstantOfShape": lambda: prod(map(int, inputs[0].reshape(-1))),
-        "Gather": lambda: inputs[1].size * inputs[0].size // inputs[0].shape[_axis(node)],
-        "Concat": lambda: sum(array.size for array in inputs),
-    }
     try:
         if node.op_type in _BROADCAST:
             elements = prod(np.broadcast_shapes(*(array.shape for array in inputs)))
+        elif node.op_type in _SIZED:
+            elements = _SIZED[node.op_type](node, inputs)
         else:
-            largest = max((array.size for array in inputs), default=0)
-            elements = estimate.get(node.op_type, lambda: largest)()
-    except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+            elements = max((array.size for array in inputs), default=0)
+    except (ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise MalformedInput(
             f"the constant {node.output[0]!r} has inputs that {node.op_type} does not take"
         ) from error

@@ -305,7 +305,7 @@ def _hint(scope: Scope, node: onnx.NodeProto) -> str:
     sizes = top.shapes.get(name) if free else scope.shape(name)
     if not sizes or len(sizes) < 2:
         sizes = (None,) * rank
-    usual = {3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112, 112)}
+    usual = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112, 112)}
     guess = usual.get(len(sizes), (1,) * len(sizes))
     values = [size or other for size, other in zip(sizes, guess, strict=True)]
     return f"{name}={','.join(map(str, values))}"
