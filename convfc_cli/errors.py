@@ -39,7 +39,14 @@ class OutputExists(UsageError):
 
 
 class SizeMissing(UsageError):
-    """The model leaves a size open that the matrix needs."""
+    """The model leaves a size open that the matrix needs.
+
+    `hint` is a value of --input-shape that would settle it, for instance.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class MalformedInput(ConvfcError):

@@ -51,7 +51,7 @@ def inspect(
     A table on a terminal, tab-separated lines in a pipe. No weight is read.
     """
     from convfc_cli.conversion import human
-    from convfc_cli.errors import UsageError
+    from convfc_cli.errors import SizeMissing, UsageError
     from convfc_cli.models.registry import read
 
     found = read(model, options.shapes(input_shapes))
@@ -79,7 +79,7 @@ def inspect(
         f"{len(ready)} of {len(listed)} layers ready: {nonzeros:,} nonzeros, {human(size)} as csr",
         quiet=quiet,
     )
-    hints = [entry.size_hint for entry in found.entries if entry.size_hint]
+    hints = [entry.error.hint for entry in found.entries if isinstance(entry.error, SizeMissing)]
     if hints:
         command = shlex.join(["convfc", "inspect", model, "--input-shape", hints[0]])
         say(f"sizes are open; for instance: {command}", quiet=quiet)

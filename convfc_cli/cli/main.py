@@ -5,6 +5,7 @@ quick.
 """
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import click
 
 from convfc_cli import __version__
 from convfc_cli.cli import convert, inspect, map, verify
-from convfc_cli.errors import ConvfcError, OutputFailed
+from convfc_cli.errors import ConvfcError, OutputFailed, SizeMissing
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell counts it
 INTERRUPTED = 128 + signal.SIGINT
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BaseException as error:
         if debug and isinstance(error, Exception):
             raise
-        code = _told(error)
+        code = _told(error, arguments)
     sys.exit(code)
 
 
@@ -85,7 +86,7 @@ def _run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _told(error: BaseException) -> int:
+def _told(error: BaseException, arguments: list[str]) -> int:
     """Say in one line what went wrong; returns the exit code."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
@@ -100,6 +101,9 @@ def _told(error: BaseException) -> int:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             help_ = f" (see {error.ctx.command_path} --help)"
         return _line(f"error: {error.format_message()}{help_}", 2)
+    if isinstance(error, SizeMissing) and error.hint:
+        command = shlex.join(["convfc", *arguments, "--input-shape", error.hint])
+        return _line(f"error: {error}; say it, for instance: {command}", error.exit_code)
     if isinstance(error, ConvfcError):
         return _line(f"error: {error}", error.exit_code)
     if isinstance(error, MemoryError):

@@ -6,6 +6,7 @@ layer's weights are read when it is loaded, and a layer that nobody selects need
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -37,9 +38,6 @@ class Entry:
     dtype: str = ""
     """The weights' dtype in the model; empty where only loading tells."""
 
-    size_hint: str = ""
-    """A value of --input-shape that would settle an open size, for instance."""
-
     loader: Callable[[], Convolution] | None = None
     runner: Callable[[Any], Witness | str] | None = None
     resizer: "Callable[[tuple[int, ...]], Entry] | None" = None
@@ -54,7 +52,7 @@ class Entry:
     def require(self) -> IndexMap:
         """The index map; raises the layer's error, with its name, if it has one."""
         if self.error is not None:
-            raise type(self.error)(f"layer {self.name} ({self.op}): {self.error}")
+            raise self._named(self.error) from self.error
         if self.index_map is None:
             raise Defect(f"layer {self.name} has neither a map nor an error")
         return self.index_map
@@ -67,7 +65,12 @@ class Entry:
         try:
             return self.loader()
         except ConvfcError as error:
-            raise type(error)(f"layer {self.name} ({self.op}): {error}") from error
+            raise self._named(error) from error
+
+    def _named(self, error: ConvfcError) -> ConvfcError:
+        named = copy(error)
+        named.args = (f"layer {self.name} ({self.op}): {error}",)
+        return named
 
     def at(self, input_shape: tuple[int, ...]) -> "Entry":
         """The layer on an input of this (channels, *spatial), whatever size its model gives it."""

@@ -7,7 +7,6 @@ result's size known before it is made.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
+from convfc_cli.models.onnx_scope import STANDARD, Scope
 
 Array = NDArray[Any]
 
@@ -60,125 +60,69 @@ FOLDED = _SAME_SIZE | _BROADCAST | _SIZED.keys()
 """What is evaluated where all its inputs are constant."""
 
 
-@dataclass
-class Scope:
-    """One graph of a model, within the graphs around it, with what is known of its tensors."""
+def dynamic(scope: Scope, name: str) -> str | None:
+    """Why a tensor is not constant, or None if it is."""
+    seen: set[tuple[int, str]] = set()
+    waiting: list[tuple[Scope, str]] = [(scope, name)]
+    while waiting:
+        place, tensor = waiting.pop()
+        home = place.home(tensor)
+        if home is None:
+            return f"{tensor!r} is defined nowhere in the model"
+        if (id(home), tensor) in seen or tensor in home.stored:
+            continue
+        seen.add((id(home), tensor))
+        node = home.producers.get(tensor)
+        if node is None:
+            return f"it depends on the input {tensor!r}, known only when the network runs"
+        if node.domain not in STANDARD or node.op_type not in FOLDED:
+            kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            return f"it is computed by {kind} (tensor {tensor!r}), which is not folded"
+        waiting.extend((home, source) for source in node.input if source)
+    return None
 
-    graph: onnx.GraphProto
-    parent: "Scope | None"
-    opsets: dict[str, int]
-    folder: Path | None
-    shapes: dict[str, tuple[int | None, ...]]
-    types: dict[str, int]
-    stored: dict[str, onnx.TensorProto | onnx.SparseTensorProto] = field(default_factory=dict)
-    producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.stored.update((tensor.name, tensor) for tensor in self.graph.initializer)
-        self.stored.update((tensor.values.name, tensor) for tensor in self.graph.sparse_initializer)
-        for node in self.graph.node:
-            self.producers.update((output, node) for output in node.output if output)
+def sources(scope: Scope, name: str) -> list[tuple[Scope, onnx.NodeProto]]:
+    """The nodes that a constant is computed by, in an order in which they can be run."""
+    order: dict[int, tuple[Scope, onnx.NodeProto]] = {}
 
-    def home(self, name: str) -> "Scope | None":
-        """The innermost graph that defines a tensor."""
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.stored or name in scope.producers:
-                return scope
-            if any(value.name == name for value in scope.graph.input):
-                return scope
-            scope = scope.parent
-        return None
+    def visit(place: Scope, tensor: str, depth: int) -> None:
+        home = place.home(tensor)
+        if home is None or tensor in home.stored:
+            return
+        node = home.producers[tensor]
+        if depth > DEEPEST:
+            raise Refused(f"{name!r} is computed by more than {DEEPEST} operations")
+        if id(node) in order:
+            return
+        for source in node.input:
+            if source:
+                visit(home, source, depth + 1)
+        order[id(node)] = (home, node)
 
-    def dtype(self, name: str) -> str:
-        """The element type of a tensor as NumPy calls it; empty where it is not known."""
-        scope = self.home(name)
-        tensor = scope.stored.get(name) if scope else None
-        if isinstance(tensor, onnx.TensorProto):
-            kind = tensor.data_type
-        else:
-            kind = scope.types.get(name, 0) if scope else 0
-        try:
-            return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name if kind else ""
-        except KeyError:
-            return ""
+    visit(scope, name, 0)
+    return list(order.values())
 
-    def shape(self, name: str) -> tuple[int | None, ...] | None:
-        """The dimensions of a tensor, None where one is not known."""
-        scope = self.home(name)
-        if scope is None:
-            return None
-        tensor = scope.stored.get(name)
-        if tensor is not None:
-            return tuple(tensor.dims)
-        node = scope.producers.get(name)
-        if node is not None and node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    return tuple(attribute.t.dims)
-        return scope.shapes.get(name)
 
-    def dynamic(self, name: str) -> str | None:
-        """Why a tensor is not constant, or None if it is."""
-        seen: set[tuple[int, str]] = set()
-        waiting: list[tuple[Scope, str]] = [(self, name)]
-        while waiting:
-            scope, tensor = waiting.pop()
-            home = scope.home(tensor)
-            if home is None:
-                return f"{tensor!r} is defined nowhere in the model"
-            if (id(home), tensor) in seen or tensor in home.stored:
-                continue
-            seen.add((id(home), tensor))
-            node = home.producers.get(tensor)
-            if node is None:
-                return f"it depends on the input {tensor!r}, known only when the network runs"
-            if node.domain not in ("", "ai.onnx") or node.op_type not in FOLDED:
-                kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-                return f"it is computed by {kind} (tensor {tensor!r}), which is not folded"
-            waiting.extend((home, source) for source in node.input if source)
-        return None
+def value(scope: Scope, name: str) -> Array:
+    """A constant tensor. Raises `Unsupported` if it is not constant."""
+    reason = dynamic(scope, name)
+    if reason:
+        raise Unsupported(reason)
+    known: dict[tuple[int, str], Array] = {}
 
-    def sources(self, name: str) -> list[tuple["Scope", onnx.NodeProto]]:
-        """The nodes that a constant is computed by, in an order in which they can be run."""
-        order: dict[int, tuple[Scope, onnx.NodeProto]] = {}
+    def look(place: Scope, tensor: str) -> Array:
+        home = place.home(tensor)
+        assert home is not None
+        if tensor in home.stored:
+            return decoded(home.stored[tensor], home.folder)
+        return known[id(home), tensor]
 
-        def visit(scope: Scope, tensor: str, depth: int) -> None:
-            home = scope.home(tensor)
-            if home is None or tensor in home.stored:
-                return
-            node = home.producers[tensor]
-            if depth > DEEPEST:
-                raise Refused(f"{name!r} is computed by more than {DEEPEST} operations")
-            if id(node) in order:
-                return
-            for source in node.input:
-                if source:
-                    visit(home, source, depth + 1)
-            order[id(node)] = (home, node)
-
-        visit(self, name, 0)
-        return list(order.values())
-
-    def value(self, name: str) -> Array:
-        """A constant tensor. Raises `Unsupported` if it is not constant."""
-        reason = self.dynamic(name)
-        if reason:
-            raise Unsupported(reason)
-        known: dict[tuple[int, str], Array] = {}
-
-        def look(scope: Scope, tensor: str) -> Array:
-            home = scope.home(tensor)
-            assert home is not None
-            if tensor in home.stored:
-                return decoded(home.stored[tensor], home.folder)
-            return known[id(home), tensor]
-
-        for scope, node in self.sources(name):
-            inputs = [look(scope, source) if source else None for source in node.input]
-            for output, array in zip(node.output, _evaluated(node, inputs, scope), strict=False):
-                known[id(scope), output] = array
-        return look(self, name)
+    for place, node in sources(scope, name):
+        inputs = [look(place, source) if source else None for source in node.input]
+        for output, array in zip(node.output, _evaluated(node, inputs, place), strict=False):
+            known[id(place), output] = array
+    return look(scope, name)
 
 
 def decoded(tensor: onnx.TensorProto | onnx.SparseTensorProto, folder: Path | None) -> Array:

@@ -5,7 +5,6 @@ Sizes come from ONNX's own shape inference, on a copy of the model without its w
 sizes that the user gave have been written in and a free batch has been taken as 1.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +20,9 @@ from convfc_cli.errors import (
 )
 from convfc_cli.models import onnx_layer, onnx_runtime
 from convfc_cli.models.model import Entry, Shapes
-from convfc_cli.models.onnx_constants import Scope
-
-SMALL = 1024
-"""Bytes of an initializer that shape inference may want to read: a shape, an axis, a pad."""
-
-STANDARD = ("", "ai.onnx")
+from convfc_cli.models.onnx_constants import dynamic, value
+from convfc_cli.models.onnx_scope import STANDARD, Scope, scope_of, walk
+from convfc_cli.models.onnx_sizes import inferred_shapes
 
 OTHERS = {
     ("", "DeformConv"): "its offsets are computed from the input, so it is no fixed linear map",
@@ -51,13 +47,11 @@ def list_layers(
     """All convolutions of a model, in the order of its nodes."""
     if model.functions:
         model = _inlined(model, name)
-    light = _light(model)
-    given = _settle(light.graph, shapes, name)
-    inferred = _inferred(light, given)
+    inferred = inferred_shapes(model, shapes, name)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    top = _scope(model.graph, inferred.graph, None, opsets, folder)
+    top = scope_of(model.graph, inferred, None, opsets, folder)
     entries: list[Entry] = []
-    for path, scope, node in _walk(top, inferred.graph, ""):
+    for path, scope, node in walk(top, inferred):
         entry = _entry(len(entries), path, scope, node, sized=bool(shapes))
         if entry is not None:
             entries.append(entry)
@@ -72,148 +66,6 @@ def _inlined(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     except Exception as error:  # the C++ side raises types of its own
         reason = " ".join(str(error).split())[:160]
         raise MalformedInput(f"{name}: its functions cannot be inlined: {reason}") from error
-
-
-def _light(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without its larger weights: for shape inference, which copies all it is given."""
-    light = onnx.ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    source, graph = model.graph, light.graph
-    graph.name = source.name or "graph"
-    graph.input.extend(source.input)
-    graph.output.extend(source.output)
-    graph.value_info.extend(source.value_info)
-    listed = {value.name for value in source.input}
-
-    def describe(tensor: onnx.TensorProto, name: str) -> None:
-        if name not in listed:
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
-            )
-
-    for tensor in source.initializer:
-        if tensor.ByteSize() <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            graph.initializer.append(tensor)
-        else:
-            describe(tensor, tensor.name)
-    for node in source.node:
-        if (
-            node.op_type == "Constant"
-            and node.ByteSize() > SMALL
-            and node.attribute[0].HasField("t")
-        ):
-            describe(node.attribute[0].t, node.output[0])
-        else:
-            graph.node.append(node)
-    return light
-
-
-def _settle(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, tuple[int, ...]]:
-    """Write the user's sizes and a batch of 1 into the graph; returns those of inner tensors."""
-    stored = {tensor.name for tensor in graph.initializer}
-    inputs = {
-        value.name: value
-        for value in graph.input
-        if value.name not in stored and value.type.tensor_type.HasField("elem_type")
-    }
-    inner: dict[str, tuple[int, ...]] = {}
-    for given, sizes in shapes.items():
-        sizes = tuple(int(size) for size in sizes)
-        if not sizes or min(sizes) < 1:
-            raise UsageError(f"the shape {sizes} of --input-shape has a size below 1")
-        free = [key for key, value in inputs.items() if not _static(value)]
-        if given is None:
-            choice = free if len(free) == 1 else list(inputs)
-            if len(choice) != 1:
-                raise UsageError(
-                    f"{name} has {len(inputs)} inputs: say which, --input-shape NAME=..., with "
-                    f"NAME one of {', '.join(inputs)}"
-                )
-            given = choice[0]
-        if given not in inputs:
-            inner[given] = sizes
-            continue
-        shape = inputs[given].type.tensor_type
-        declared = list(shape.shape.dim) if shape.HasField("shape") else None
-        if declared is not None and (
-            len(declared) != len(sizes)
-            or any(
-                dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != size
-                for dim, size in zip(declared, sizes, strict=True)
-            )
-        ):
-            told = _shown(inputs[given])
-            raise UsageError(
-                f"--input-shape gives {given!r} as {list(sizes)}, {name} declares it as {told}"
-            )
-        del shape.shape.dim[:]
-        for size in sizes:
-            shape.shape.dim.add(dim_value=size)
-    for value in inputs.values():
-        dims = value.type.tensor_type.shape.dim
-        if len(dims) > 1 and not dims[0].dim_value > 0:
-            dims[0].dim_value = 1
-    return inner
-
-
-def _inferred(light: onnx.ModelProto, inner: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
-    """The model with what shape inference finds, and the sizes of inner tensors that were given."""
-    for name, sizes in inner.items():
-        known = [value for value in light.graph.value_info if value.name == name]
-        target = known[0] if known else light.graph.value_info.add(name=name)
-        if not target.type.tensor_type.elem_type:
-            target.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-        del target.type.tensor_type.shape.dim[:]
-        for size in sizes:
-            target.type.tensor_type.shape.dim.add(dim_value=size)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    except Exception:  # without it, declared shapes remain, and layers that need more say so
-        inferred = light
-    for name, sizes in inner.items():  # also where inference did not keep it
-        if not any(value.name == name for value in inferred.graph.value_info):
-            kind = onnx.TensorProto.FLOAT
-            inferred.graph.value_info.append(onnx.helper.make_tensor_value_info(name, kind, sizes))
-    return inferred
-
-
-def _scope(
-    graph: onnx.GraphProto,
-    inferred: onnx.GraphProto,
-    parent: Scope | None,
-    opsets: dict[str, int],
-    folder: Path | None,
-) -> Scope:
-    shapes: dict[str, tuple[int | None, ...]] = {}
-    types: dict[str, int] = {}
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        kind = value.type.tensor_type
-        types[value.name] = kind.elem_type
-        if kind.HasField("shape"):
-            shapes[value.name] = tuple(
-                dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim
-            )
-    return Scope(graph, parent, opsets, folder, shapes, types)
-
-
-def _walk(
-    scope: Scope, inferred: onnx.GraphProto, path: str
-) -> Iterator[tuple[str, Scope, onnx.NodeProto]]:
-    """(path, scope, node) for every node, inner graphs where their node stands."""
-    twins = {tuple(node.output): node for node in inferred.node}
-    for number, node in enumerate(scope.graph.node):
-        yield path, scope, node
-        for attribute in node.attribute:
-            graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-            if not graphs:
-                continue
-            twin = twins.get(tuple(node.output), node)
-            found = [a for a in twin.attribute if a.name == attribute.name] or [attribute]
-            inner = [found[0].g] if attribute.HasField("g") else list(found[0].graphs)
-            label = node.name or (node.output[0] if node.output else f"{node.op_type}_{number}")
-            for graph, shapes in zip(graphs, inner, strict=True):
-                below = _scope(graph, shapes, scope, scope.opsets, scope.folder)
-                yield from _walk(below, shapes, f"{path}{label}/{attribute.name}/")
 
 
 def _entry(
@@ -246,7 +98,8 @@ def _entry(
         _check_constant(scope, node)
         return resized(_input_shape(scope, node))
     except SizeMissing as error:
-        return replace(entry, error=error, size_hint=_hint(scope, node), resizer=resized)
+        error.hint = _hint(scope, node)
+        return replace(entry, error=error, resizer=resized)
     except GeometryError as error:
         return replace(entry, error=UsageError(f"{error} (see --input-shape)") if sized else error)
     except ConvfcError as error:
@@ -258,7 +111,7 @@ def _check_constant(scope: Scope, node: onnx.NodeProto) -> None:
     if len(node.input) < 2 or not node.input[0] or not node.input[1] or not node.output:
         raise MalformedInput(f"a {node.op_type} without input, weights or output")
     for what, name in zip(("weights", "bias"), node.input[1:], strict=False):
-        reason = scope.dynamic(name) if name else None
+        reason = dynamic(scope, name) if name else None
         if reason:
             raise Unsupported(f"its {what} are not constant: {reason}")
 
@@ -283,7 +136,7 @@ def _kernel_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
     """The shape of the weights, without reading them where that is possible."""
     shape = scope.shape(node.input[1])
     if shape is None or None in shape:
-        shape = scope.value(node.input[1]).shape
+        shape = value(scope, node.input[1]).shape
     known = tuple(size for size in shape if size is not None)
     if len(known) < 3:
         raise MalformedInput(f"its weights {node.input[1]!r} have the shape {known}")
@@ -309,16 +162,3 @@ def _hint(scope: Scope, node: onnx.NodeProto) -> str:
     guess = usual.get(len(sizes), (1,) * len(sizes))
     values = [size or other for size, other in zip(sizes, guess, strict=True)]
     return f"{name}={','.join(map(str, values))}"
-
-
-def _static(value: onnx.ValueInfoProto) -> bool:
-    kind = value.type.tensor_type
-    return kind.HasField("shape") and all(dim.dim_value > 0 for dim in kind.shape.dim[1:])
-
-
-def _shown(value: onnx.ValueInfoProto) -> str:
-    return (
-        "["
-        + ", ".join(dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
-        + "]"
-    )

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from convfc_cli.errors import MalformedInput, Unsupported
 from convfc_cli.geometry import onnx_convolution_axis, onnx_transposed_axis
 from convfc_cli.layers import Convolution
-from convfc_cli.models.onnx_constants import Scope
+from convfc_cli.models.onnx_constants import value
+from convfc_cli.models.onnx_scope import Scope
 from convfc_cli.taps import IndexMap
 
 Array = NDArray[Any]
@@ -131,10 +132,10 @@ def index_map(
 
 def load(node: onnx.NodeProto, scope: Scope, index: IndexMap) -> Convolution:
     """The layer with its weights, widened exactly to float32 where they are narrower."""
-    kernel = widened(scope.value(node.input[1]), node.input[1])
+    kernel = widened(value(scope, node.input[1]), node.input[1])
     bias = None
     if len(node.input) > 2 and node.input[2]:
-        bias = widened(scope.value(node.input[2]), node.input[2]).astype(kernel.dtype)
+        bias = widened(value(scope, node.input[2]), node.input[2]).astype(kernel.dtype)
     return Convolution(kernel, index, bias)
 
 

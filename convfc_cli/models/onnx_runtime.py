@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from convfc_cli.models.onnx_constants import Scope, decoded, opset_ids
+from convfc_cli.models.onnx_constants import decoded, opset_ids, sources, value
 from convfc_cli.models.onnx_layer import attributes
+from convfc_cli.models.onnx_scope import Scope
 from convfc_cli.taps import IndexMap
 from convfc_cli.verification import Witness
 
@@ -95,12 +96,12 @@ def _cut_out(
 
     done: set[int] = set()
     for name in node.input[1:]:
-        for where, source in scope.sources(name) if name else []:
+        for where, source in sources(scope, name) if name else []:
             if id(source) not in done:
                 done.add(id(source))
                 add(where, source, "")
     add(scope, node, "x")
-    kind = scope.value(node.input[1]).dtype
+    kind = value(scope, node.input[1]).dtype
     described = onnx.helper.make_tensor_value_info(
         "x", onnx.helper.np_dtype_to_tensor_dtype(kind), (1, *index.input_shape)
     )

@@ -1,0 +1,195 @@
+"""What the tensors of an ONNX model measure.
+
+ONNX's own shape inference is run on a copy of the model without its weights, after the sizes that
+the user gave have been written in and a free batch has been taken as 1. Where a network computes
+its own paddings and shapes, the sizes so found make those constant: they are evaluated, written in,
+and the inference is run again.
+"""
+
+import numpy as np
+import onnx
+
+from convfc_cli.errors import ConvfcError, UsageError
+from convfc_cli.models.model import Shapes
+from convfc_cli.models.onnx_constants import FOLDED, value
+from convfc_cli.models.onnx_scope import STANDARD, Scope, scope_of, walk
+
+SMALL = 1024
+"""Bytes of a tensor that shape inference may want to read: a shape, an axis, a pad."""
+
+ROUNDS = 8
+"""How often what became constant is written in."""
+
+
+def inferred_shapes(model: onnx.ModelProto, shapes: Shapes, name: str) -> onnx.GraphProto:
+    """The model's graph without weights, with every size that can be known. `name` is for errors.
+
+    Raises `UsageError` for shapes that do not fit the model.
+    """
+    light = _light(model)
+    inner = _settle(light.graph, shapes, name)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    inferred = _inferred(light, inner)
+    for _ in range(ROUNDS):
+        top = scope_of(light.graph, inferred.graph, None, opsets, None)
+        nodes = [(scope, node) for _, scope, node in walk(top, inferred.graph)]
+        settled = all(
+            None not in (scope.shape(node.input[0]) or (None,) * 3)[2:]
+            for scope, node in nodes
+            if node.op_type in ("Conv", "ConvTranspose") and node.input
+        )
+        if settled or not [node for scope, node in nodes if _made_constant(scope, node)]:
+            break
+        inferred = _inferred(light, inner)
+    return inferred.graph
+
+
+def _made_constant(scope: Scope, node: onnx.NodeProto) -> bool:
+    """Turn a node into a Constant if the sizes known by now determine its small result."""
+    if node.domain not in STANDARD or len(node.output) != 1 or node.op_type == "Constant":
+        return False
+    if node.op_type == "Shape" and not node.attribute:
+        shape = scope.shape(node.input[0]) if node.input else None
+        if shape is None or None in shape:
+            return False
+        array = np.array(shape, np.int64)
+    else:
+        if node.op_type not in FOLDED or not node.input:
+            return False
+        if not all(_is_stored(scope, source) for source in node.input if source):
+            return False
+        try:
+            array = value(scope, node.output[0])
+        except ConvfcError:  # then its size stays open, and the layer says so
+            return False
+    if array.nbytes > SMALL or array.dtype.hasobject:
+        return False
+    constant = onnx.helper.make_node(
+        "Constant", [], list(node.output), value=onnx.numpy_helper.from_array(array)
+    )
+    node.CopyFrom(constant)
+    return True
+
+
+def _is_stored(scope: Scope, name: str) -> bool:
+    home = scope.home(name)
+    if home is None:
+        return False
+    producer = home.producers.get(name)
+    return name in home.stored or (producer is not None and producer.op_type == "Constant")
+
+
+def _light(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without its larger weights: for shape inference, which copies all it is given."""
+    light = onnx.ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    source, graph = model.graph, light.graph
+    graph.name = source.name or "graph"
+    graph.input.extend(source.input)
+    graph.output.extend(source.output)
+    graph.value_info.extend(source.value_info)
+    listed = {value.name for value in source.input}
+
+    def describe(tensor: onnx.TensorProto, name: str) -> None:
+        if name not in listed:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
+            )
+
+    for tensor in source.initializer:
+        if tensor.ByteSize() <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            graph.initializer.append(tensor)
+        else:
+            describe(tensor, tensor.name)
+    for node in source.node:
+        if (
+            node.op_type == "Constant"
+            and node.ByteSize() > SMALL
+            and node.attribute[0].HasField("t")
+        ):
+            describe(node.attribute[0].t, node.output[0])
+        else:
+            graph.node.append(node)
+    return light
+
+
+def _settle(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, tuple[int, ...]]:
+    """Write the user's sizes and a batch of 1 into the graph; returns those of inner tensors."""
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = {
+        value.name: value
+        for value in graph.input
+        if value.name not in stored and value.type.tensor_type.HasField("elem_type")
+    }
+    inner: dict[str, tuple[int, ...]] = {}
+    for given, sizes in shapes.items():
+        sizes = tuple(int(size) for size in sizes)
+        if not sizes or min(sizes) < 1:
+            raise UsageError(f"the shape {sizes} of --input-shape has a size below 1")
+        free = [key for key, value in inputs.items() if not _static(value)]
+        if given is None:
+            choice = free if len(free) == 1 else list(inputs)
+            if len(choice) != 1:
+                raise UsageError(
+                    f"{name} has {len(inputs)} inputs: say which, --input-shape NAME=..., with "
+                    f"NAME one of {', '.join(inputs)}"
+                )
+            given = choice[0]
+        if given not in inputs:
+            inner[given] = sizes
+            continue
+        shape = inputs[given].type.tensor_type
+        declared = list(shape.shape.dim) if shape.HasField("shape") else None
+        if declared is not None and (
+            len(declared) != len(sizes)
+            or any(
+                dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != size
+                for dim, size in zip(declared, sizes, strict=True)
+            )
+        ):
+            told = _shown(inputs[given])
+            raise UsageError(
+                f"--input-shape gives {given!r} as {list(sizes)}, {name} declares it as {told}"
+            )
+        del shape.shape.dim[:]
+        for size in sizes:
+            shape.shape.dim.add(dim_value=size)
+    for info in inputs.values():
+        dims = info.type.tensor_type.shape.dim
+        if len(dims) > 1 and not dims[0].dim_value > 0:
+            dims[0].dim_value = 1
+    return inner
+
+
+def _inferred(light: onnx.ModelProto, inner: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """The model with what shape inference finds, and the sizes of inner tensors that were given."""
+    for name, sizes in inner.items():
+        known = [info for info in light.graph.value_info if info.name == name]
+        target = known[0] if known else light.graph.value_info.add(name=name)
+        if not target.type.tensor_type.elem_type:
+            target.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        del target.type.tensor_type.shape.dim[:]
+        for size in sizes:
+            target.type.tensor_type.shape.dim.add(dim_value=size)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    except Exception:  # without it, declared shapes remain, and layers that need more say so
+        inferred = light
+    for name, sizes in inner.items():  # also where inference did not keep it
+        if not any(info.name == name for info in inferred.graph.value_info):
+            kind = onnx.TensorProto.FLOAT
+            inferred.graph.value_info.append(onnx.helper.make_tensor_value_info(name, kind, sizes))
+    return inferred
+
+
+def _static(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.tensor_type
+    return kind.HasField("shape") and all(dim.dim_value > 0 for dim in kind.shape.dim[1:])
+
+
+def _shown(value: onnx.ValueInfoProto) -> str:
+    return (
+        "["
+        + ", ".join(dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
+        + "]"
+    )
