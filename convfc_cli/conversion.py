@@ -25,6 +25,7 @@ from convfc_cli.errors import (
     Defect,
     MalformedInput,
     OutputExists,
+    OutputFailed,
     Refused,
     SizeMissing,
     UsageError,
@@ -196,7 +197,13 @@ def stream(
     item = plan.items[0]
     observer.started(item.entry.name, item.size)
     matrix = _matrix(plan.model, item, item.entry.load(), options)
-    item.kind.write(matrix, out, observer.advanced)
+    try:
+        item.kind.write(matrix, out, observer.advanced)
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(f"cannot write the stream: {error.strerror}") from error
 
 
 def matrix(
@@ -228,8 +235,7 @@ def matrix(
 def verify(
     path: str | os.PathLike[str],
     *,
-    model: str | os.PathLike[str] | None = None,
-    shapes: Shapes | None = None,
+    model: Model | str | os.PathLike[str] | None = None,
     probes: int = PROBES,
     seed: int | None = None,
     observer: Observer = Silent(),  # noqa: B008 - has no state
@@ -248,7 +254,8 @@ def verify(
         observer.started(source.name, source.size)
         original = None
         if model is not None:
-            original = _original(model, stored.matrix, shapes or {})
+            found = model if isinstance(model, Model) else model_kinds.read(model)
+            original = _original(found, stored.matrix)
         return verify_stored(
             stored,
             source.name,
@@ -318,6 +325,9 @@ def make_plan(
             or Path(folder or ".") / f"{entry.position:0{width}}-{_safe(entry.name)}{kind.suffix}"
         )
         items.append(Item(entry, spec, kind, path, kind.size(spec, index_map, dtype)))
+    if len(failures) > 1 and not items:
+        first = failures[0][1]
+        raise type(first)(f"none of {len(failures)} layers can be converted; the first: {first}")
     if not items:
         raise failures[0][1]
     plan = Plan(model, tuple(items), tuple(failures), folder)
@@ -523,16 +533,15 @@ def prepared(layer: Convolution, *, flip: bool, dtype: str | None) -> Convolutio
     return Convolution(kernel, layer.index_map, bias)
 
 
-def _original(model: str | os.PathLike[str], matrix: Matrix, shapes: Shapes) -> Convolution:
+def _original(model: Model, matrix: Matrix) -> Convolution:
     """The layer that a matrix says it came from, at the matrix's size where it is open."""
     origin = matrix.origin
-    found = model_kinds.read(model, shapes)
-    named = [entry for entry in found.entries if entry.output == origin.output]
+    named = [entry for entry in model.entries if entry.output == origin.output]
     if len(named) > 1:
         named = [entry for entry in named if entry.position == origin.position]
     if len(named) != 1:
         raise UsageError(
-            f"{found.name} has no layer {origin.layer!r} with output {origin.output!r}, which the "
+            f"{model.name} has no layer {origin.layer!r} with output {origin.output!r}, which the "
             f"matrix says it came from (file {origin.file}, SHA-256 {origin.sha256[:12]}...)"
         )
     entry = named[0]
@@ -572,8 +581,11 @@ def _manifest(
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def matrix_files(folder: Path) -> Iterator[Path]:
-    """The matrix files of a folder by its manifest; raises `MalformedInput` if that disagrees."""
+def matrix_files(folder: Path) -> Iterator[Path | ConvfcError]:
+    """The matrix files of a folder by its manifest; in place of one that is not there, an error.
+
+    Raises `MalformedInput` for a folder without a manifest that can be read.
+    """
     try:
         with opened(folder / MANIFEST) as source:
             content = json.loads(source.file.read(2**26).decode())
@@ -589,12 +601,11 @@ def matrix_files(folder: Path) -> Iterator[Path]:
     for name, size in names:
         path = folder / name
         if Path(name).name != name:
-            raise Refused(f"{folder / MANIFEST} names {name!r}, which is outside the folder")
-        if not path.is_file() or path.stat().st_size != size:
-            raise MalformedInput(
-                f"{path} is missing or not {size} bytes long: {folder} is incomplete"
-            )
-        yield path
+            yield Refused(f"{folder / MANIFEST} names {name!r}, which is outside the folder")
+        elif not path.is_file() or path.stat().st_size != size:
+            yield MalformedInput(f"{path} is missing or not {size} bytes: the folder is incomplete")
+        else:
+            yield path
 
 
 def human(size: int) -> str:

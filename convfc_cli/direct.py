@@ -8,15 +8,20 @@ the dtype it is given: float64, or unsigned 64-bit integers, where all arithmeti
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from convfc_cli.errors import Refused
 from convfc_cli.geometry import Axis
 
 Array = Any
 """An ndarray; typed loosely, as its dtype is the caller's choice."""
+
+LARGEST = 2**28
+"""Elements of a padded tensor: 2 GiB."""
 
 
 def convolve(x: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> Array:
@@ -31,7 +36,7 @@ def convolve(x: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> 
     """
     windows = _windows(_padded(x, axes), axes)
     positions = windows.shape[1 : 1 + len(axes)]
-    y = np.zeros((groups, len(kernel) // groups, int(np.prod(positions))), x.dtype)
+    y = np.zeros((groups, len(kernel) // groups, prod(positions)), x.dtype)
     for element in product(*(range(size) for size in kernel.shape[2:])):
         read = windows[(..., *element)].reshape(groups, kernel.shape[1], -1)
         weights = kernel[(..., *element)].reshape(groups, -1, kernel.shape[1])
@@ -51,7 +56,7 @@ def convolve_transposed(y: Array, kernel: Array, axes: Sequence[Axis], groups: i
     """
     channels = kernel.shape[1] * groups
     reach = [_reach(axis) for axis in axes]
-    spread = np.zeros((channels, *reach), y.dtype)
+    spread = _zeros((channels, *reach), y.dtype)
     windows = _windows(spread, axes)
     y = y.reshape(groups, len(kernel) // groups, -1)
     for element in product(*(range(size) for size in kernel.shape[2:])):
@@ -59,6 +64,16 @@ def convolve_transposed(y: Array, kernel: Array, axes: Sequence[Axis], groups: i
         target = windows[(..., *element)]
         target += _contract(weights.swapaxes(1, 2), y).reshape(target.shape)
     return _cropped(spread, axes)
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Zeros, unless a stranger's geometry asks for more than a real one would."""
+    if prod(shape) > LARGEST:
+        raise Refused(
+            f"applying this layer takes a padded tensor of shape {shape}, "
+            f"{prod(shape)} elements; at most {LARGEST} are made"
+        )
+    return np.zeros(shape, dtype)
 
 
 def _contract(weights: Array, read: Array) -> Array:
@@ -85,7 +100,7 @@ def _windows(padded: Array, axes: Sequence[Axis]) -> Array:
 
 def _padded(x: Array, axes: Sequence[Axis]) -> Array:
     """x with zeros around it, or cropped, so that windows start at -offset and end at the reach."""
-    out = np.zeros((len(x), *(_reach(axis) for axis in axes)), x.dtype)
+    out = _zeros((len(x), *(_reach(axis) for axis in axes)), x.dtype)
     inner, outer = _overlap(axes)
     out[(slice(None), *inner)] = x[(slice(None), *outer)]
     return out
@@ -93,7 +108,7 @@ def _padded(x: Array, axes: Sequence[Axis]) -> Array:
 
 def _cropped(spread: Array, axes: Sequence[Axis]) -> Array:
     """The inverse of `_padded`: the inputs' part of a padded tensor, zeros where it has none."""
-    out = np.zeros((len(spread), *(axis.inputs for axis in axes)), spread.dtype)
+    out = _zeros((len(spread), *(axis.inputs for axis in axes)), spread.dtype)
     inner, outer = _overlap(axes)
     out[(slice(None), *outer)] = spread[(slice(None), *inner)]
     return out

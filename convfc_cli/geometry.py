@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from convfc_cli.errors import GeometryError, Unsupported
 
 LARGEST = 2**40
-"""The largest size, stride, dilation or offset accepted: products of two fit in 64 bits or are
-Python integers, and no real tensor comes near it."""
+"""The largest size, stride, dilation or offset accepted: no real tensor comes near it."""
+
+LARGEST_KERNEL = 2**20
+"""The largest kernel along one axis: its elements are gone through one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Axis:
             value = getattr(self, name)
             if not 1 <= value <= LARGEST:
                 raise GeometryError(f"{name} is {value}; it must lie between 1 and 2**40")
+        if self.kernel > LARGEST_KERNEL:
+            raise GeometryError(f"a kernel of {self.kernel} elements along one axis, beyond 2**20")
         if abs(self.offset) > LARGEST:
             raise GeometryError(f"a padding of {self.offset} is beyond 2**40")
 

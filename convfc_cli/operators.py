@@ -1,6 +1,7 @@
 """A matrix file as a SciPy linear operator, with the index map and the layer on it."""
 
 import os
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,17 @@ class MatrixOperator(LinearOperator):
     """
 
     def __init__(self, matrix: Matrix) -> None:
+        self._matrix = matrix
         self.layer: Convolution = matrix.layer
         self.layout: Layout = matrix.layout
         self.origin: Origin = matrix.origin
-        self.bias: NDArray[Any] = matrix.bias
         self.index_map: IndexMap = matrix.layer.index_map
         super().__init__(matrix.layer.dtype, matrix.shape)  # type: ignore[call-arg]
+
+    @cached_property
+    def bias(self) -> NDArray[Any]:
+        """One value an output, flattened as the outputs are."""
+        return self._matrix.bias
 
     def rows(self, first: int, last: int) -> "csr_array[Any, tuple[int, int]]":
         """Rows [first, last) of the matrix."""

@@ -120,7 +120,6 @@ def convert(
                 options=chosen,
                 observer=reporter,
             )
-            sys.stdout.buffer.flush()
             say("convfc: not verified: nothing is read back from a stream", quiet=quiet)
             return
         done = conversion.convert(

@@ -4,6 +4,7 @@ Nothing here, nor at the top of any module of `cli`, imports NumPy, ONNX or rich
 quick.
 """
 
+import io
 import os
 import shlex
 import signal
@@ -16,6 +17,7 @@ import click
 
 from convfc_cli import __version__
 from convfc_cli.cli import convert, inspect, map, verify
+from convfc_cli.cli.output import say
 from convfc_cli.errors import ConvfcError, OutputFailed, SizeMissing
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell counts it
@@ -66,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path is any bytes, and is printed as they are
+            stream.reconfigure(errors="surrogateescape")
     try:
         code = _run(arguments)
     except BaseException as error:
@@ -115,8 +120,7 @@ def _told(error: BaseException, arguments: list[str]) -> int:
 
 
 def _line(message: str, code: int) -> int:
-    text = " ".join(message.split())
-    print(f"convfc: {text}", file=sys.stderr)
+    say(f"convfc: {' '.join(message.split())}")
     return code
 
 

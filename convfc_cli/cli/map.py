@@ -86,8 +86,8 @@ def map_(
         more = 1 + sum(1 for _ in rows)
         say(f"and {more:,} more: pipe it to see them all", quiet=quiet)
     if output is not None:
-        at = operator.layout.flatten(output, index_map.output_shape)
-        say(f"bias of output {output}: {operator.bias[at]!s}", quiet=quiet)
+        bias = operator.layer.bias
+        say(f"bias of output {output}: {0.0 if bias is None else bias[output[0]]!s}", quiet=quiet)
     if not first:
         say("nothing: only padding or cropped positions are met there", quiet=quiet)
 

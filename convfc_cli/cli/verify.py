@@ -1,8 +1,8 @@
 """`convfc verify`: prove matrix files."""
 
+import os
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,21 +70,25 @@ def verify(
     every zero is held to the stored kernel and geometry, applied in another way.
     """
     from convfc_cli import conversion
+    from convfc_cli.models.registry import read
 
-    shapes = options.shapes(input_shapes)
+    if input_shapes and model is None:
+        raise UsageError("--input-shape is of a model's tensors: it goes with --model")
     reports: list[Report] = []
     codes: list[int] = []
     human = is_terminal(sys.stdout)
-    for path in _files(matrices):
+    files = _files(matrices)
+    found = model if model is None else read(model, options.shapes(input_shapes))
+    for path in files:
         try:
             if isinstance(path, ConvfcError):
                 raise path
             with Reporter(quiet=quiet) as reporter:
                 report = conversion.verify(
-                    path, model=model, shapes=shapes, probes=probes, seed=seed, observer=reporter
+                    path, model=found, probes=probes, seed=seed, observer=reporter
                 )
         except ConvfcError as error:
-            if len(matrices) < 2 and not codes:
+            if len(files) == 1:
                 raise
             say(f"convfc: error: {error}")
             codes.append(error.exit_code)
@@ -109,37 +113,31 @@ def verify(
     ctx.exit(next((code for code in GRAVEST if code in codes), 0))
 
 
-def _files(given: tuple[str, ...]) -> Iterator[str | Path | ConvfcError]:
-    """The files to check; an error in place of a folder that cannot be listed."""
+def _files(given: tuple[str, ...]) -> list[str | Path | ConvfcError]:
+    """The files to check; an error in place of what a folder should hold and does not."""
     from convfc_cli.conversion import matrix_files
 
-    places: list[str | Path] = list(given) or [*_default()]
-    count = 0
+    files: list[str | Path | ConvfcError] = []
+    places = list(given) or _default()
     for place in places:
-        if place != "-" and Path(place).is_dir():
-            try:
-                for path in matrix_files(Path(place)):
-                    count += 1
-                    yield path
-            except ConvfcError as error:
-                count += 1
-                yield error
-        else:
-            count += 1
-            yield place
-    if not count:
-        raise UsageError(f"{', '.join(map(str, places))}: no matrix in it, nothing to verify")
+        if place == "-" or not Path(place).is_dir():
+            files.append(place)
+            continue
+        try:
+            files.extend(matrix_files(Path(place)))
+        except ConvfcError as error:
+            files.append(error)
+    if not files:
+        raise UsageError(f"{', '.join(places)}: no matrix in it, nothing to verify")
+    return files
 
 
-def _default() -> list[str | Path]:
-    folders = sorted(path for path in Path().glob("*.fc") if path.is_dir())
+def _default() -> list[str]:
+    """What is meant where nothing is named: the folders here, else what is piped in."""
+    folders = sorted(str(path) for path in Path().glob("*.fc") if path.is_dir())
     if folders:
-        return list(folders)
-    mode = 0
-    if sys.stdin is not None:
-        import os
-
-        mode = os.fstat(sys.stdin.fileno()).st_mode
+        return folders
+    mode = os.fstat(sys.stdin.fileno()).st_mode if sys.stdin is not None else 0
     if stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
         return ["-"]
     raise UsageError(

@@ -122,8 +122,11 @@ def restore(text: str, kernel: NDArray[Any], bias: NDArray[Any] | None) -> Matri
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
         axes = tuple(Axis(**_integers(axis)) for axis in content["axes"])
+        shape = tuple(_integer(size) for size in content["kernel_shape"])
+        if shape != kernel.shape:
+            raise ValueError(f"it says kernel_shape {shape}, the kernel has {kernel.shape}")
         index_map = IndexMap(
-            tuple(_integer(size) for size in content["kernel_shape"]),
+            shape,
             axes,
             _integer(content["groups"]),
             _flag(content["transposed"]),

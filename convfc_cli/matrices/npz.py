@@ -144,8 +144,6 @@ class _StoredNpz(Stored):
                 raise WrongContents(f"{source.name}: {error}") from error
 
     def bias(self) -> NDArray[Any]:
-        if self.matrix.form == "operator":
-            return self.matrix.bias
         return self._member("bias").whole()
 
     def rows(self, counts: NDArray[Any]) -> Iterator[Block]:

@@ -46,6 +46,10 @@ def stored(source: Input) -> Stored:
         if kind.recognises(source):
             return kind.open(source)
     known = ", ".join(formats())
+    if source.looks_like_text() and source.path is None:
+        raise MalformedInput(
+            f"{source.name} is text, not a matrix file: if these are paths, use xargs convfc verify"
+        )
     if source.looks_like_text():
         raise MalformedInput(f"{source.name} is a text file, not a matrix file ({known})")
     raise MalformedInput(f"{source.name} is no matrix file that convfc writes ({known})")

@@ -6,6 +6,7 @@ from constants alone is evaluated by ONNX's own reference operators, an allow-li
 result's size known before it is made.
 """
 
+import warnings
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -163,7 +164,11 @@ def _with_external(
     parts = Path(location).parts
     if not parts or Path(location).is_absolute() or ".." in parts or "\\" in location:
         raise Refused(f"tensor {name!r} points outside the model's folder: {location!r}")
-    if not (folder / location).is_file():
+    try:
+        missing = not (folder / location).is_file()
+    except (OSError, ValueError):  # no file can have such a name
+        missing = True
+    if missing:
         raise MalformedInput(f"the external file {location!r} of tensor {name!r} is missing")
     length = stated.get("length")
     if length is not None and length != str(expected):
@@ -173,7 +178,9 @@ def _with_external(
     if length is None:
         copy.external_data.add(key="length", value=str(expected))
     try:
-        load_external_data_for_tensor(copy, str(folder))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of entries that mean nothing
+            load_external_data_for_tensor(copy, str(folder))
     except (ValueError, OSError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())[:160]
         raise Refused(f"the external data of tensor {name!r} is refused: {reason}") from error

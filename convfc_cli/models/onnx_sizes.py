@@ -6,6 +6,8 @@ its own paddings and shapes, the sizes so found make those constant: they are ev
 and the inference is run again.
 """
 
+from difflib import get_close_matches
+
 import numpy as np
 import onnx
 
@@ -136,6 +138,13 @@ def _settle(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, tupl
                 )
             given = choice[0]
         if given not in inputs:
+            known = _names(graph)
+            if given not in known:
+                close = get_close_matches(given, known, n=3, cutoff=0.5)
+                hint = (
+                    f"did you mean {', '.join(close)}?" if close else f"inputs: {', '.join(inputs)}"
+                )
+                raise UsageError(f"{name} has no tensor {given!r}: {hint}")
             inner[given] = sizes
             continue
         shape = inputs[given].type.tensor_type
@@ -159,6 +168,17 @@ def _settle(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, tupl
         if len(dims) > 1 and not dims[0].dim_value > 0:
             dims[0].dim_value = 1
     return inner
+
+
+def _names(graph: onnx.GraphProto) -> list[str]:
+    """All tensors of a graph and of those within it."""
+    names = [value.name for value in graph.input]
+    for node in graph.node:
+        names += [name for name in (*node.input, *node.output) if name]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                names += _names(inner)
+    return names
 
 
 def _inferred(light: onnx.ModelProto, inner: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
