@@ -1,111 +1,44 @@
-"""The job: plan, name, write, verify, record. What the API and the command line both call.
+"""The job: plan, write, verify, record. What the API and the command line both call.
 
-Nothing is written before the whole plan stands: every selected layer has its sizes, the bytes are
-counted and allowed, and no destination is in the way. Then, layer by layer, the original node is
-run against the layer as it was read, the file is written beside its destination, read back,
-proven, and renamed. In a folder, `manifest.json` comes last: a folder without one, or whose
-manifest disagrees, is incomplete.
+Nothing is written before the whole plan stands (`planning`). Then, layer by layer, the original node
+is run against the layer as it was read, the file is written beside its destination, read back,
+proven, and renamed. In a folder, `manifest.json` comes last (`manifest`).
 """
 
-import json
 import os
-import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
-from convfc_cli import __version__
 from convfc_cli.errors import (
     ConvfcError,
     Defect,
-    MalformedInput,
-    OutputExists,
     OutputFailed,
-    Refused,
     SizeMissing,
     UsageError,
     WrongContents,
 )
-from convfc_cli.files import (
-    HEAD,
-    Input,
-    check_replaceable,
-    free_space,
-    make_folder,
-    opened,
-    replacing,
-)
+from convfc_cli.files import HEAD, Input, make_folder, opened, replacing
 from convfc_cli.layers import Convolution
 from convfc_cli.layout import Layout
+from convfc_cli.manifest import MANIFEST, manifest
 from convfc_cli.matrices import registry as matrix_kinds
-from convfc_cli.matrices.format import MatrixFormat
-from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.matrices.container import write_all
+from convfc_cli.matrices.matrix import Matrix, Origin
 from convfc_cli.matrices.npy import sidecar
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Entry, Model, Shapes
+from convfc_cli.planning import Item, Options, Plan, make_plan, select
 from convfc_cli.verification import PROBES, Finding, Report, check_runtime
 from convfc_cli.verification import verify as verify_stored
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
-
-CEILING = 8 * 2**30
-"""The most that is written unless --max-bytes says otherwise; half the free disk if less."""
-
-MANIFEST = "manifest.json"
-MANIFEST_SCHEMA = "convfc-manifest/1"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to make of the selected layers."""
-
-    form: str | None = None
-    layout: Layout = field(default_factory=Layout)
-    dtype: str | None = None
-    kernel_index: bool = False
-    flip_kernel: bool = False
-    max_bytes: int | None = None
-    force: bool = False
-    keep_going: bool = False
-    verify: bool = True
-    probes: int = PROBES
-
-
-@dataclass(frozen=True)
-class Item:
-    """One matrix of a plan: the layer, where it goes and how large it will be."""
-
-    entry: Entry
-    spec: Spec
-    kind: MatrixFormat
-    path: Path
-    size: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns) of the matrix."""
-        return self.spec.shape(self.entry.require())
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be written, before anything is."""
-
-    model: Model
-    items: tuple[Item, ...]
-    failures: tuple[tuple[Entry, ConvfcError], ...]
-    folder: Path | None
-
-    @property
-    def size(self) -> int:
-        """About the bytes of all files."""
-        return sum(item.size for item in self.items)
 
 
 @dataclass(frozen=True)
@@ -116,6 +49,22 @@ class Result:
     size: int
     report: Report | None
 
+    def described(self) -> dict[str, Any]:
+        """The result as plain values."""
+        entry = self.item.entry
+        return {
+            "file": self.item.path.name,
+            "layer": entry.name,
+            "output": entry.output,
+            "position": entry.position,
+            "op": entry.op,
+            "form": self.item.spec.form,
+            "shape": self.item.shape,
+            "nonzeros": entry.require().nnz,
+            "bytes": self.size,
+            "verified": self.report is not None,
+        }
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -125,10 +74,21 @@ class Conversion:
     results: tuple[Result, ...]
     failures: tuple[tuple[Entry, ConvfcError], ...]
 
+    def failed(self) -> list[dict[str, Any]]:
+        """The failures as plain values."""
+        return [
+            {"layer": entry.name, "reason": str(error), "exit_code": error.exit_code}
+            for entry, error in self.failures
+        ]
+
     @property
     def exit_code(self) -> int:
         """0, or the code of the gravest failure."""
         return max((error.exit_code for _, error in self.failures), default=0)
+
+
+PLAIN = Options()
+"""Everything as it is by default."""
 
 
 class Observer(Protocol):
@@ -161,7 +121,7 @@ def convert(
     *,
     layers: Sequence[str] = (),
     shapes: Shapes | None = None,
-    options: Options = Options(),
+    options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> Conversion:
     """Write the matrices of a model's layers, each proven after it is written.
@@ -185,7 +145,7 @@ def stream(
     *,
     layers: Sequence[str] = (),
     shapes: Shapes | None = None,
-    options: Options = Options(),
+    options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> None:
     """Write one layer's npz to an output that need not seek. Nothing is read back."""
@@ -266,140 +226,12 @@ def verify(
         )
 
 
-def select(
-    model: str | os.PathLike[str], layers: Sequence[str], shapes: Shapes
-) -> tuple[Model, tuple[Entry, ...]]:
-    """Open a model and pick layers; a nameless shape is the only input's or the only layer's."""
-    with opened(model) as source:
-        own = shapes.get(None) if len(layers) == 1 else None
-        try:
-            found = model_kinds.open_model(source, shapes)
-        except UsageError:
-            if own is None:
-                raise
-            found = model_kinds.open_model(
-                source, {k: v for k, v in shapes.items() if k is not None}
-            )
-            entry = found.select(layers)[0]
-            return found, (entry.at(tuple(own)[1:]),)
-    if not found.entries:
-        raise UsageError(f"{found.name} has no convolution: there is nothing to do")
-    return found, found.select(layers)
-
-
-def make_plan(
-    model: Model,
-    entries: Sequence[Entry],
-    output: str | os.PathLike[str] | None,
-    options: Options,
-    *,
-    to_disk: bool = True,
-) -> Plan:
-    """Decide everything that can go wrong beforehand; raises instead of planning the impossible."""
-    folder, file = _destination(model, output)
-    if file is not None and len(entries) > 1:
-        names = " ".join(f"-l @{entry.position}" for entry in entries[:3])
-        raise UsageError(
-            f"{len(entries)} layers do not fit into one file {file}: pick one ({names} ...), or "
-            f"name a folder, ending in /"
-        )
-    kind = matrix_kinds.by_suffix(file) if file else matrix_kinds.by_form(options.form or "csr")
-    form = options.form or kind.forms[0]
-    if form not in kind.forms:
-        wanted = matrix_kinds.by_form(form).suffix
-        raise UsageError(f"a {kind.suffix} file does not hold the form {form}: name it *{wanted}")
-    spec = Spec(options.layout, form, options.kernel_index)
-    items, failures = [], []
-    width = max(3, len(str(len(model.entries) - 1)))
-    for entry in entries:
-        try:
-            index_map = entry.require()
-        except ConvfcError as error:
-            if not options.keep_going:
-                raise
-            failures.append((entry, error))
-            continue
-        dtype = np.dtype(options.dtype or ("float64" if entry.dtype == "float64" else "float32"))
-        path = (
-            file
-            or Path(folder or ".") / f"{entry.position:0{width}}-{_safe(entry.name)}{kind.suffix}"
-        )
-        items.append(Item(entry, spec, kind, path, kind.size(spec, index_map, dtype)))
-    if len(failures) > 1 and not items:
-        first = failures[0][1]
-        raise type(first)(f"none of {len(failures)} layers can be converted; the first: {first}")
-    if not items:
-        raise failures[0][1]
-    plan = Plan(model, tuple(items), tuple(failures), folder)
-    _check_ceiling(plan, options, to_disk=to_disk)
-    if to_disk:
-        _check_destinations(plan, options)
-    return plan
-
-
 def _shapes(given: Shapes | Sequence[int] | None) -> Shapes:
     if given is None:
         return {}
     if isinstance(given, Sequence):
         return {None: tuple(given)}
     return given
-
-
-def _destination(
-    model: Model, output: str | os.PathLike[str] | None
-) -> tuple[Path | None, Path | None]:
-    """(folder, None) or (None, file)."""
-    if output is None:
-        name = "stdin" if model.name in ("-", "standard input") else Path(model.name).name
-        return Path(f"{name}.fc"), None
-    text = os.fspath(output)
-    if text.endswith(("/", os.sep)) or Path(text).is_dir():
-        return Path(text), None
-    if not text:
-        raise UsageError("-o is empty: name a file, a folder, or - for standard output")
-    return None, Path(text)
-
-
-def _safe(name: str) -> str:
-    """A name that any file system takes; the position before it makes it unique."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[-80:].strip("._") or "layer"
-
-
-def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
-    place = plan.folder or plan.items[0].path
-    free = free_space(place) if to_disk else 2**63
-    ceiling = options.max_bytes
-    if ceiling is None:
-        ceiling = min(CEILING, free // 2)
-    if plan.size <= min(ceiling, free):
-        return
-    largest = sorted(plan.items, key=lambda item: -item.size)[:3]
-    told = ", ".join(
-        f"@{item.entry.position} {item.entry.name} {human(item.size)}" for item in largest
-    )
-    what = f"{len(plan.items)} matrices" if len(plan.items) > 1 else "the matrix"
-    if plan.size > free:
-        limit = f"where {human(free)} are free"
-    else:
-        limit = f"above the ceiling of {human(ceiling)}"
-    ways = [f"-l @{min(plan.items, key=lambda item: item.size).entry.position} picks layers"]
-    ways.append("--form operator writes kilobytes")
-    if plan.size <= free:
-        ways.append(f"--max-bytes {plan.size + plan.size // 50} allows it")
-    raise Refused(
-        f"{what} would take {human(plan.size)}, {limit} (largest: {told}): {'; '.join(ways)}"
-    )
-
-
-def _check_destinations(plan: Plan, options: Options) -> None:
-    if plan.folder is not None:
-        if plan.folder.exists() and not plan.folder.is_dir():
-            raise OutputExists(f"{plan.folder} exists and is no folder: -o names another place")
-        check_replaceable(plan.folder / MANIFEST, force=options.force)
-    for item in plan.items:
-        check_replaceable(item.path, force=options.force)
-        if not item.kind.standalone:
-            check_replaceable(sidecar(item.path), force=options.force)
 
 
 def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
@@ -423,13 +255,15 @@ def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
                 continue
             results.append(result)
             observer.finished(result)
+        done = Conversion(plan, tuple(results), tuple(failures))
         if plan.folder is not None and results:
+            text = manifest(plan.model, [result.described() for result in results], done.failed())
             with replacing(plan.folder / MANIFEST, force=True) as out:
-                out.write(_manifest(plan, options, results, failures).encode())
+                write_all(out, text.encode())
     finally:
         if plan.folder is not None and not existed and not any(plan.folder.iterdir()):
             plan.folder.rmdir()
-    return Conversion(plan, tuple(results), tuple(failures))
+    return done
 
 
 def _write(model: Model, item: Item, options: Options, observer: Observer) -> Result:
@@ -548,71 +382,3 @@ def _original(model: Model, matrix: Matrix) -> Convolution:
     if isinstance(entry.error, SizeMissing):
         entry = entry.at(matrix.layer.input_shape)
     return prepared(entry.load(), flip=origin.flipped, dtype=matrix.layer.dtype.name)
-
-
-def _manifest(
-    plan: Plan,
-    options: Options,
-    results: Sequence[Result],
-    failures: Sequence[tuple[Entry, ConvfcError]],
-) -> str:
-    """The record of a folder, the same for the same model and options."""
-    content = {
-        "schema": MANIFEST_SCHEMA,
-        "version": __version__,
-        "model": {"file": Path(plan.model.name).name, "sha256": plan.model.sha256},
-        "matrices": [
-            {
-                "file": result.item.path.name,
-                "layer": result.item.entry.name,
-                "output": result.item.entry.output,
-                "position": result.item.entry.position,
-                "op": result.item.entry.op,
-                "form": result.item.spec.form,
-                "shape": result.item.shape,
-                "nonzeros": result.item.entry.require().nnz,
-                "bytes": result.size,
-                "verified": result.report is not None,
-            }
-            for result in results
-        ],
-        "failed": [{"layer": entry.name, "reason": str(error)} for entry, error in failures],
-    }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-
-def matrix_files(folder: Path) -> Iterator[Path | ConvfcError]:
-    """The matrix files of a folder by its manifest; in place of one that is not there, an error.
-
-    Raises `MalformedInput` for a folder without a manifest that can be read.
-    """
-    try:
-        with opened(folder / MANIFEST) as source:
-            content = json.loads(source.file.read(2**26).decode())
-        names = [(entry["file"], entry["bytes"]) for entry in content["matrices"]]
-        if content["schema"] != MANIFEST_SCHEMA or not all(type(n) is str for n, _ in names):
-            raise ValueError("it is of another schema")
-    except UsageError as error:
-        raise MalformedInput(
-            f"{folder} has no {MANIFEST}: it is incomplete, or not a folder that convfc wrote"
-        ) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MalformedInput(f"{folder / MANIFEST} cannot be read: {error}") from error
-    for name, size in names:
-        path = folder / name
-        if Path(name).name != name:
-            yield Refused(f"{folder / MANIFEST} names {name!r}, which is outside the folder")
-        elif not path.is_file() or path.stat().st_size != size:
-            yield MalformedInput(f"{path} is missing or not {size} bytes: the folder is incomplete")
-        else:
-            yield path
-
-
-def human(size: int) -> str:
-    """A number of bytes as people read it."""
-    value = float(size)
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError

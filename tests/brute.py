@@ -1,6 +1,8 @@
 """The matrix of a convolution by brute force: loops straight from the formula of the definition.
 
-    M[(c, o1..oN), (b, i1..iN)] = K[c, b - g C/G, t1..tN]   where i = o s + t d - offset on every axis
+    M[(c, o1..oN), (b, i1..iN)] = K[c, b - g C/G, t1..tN]
+
+where i = o s + t d - offset on every axis, and g is the group of c.
 
 Slow on purpose, and independent on purpose: it shares no code with the package and reads nothing of
 it but the six numbers of an axis. Values are handled as bits, so that a NaN keeps its payload.

@@ -13,9 +13,9 @@ COMMON = {
     "suppress_health_check": [HealthCheck.too_slow],
 }
 
-settings.register_profile("local", max_examples=200, **COMMON)
-settings.register_profile("derandomized", max_examples=200, derandomize=True, **COMMON)
-settings.register_profile("thorough", max_examples=5000, **COMMON)
+settings.register_profile("local", max_examples=100, **COMMON)
+settings.register_profile("derandomized", max_examples=100, derandomize=True, **COMMON)
+settings.register_profile("thorough", max_examples=2500, **COMMON)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "derandomized" if os.environ.get("CI") else "local")
 )

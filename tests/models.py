@@ -169,3 +169,19 @@ def dense(entry: Entry) -> Array:
     rows = entry.load().rows()
     arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
     return np.asarray(csr_array(arrays, shape=rows.shape).todense())
+
+
+def worst_ratio(matrix: Any, bias: Array, x: Array, y: Array, unit: float) -> float:
+    """How far M vec(x) + b is from y, as a share of what rounding allows: at most 1 where it fits.
+
+    The bound is twice that of Jeannerod & Rump for sums of n terms in any order, and the rounding
+    of y itself; `unit` is the unit roundoff of the format that y was computed in.
+    """
+    vector = x.reshape(-1).astype(np.float64)
+    matrix, bias = matrix.astype(np.float64), bias.astype(np.float64)
+    assert y.size == matrix.shape[0]
+    error = np.abs(matrix @ vector + bias - y.reshape(-1).astype(np.float64))
+    scale = abs(matrix) @ np.abs(vector) + np.abs(bias)
+    terms = np.diff(matrix.indptr) + 2
+    assert np.isfinite(error).all()
+    return float((error / (2 * terms * unit * scale + 2.0**-149)).max())

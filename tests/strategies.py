@@ -146,7 +146,9 @@ def problems(draw: Any, styles: tuple[str, ...] = STYLES) -> Problem:
     return Problem(kernel_of(shape, dtype, style, seed), spatial, groups, transposed, bias)
 
 
-STREAM_SIZES = st.sampled_from([(1, 1, 1), (2, 3, 5), (8, 4, 16), (64, 1000, 64), (4096, 2**21, 2**16)])
+STREAM_SIZES = st.sampled_from(
+    [(1, 1, 1), (2, 3, 5), (8, 4, 16), (64, 1000, 64), (4096, 2**21, 2**16)]
+)
 """(TEMPLATE, CACHED, BATCH): small ones, that a small tree crosses every path of `streams`."""
 
 

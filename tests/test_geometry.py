@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from convfc_cli.errors import GeometryError, MalformedInput, Unsupported
 from convfc_cli.geometry import (
     LARGEST,
+    LARGEST_KERNEL,
     Axis,
     convolution_axis,
     onnx_convolution_axis,
@@ -238,8 +239,14 @@ def test_an_offset_beyond_the_largest_is_refused(offset):
 
 
 def test_the_largest_sizes_are_accepted():
-    axis = Axis(LARGEST, LARGEST, LARGEST, LARGEST, LARGEST, -LARGEST)
-    assert axis.span == LARGEST * (LARGEST - 1) + 1
+    axis = Axis(LARGEST, LARGEST, LARGEST_KERNEL, LARGEST, LARGEST, -LARGEST)
+    assert axis.span == LARGEST * (LARGEST_KERNEL - 1) + 1
+    assert Axis(1, 1, 1, 1, 1, LARGEST).offset == LARGEST
+
+
+def test_a_kernel_too_large_to_go_through_is_refused():
+    with pytest.raises(GeometryError, match=rf"kernel of {LARGEST_KERNEL + 1} .* beyond 2\*\*20"):
+        Axis(1, 1, LARGEST_KERNEL + 1, 1, 1, 0)
 
 
 def test_an_axis_is_frozen():

@@ -215,7 +215,9 @@ def test_a_series_makes_its_runs_when_they_are_needed_and_forgets_them():
 
 
 def test_a_run_of_no_elements_is_not_made():
-    empty = Series([0, 2, 0, 0, 1, 0], {1: Literal(np.array([3, 4])), 4: Literal(np.array([5]))}.get)
+    empty = Series(
+        [0, 2, 0, 0, 1, 0], {1: Literal(np.array([3, 4])), 4: Literal(np.array([5]))}.get
+    )
     assert Stream(empty, np.dtype(np.int32)).array().tolist() == [3, 4, 5]
 
 

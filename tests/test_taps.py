@@ -107,7 +107,9 @@ def test_a_large_axis_has_few_segments(transposed):
 
 
 def test_a_stride_of_2_to_the_40_is_no_loop_over_its_rows():
-    axis = Axis(inputs=LARGEST, outputs=2, kernel=3, stride=LARGEST, dilation=LARGEST // 2, offset=0)
+    axis = Axis(
+        inputs=LARGEST, outputs=2, kernel=3, stride=LARGEST, dilation=LARGEST // 2, offset=0
+    )
     stretches = segments(axis, transposed=True)
     assert [(s.first, s.blocks, [(c, listed(t)) for c, t in s.rows]) for s in stretches] == [
         (
@@ -278,5 +280,3 @@ def test_a_depthwise_layer_reads_each_channel_alone_by_hand():
     assert index_map.kernel_of((2, 1), (0, 1)) is None
     assert index_map.kernel_of((2, 1), (1, 4)) is None
     assert index_map.kernel_of((2, 1), (1, 3)) == (2, 0, 2)
-
-

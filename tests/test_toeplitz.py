@@ -1,6 +1,6 @@
 """The matrix, bit for bit, against brute force."""
 
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 
 import numpy as np
@@ -119,7 +119,7 @@ def test_the_plan_is_the_matrix(problem, layout):
 def test_columns_increase_strictly_in_every_row(problem, layout):
     rows = problem.layer.rows(layout)
     indptr, indices = rows.indptr.array(), rows.indices.array()
-    for start, stop in zip(indptr[:-1], indptr[1:], strict=True):
+    for start, stop in pairwise(indptr):
         columns = indices[start:stop].tolist()
         assert columns == sorted(set(columns))
         assert all(0 <= column < rows.shape[1] for column in columns)
@@ -223,6 +223,15 @@ def huge_row(index, layout, transposed):
     return sorted(found)
 
 
+def huge_counts(order):
+    """Entries in each row of the huge layer."""
+    lengths = np.multiply.outer(*[[min(5, o + 3, n - o + 2) for o in range(n)] for n in (300, 280)])
+    places = brute.positions((64, 300, 280), order)
+    counts = np.zeros(places.size, np.int64)
+    counts[places] = 64 * lengths
+    return counts
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("order", ["channels-first", "channels-last", "fortran"])
 @pytest.mark.parametrize(
@@ -244,22 +253,27 @@ def test_rows_of_a_matrix_too_large_to_build_are_rendered_in_int64(transposed, o
     assert indptr.tolist() == [0, len(expected)]
     assert list(zip(indices.tolist(), data.tolist(), strict=True)) == expected
 
-    lengths = np.multiply.outer(*[[min(5, o + 3, n - o + 2) for o in range(n)] for n in (300, 280)])
-    counts = np.zeros(places.size, np.int64)
-    counts[places] = 64 * lengths
-    before = int(counts[:row].sum())
+    before = int(huge_counts(order)[:row].sum())
     assert rows.indptr.part(row, row + 2).tolist() == [before, before + len(expected)]
     assert rows.kernel_index.part(before, before + len(expected)).tolist() == data.tolist()
 
 
-def test_the_entries_beyond_2_to_the_31_go_on_where_those_before_it_ended():
+def test_the_entries_on_either_side_of_number_2_to_the_31_are_right():
     rows = toeplitz.rows(IndexMap((64, 64, 5, 5), HUGE), HUGE_KERNEL)
-    seam = 2**31
-    around = rows.indices.part(seam - 5000, seam + 5000)
-    pieces = [rows.indices.part(seam - 5000, seam), rows.indices.part(seam, seam + 5000)]
-    assert np.array_equal(np.concatenate(pieces), around)
-    row = int(np.searchsorted(rows.indptr.part(0, 2 * 300 * 280), seam))
-    assert rows.indptr.part(row - 1, row + 1)[0] < seam
+    ends = huge_counts("channels-first").cumsum()
+    row = int(np.searchsorted(ends, 2**31, side="right"))  # the row that holds entry 2**31
+    start = int(ends[row - 2])
+    assert start < 2**31 < ends[row]
+    places = [np.unravel_index(r, (64, 300, 280)) for r in (row - 1, row)]
+    expected = [
+        entry
+        for place in places
+        for entry in huge_row(tuple(int(i) for i in place), Layout(), transposed=False)
+    ]
+    columns = rows.indices.part(start, start + len(expected)).tolist()
+    weights = rows.data.part(start, start + len(expected)).tolist()
+    assert list(zip(columns, weights, strict=True)) == expected
+    assert rows.indptr.part(row - 1, row + 2).tolist() == ends[row - 2 : row + 1].tolist()
 
 
 def test_columns_beyond_32_bits_are_int64_though_there_are_few_entries():

@@ -1,13 +1,16 @@
 """`convfc convert`: write the matrices."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convfc_cli.cli import options
 from convfc_cli.cli.output import Reporter, is_terminal, print_json, say
 from convfc_cli.layout import ORDERS, Layout
+
+if TYPE_CHECKING:
+    from convfc_cli.conversion import Conversion
 
 EPILOG = """\b
 Examples:
@@ -101,9 +104,10 @@ def convert(
     MODEL is an ONNX file, or - for standard input. The paths written go to standard output.
     """
     from convfc_cli import conversion
+    from convfc_cli.planning import Options
 
     shapes = options.shapes(input_shapes)
-    chosen = conversion.Options(layout=Layout(layout, transpose), verify=not no_verify, **rest)
+    chosen = Options(layout=Layout(layout, transpose), verify=not no_verify, **rest)
     with Reporter(quiet=quiet, paths=not as_json and output != "-") as reporter:
         if output == "-":
             if is_terminal(sys.stdout):
@@ -135,25 +139,17 @@ def convert(
     ctx.exit(done.exit_code)
 
 
-def _json(done: Any) -> dict[str, object]:
+def _json(done: "Conversion") -> dict[str, object]:
     return {
         "model": done.plan.model.name,
         "sha256": done.plan.model.sha256,
         "matrices": [
             {
+                **result.described(),
                 "file": str(result.item.path),
-                "layer": result.item.entry.name,
-                "output": result.item.entry.output,
-                "position": result.item.entry.position,
-                "shape": result.item.shape,
-                "nonzeros": result.item.entry.require().nnz,
-                "bytes": result.size,
                 "report": result.report.to_json() if result.report else None,
             }
             for result in done.results
         ],
-        "failed": [
-            {"layer": entry.name, "reason": str(error), "exit_code": error.exit_code}
-            for entry, error in done.failures
-        ],
+        "failed": done.failed(),
     }

@@ -50,9 +50,9 @@ def inspect(
 
     A table on a terminal, tab-separated lines in a pipe. No weight is read.
     """
-    from convfc_cli.conversion import human
     from convfc_cli.errors import SizeMissing, UsageError
     from convfc_cli.models.registry import read
+    from convfc_cli.planning import human
 
     found = read(model, options.shapes(input_shapes))
     if not found.entries:
@@ -115,7 +115,7 @@ def _described(entry: "Entry") -> dict[str, Any]:
 
 def _cell(item: dict[str, Any], column: str) -> str:
     """What stands in a column, for people and in a pipe."""
-    from convfc_cli.conversion import human
+    from convfc_cli.planning import human
 
     if column in ("input", "output", "kernel"):
         sizes = item[f"{column}_shape"]

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from convfc_cli.conversion import Plan, Result
+    from convfc_cli.conversion import Result
+    from convfc_cli.planning import Plan
     from convfc_cli.verification import Report
 
 
@@ -124,7 +125,7 @@ class Reporter:
 
     def planned(self, plan: "Plan") -> None:
         """The plan, before anything is written."""
-        from convfc_cli.conversion import human
+        from convfc_cli.planning import human
 
         for entry, error in plan.failures:
             say(f"convfc: left out: {error}" if entry else "", quiet=self._quiet)
@@ -165,7 +166,7 @@ class Reporter:
 
     def finished(self, result: "Result") -> None:
         """A file stands."""
-        from convfc_cli.conversion import human
+        from convfc_cli.planning import human
 
         path = str(result.item.path)
         if self._bar is not None:

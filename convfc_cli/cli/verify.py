@@ -115,7 +115,7 @@ def verify(
 
 def _files(given: tuple[str, ...]) -> list[str | Path | ConvfcError]:
     """The files to check; an error in place of what a folder should hold and does not."""
-    from convfc_cli.conversion import matrix_files
+    from convfc_cli.manifest import matrix_files
 
     files: list[str | Path | ConvfcError] = []
     places = list(given) or _default()

@@ -1,0 +1,217 @@
+"""Everything that is decided before anything is written: which layers, where to, how much.
+
+A plan raises instead of planning the impossible: a layer that is not there or cannot be converted,
+a size that is open, a destination that is in the way, more bytes than are allowed.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from convfc_cli.errors import ConvfcError, OutputExists, Refused, UsageError
+from convfc_cli.files import check_replaceable, free_space, opened
+from convfc_cli.layout import Layout
+from convfc_cli.manifest import MANIFEST
+from convfc_cli.matrices import registry as matrix_kinds
+from convfc_cli.matrices.format import MatrixFormat
+from convfc_cli.matrices.matrix import Spec
+from convfc_cli.matrices.npy import sidecar
+from convfc_cli.models import registry as model_kinds
+from convfc_cli.models.model import Entry, Model, Shapes
+from convfc_cli.verification import PROBES
+
+CEILING = 8 * 2**30
+"""The most that is written unless --max-bytes says otherwise; half the free disk if less."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to make of the selected layers."""
+
+    form: str | None = None
+    layout: Layout = field(default_factory=Layout)
+    dtype: str | None = None
+    kernel_index: bool = False
+    flip_kernel: bool = False
+    max_bytes: int | None = None
+    force: bool = False
+    keep_going: bool = False
+    verify: bool = True
+    probes: int = PROBES
+
+
+@dataclass(frozen=True)
+class Item:
+    """One matrix of a plan: the layer, where it goes and how large it will be."""
+
+    entry: Entry
+    spec: Spec
+    kind: MatrixFormat
+    path: Path
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the matrix."""
+        return self.spec.shape(self.entry.require())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be written, before anything is."""
+
+    model: Model
+    items: tuple[Item, ...]
+    failures: tuple[tuple[Entry, ConvfcError], ...]
+    folder: Path | None
+
+    @property
+    def size(self) -> int:
+        """About the bytes of all files."""
+        return sum(item.size for item in self.items)
+
+
+def select(
+    model: str | os.PathLike[str], layers: Sequence[str], shapes: Shapes
+) -> tuple[Model, tuple[Entry, ...]]:
+    """Open a model and pick layers; a nameless shape is the only input's or the only layer's."""
+    with opened(model) as source:
+        own = shapes.get(None) if len(layers) == 1 else None
+        try:
+            found = model_kinds.open_model(source, shapes)
+        except UsageError:
+            if own is None:
+                raise
+            found = model_kinds.open_model(
+                source, {k: v for k, v in shapes.items() if k is not None}
+            )
+            entry = found.select(layers)[0]
+            return found, (entry.at(tuple(own)[1:]),)
+    if not found.entries:
+        raise UsageError(f"{found.name} has no convolution: there is nothing to do")
+    return found, found.select(layers)
+
+
+def make_plan(
+    model: Model,
+    entries: Sequence[Entry],
+    output: str | os.PathLike[str] | None,
+    options: Options,
+    *,
+    to_disk: bool = True,
+) -> Plan:
+    """Plan the matrices of these layers.
+
+    Raises a layer's own error (unless `options.keep_going`), `UsageError`, `OutputExists` or
+    `Refused`.
+    """
+    folder, file = _destination(model, output)
+    if file is not None and len(entries) > 1:
+        names = " ".join(f"-l @{entry.position}" for entry in entries[:3])
+        raise UsageError(
+            f"{len(entries)} layers do not fit into one file {file}: pick one ({names} ...), or "
+            f"name a folder, ending in /"
+        )
+    kind = matrix_kinds.by_suffix(file) if file else matrix_kinds.by_form(options.form or "csr")
+    form = options.form or kind.forms[0]
+    if form not in kind.forms:
+        wanted = matrix_kinds.by_form(form).suffix
+        raise UsageError(f"a {kind.suffix} file does not hold the form {form}: name it *{wanted}")
+    spec = Spec(options.layout, form, options.kernel_index)
+    items, failures = [], []
+    width = max(3, len(str(len(model.entries) - 1)))
+    for entry in entries:
+        try:
+            index_map = entry.require()
+        except ConvfcError as error:
+            if not options.keep_going:
+                raise
+            failures.append((entry, error))
+            continue
+        dtype = np.dtype(options.dtype or ("float64" if entry.dtype == "float64" else "float32"))
+        path = (
+            file
+            or Path(folder or ".") / f"{entry.position:0{width}}-{_safe(entry.name)}{kind.suffix}"
+        )
+        items.append(Item(entry, spec, kind, path, kind.size(spec, index_map, dtype)))
+    if len(failures) > 1 and not items:
+        first = failures[0][1]
+        raise type(first)(f"none of {len(failures)} layers can be converted; the first: {first}")
+    if not items:
+        raise failures[0][1]
+    plan = Plan(model, tuple(items), tuple(failures), folder)
+    _check_ceiling(plan, options, to_disk=to_disk)
+    if to_disk:
+        _check_destinations(plan, options)
+    return plan
+
+
+def _destination(
+    model: Model, output: str | os.PathLike[str] | None
+) -> tuple[Path | None, Path | None]:
+    """(folder, None) or (None, file)."""
+    if output is None:
+        name = "stdin" if model.name in ("-", "standard input") else Path(model.name).name
+        return Path(f"{name}.fc"), None
+    text = os.fspath(output)
+    if text.endswith(("/", os.sep)) or Path(text).is_dir():
+        return Path(text), None
+    if not text:
+        raise UsageError("-o is empty: name a file, a folder, or - for standard output")
+    return None, Path(text)
+
+
+def _safe(name: str) -> str:
+    """A name that any file system takes; the position before it makes it unique."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[-80:].strip("._") or "layer"
+
+
+def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
+    place = plan.folder or plan.items[0].path
+    free = free_space(place) if to_disk else 2**63
+    ceiling = options.max_bytes
+    if ceiling is None:
+        ceiling = min(CEILING, free // 2)
+    if plan.size <= min(ceiling, free):
+        return
+    largest = sorted(plan.items, key=lambda item: -item.size)[:3]
+    told = ", ".join(
+        f"@{item.entry.position} {item.entry.name} {human(item.size)}" for item in largest
+    )
+    what = f"{len(plan.items)} matrices" if len(plan.items) > 1 else "the matrix"
+    if plan.size > free:
+        limit = f"where {human(free)} are free"
+    else:
+        limit = f"above the ceiling of {human(ceiling)}"
+    ways = [f"-l @{min(plan.items, key=lambda item: item.size).entry.position} picks layers"]
+    ways.append("--form operator writes kilobytes")
+    if plan.size <= free:
+        ways.append(f"--max-bytes {plan.size + plan.size // 50} allows it")
+    raise Refused(
+        f"{what} would take {human(plan.size)}, {limit} (largest: {told}): {'; '.join(ways)}"
+    )
+
+
+def _check_destinations(plan: Plan, options: Options) -> None:
+    if plan.folder is not None:
+        if plan.folder.exists() and not plan.folder.is_dir():
+            raise OutputExists(f"{plan.folder} exists and is no folder: -o names another place")
+        check_replaceable(plan.folder / MANIFEST, force=options.force)
+    for item in plan.items:
+        check_replaceable(item.path, force=options.force)
+        if not item.kind.standalone:
+            check_replaceable(sidecar(item.path), force=options.force)
+
+
+def human(size: int) -> str:
+    """A number of bytes as people read it."""
+    value = float(size)
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError

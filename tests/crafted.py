@@ -1,0 +1,178 @@
+"""Matrix files made, read and damaged by zipfile, numpy and json, not by the code under test."""
+
+import io
+import json
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import ConvfcError
+from convfc_cli.files import HEAD, Input, opened
+from convfc_cli.geometry import Axis
+from convfc_cli.layers import Convolution
+from convfc_cli.layout import Layout
+from convfc_cli.matrices import registry
+from convfc_cli.matrices.format import MatrixFormat
+from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.taps import IndexMap
+from convfc_cli.verification import Report, verify
+
+Array = NDArray[Any]
+
+
+def example(
+    form: str = "csr",
+    layout: Layout = Layout(),  # noqa: B008 - frozen
+    dtype: Any = np.float32,
+    *,
+    kernel_index: bool = False,
+) -> Matrix:
+    """A small matrix with two groups, a bias, unlike axes and an origin: 12 x 24, 66 nonzeros."""
+    axes = (Axis(3, 2, 2, 2, 1, 1), Axis(4, 3, 2, 1, 1, 0))
+    kernel = np.arange(1, 17, dtype=dtype).reshape(2, 2, 2, 2) / dtype(8)
+    bias = np.array([0.5, -2], dtype)
+    layer = Convolution(kernel, IndexMap((2, 2, 2, 2), axes, groups=2), bias)
+    origin = Origin("model.onnx", "ab" * 32, "conv/1", "y;0", 3, "Conv", "float32")
+    return Matrix(layer, Spec(layout, form, kernel_index), origin)
+
+
+def sidecar(path: Path) -> Path:
+    """Where the operator file of a file without metadata lies, as its documentation says."""
+    return path.with_name(f"{path.stem}.operator.npz")
+
+
+def written(kind: MatrixFormat, matrix: Matrix, folder: Path, name: str = "matrix") -> Path:
+    """A file as the code under test writes it, with its operator file where it needs one."""
+    path = folder / f"{name}{kind.suffix}"
+    with open(path, "wb") as out:
+        kind.write(matrix, out, lambda done: None)
+    if not kind.standalone:
+        operator = Matrix(matrix.layer, Spec(matrix.layout, "operator"), matrix.origin)
+        with open(sidecar(path), "wb") as out:
+            registry.by_form("operator").write(operator, out, lambda done: None)
+    return path
+
+
+def rendered(kind: MatrixFormat, matrix: Matrix) -> bytes:
+    """The bytes that the code under test writes."""
+    out = io.BytesIO()
+    kind.write(matrix, out, lambda done: None)
+    return out.getvalue()
+
+
+def in_memory(data: bytes) -> Input:
+    """Bytes as an opened file."""
+    return Input("crafted", None, io.BytesIO(data), len(data), data[:HEAD])
+
+
+def checked(source: Path | bytes, **options: Any) -> Report:
+    """The report of `verify`, of a file or of the bytes of an npz."""
+    if isinstance(source, bytes):
+        return verify(registry.stored(in_memory(source)), "crafted", **options)
+    with opened(source) as file:
+        return verify(registry.stored(file), str(source), **options)
+
+
+def failures(report: Report) -> list[str]:
+    """The details of all findings that do not hold."""
+    return [finding.detail for finding in report.findings if finding.holds is False]
+
+
+def outcome(source: Path | bytes) -> tuple[str, str]:
+    """("ok", ""), ("wrong", the finding) or (the error's class, its text); lets others through."""
+    try:
+        report = checked(source)
+    except ConvfcError as error:
+        return type(error).__name__, str(error)
+    return ("ok", "") if report.ok else ("wrong", "; ".join(failures(report)))
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    """The contents of a zip, by member."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def arrays(data: bytes) -> dict[str, Array]:
+    """The arrays of an npz, writeable."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {name: archive[name].copy() for name in archive.files}
+
+
+def saved(contents: dict[str, Any]) -> bytes:
+    """An npz as `numpy.savez` writes it."""
+    out = io.BytesIO()
+    np.savez(out, **contents)
+    return out.getvalue()
+
+
+def zipped(contents: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip as the standard library writes it, with names as often as they are given."""
+    out = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", compression) as archive:
+        warnings.simplefilter("ignore", UserWarning)  # duplicate names are the point
+        for name, content in contents:
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def npy(array: Any) -> bytes:
+    """An array as `numpy.save` writes it, pickled if it must."""
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=True)
+    return out.getvalue()
+
+
+def raw_npy(descr: str, shape: Any, content: bytes = b"", *, fortran: bool = False) -> bytes:
+    """An npy file whose header says anything at all."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': {fortran}, 'shape': {shape!r}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + content
+
+
+def description(data: bytes) -> dict[str, Any]:
+    """The metadata of an npz."""
+    return json.loads(str(arrays(data)["convfc"]))
+
+
+def redescribed(data: bytes, content: Any) -> bytes:
+    """The npz with other metadata."""
+    return replaced(data, convfc=npy(np.array(json.dumps(content))))
+
+
+def replaced(file: bytes, /, **changes: bytes | None) -> bytes:
+    """The npz with members replaced by these bytes, or left out (None), in a frame of zipfile's."""
+    contents = members(file)
+    for name, content in changes.items():
+        if content is None:
+            del contents[f"{name}.npy"]
+        else:
+            contents[f"{name}.npy"] = content
+    return zipped(list(contents.items()))
+
+
+def beside(kind: MatrixFormat, matrix: Matrix) -> Input | None:
+    """The operator file that a file of this kind needs, in memory."""
+    if kind.standalone:
+        return None
+    operator = Matrix(matrix.layer, Spec(matrix.layout, "operator"), matrix.origin)
+    return in_memory(rendered(registry.by_form("operator"), operator))
+
+
+def verified(kind: MatrixFormat, matrix: Matrix, data: bytes, **options: Any) -> Report:
+    """The report on these bytes as a file of this kind, in memory."""
+    return verify(kind.open(in_memory(data), beside(kind, matrix)), "crafted", **options)
+
+
+CASES = [(kind, form) for kind in registry.formats().values() for form in kind.forms]
+"""Every kind of matrix file there is, in each of its forms."""
+
+
+def label(value: object) -> str | None:
+    """What pytest calls a case."""
+    return getattr(value, "name", None)

@@ -1,0 +1,534 @@
+"""Files that were cut short, altered, or made to do harm: each must end in an error of ours.
+
+Never another exception, never a crash, never more than seconds and some hundred megabytes. What
+might take either is run in a process of its own, which counts both.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
+from convfc_cli.models.registry import read
+from tests.models import (
+    IR,
+    conv_model,
+    convfc,
+    info,
+    make_model,
+    ramp,
+    save,
+    tensor,
+    weight_model,
+)
+
+node = helper.make_node
+
+SECONDS = 5
+MEGABYTES = 500
+TIMEOUT = 60
+
+SHAPE = (3, 2, 2, 3)
+
+CHILD = """
+import json, resource, sys, time
+import numpy, onnx, onnx.inliner, onnx.reference, onnx.shape_inference
+from convfc_cli.errors import ConvfcError
+from convfc_cli.models.registry import read
+
+resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+found = []
+try:
+    for entry in read(sys.argv[1]).entries[:20]:
+        try:
+            entry.load()
+            found.append("loaded")
+        except BaseException as error:
+            found.append((type(error).__name__, isinstance(error, ConvfcError), str(error)[:300]))
+except BaseException as error:
+    found.append((type(error).__name__, isinstance(error, ConvfcError), str(error)[:300]))
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps([found, time.perf_counter() - start, used / 1024]))
+"""
+
+
+def in_a_child(path: Path) -> list[Any]:
+    """What listing and loading a file ends in, in another process; its limits are asserted."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CHILD, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+        check=False,
+    )
+    assert done.returncode == 0, f"signal or exit {done.returncode}: {done.stderr[-500:]}"
+    found, seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
+    assert seconds < SECONDS, found
+    assert megabytes < MEGABYTES, found
+    return list(found)
+
+
+def outcome(content: bytes, folder: Path) -> str:
+    """What listing and loading some bytes ends in here; anything but our own errors escapes."""
+    path = save(content, folder, "hostile.onnx")
+    start = time.perf_counter()
+    try:
+        results = []
+        for entry in read(path).entries:
+            try:
+                entry.load()
+                results.append("loaded")
+            except ConvfcError as error:
+                assert str(error)
+                results.append(type(error).__name__)
+    except ConvfcError as error:
+        assert str(error)
+        results = [type(error).__name__]
+    assert time.perf_counter() - start < SECONDS
+    return " ".join(results) or "nothing"
+
+
+def small() -> bytes:
+    """A model with a bit of everything: two convolutions, folding, an If, attributes."""
+    branch = [
+        helper.make_graph([node("Conv", ["h", "V"], [name])], "b", [], [info(name, None)])
+        for name in ("p", "q")
+    ]
+    model = make_model(
+        [
+            node("DequantizeLinear", ["codes", "scale"], ["W"], axis=0),
+            node("Conv", ["x", "W", "B"], ["h"], name="conv", strides=[2, 1], pads=[1, 0, 0, 1]),
+            node("If", ["c"], ["y"], then_branch=branch[0], else_branch=branch[1]),
+        ],
+        [info("x", ("n", 2, 5, 4)), info("c", (), TensorProto.BOOL)],
+        [
+            tensor("codes", np.arange(36).reshape(SHAPE).astype(np.int8)),
+            tensor("scale", np.float32([0.5, 1, 2])),
+            tensor("B", np.float32([1, 2, 3])),
+            tensor("V", ramp(1, 3, 1, 1)),
+        ],
+    )
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def test_the_small_model_is_sound(tmp_path: Path) -> None:
+    assert outcome(small(), tmp_path) == "loaded loaded loaded"
+
+
+def test_a_file_cut_short_anywhere(tmp_path: Path) -> None:
+    content = small()
+    ends: dict[str, int] = {}
+    for length in range(1, len(content), 3):
+        result = outcome(content[:length], tmp_path)
+        ends[result] = ends.get(result, 0) + 1
+    assert ends["MalformedInput"] > 0.9 * sum(ends.values())
+    assert "loaded loaded loaded" not in ends or ends["loaded loaded loaded"] < 12
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_mutations(seed: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(seed)
+    content = small()
+    seen = set()
+    for _ in range(60):
+        altered = bytearray(content)
+        for _ in range(int(random.choice([1, 1, 2, 4, 16]))):
+            place = int(random.integers(len(altered)))
+            kind = random.integers(4)
+            if kind == 0:
+                altered[place] = int(random.integers(256))
+            elif kind == 1:
+                altered[place] ^= 1 << int(random.integers(8))
+            elif kind == 2:
+                del altered[place : place + int(random.integers(1, 5))]
+            else:
+                altered[place:place] = random.integers(0, 256, int(random.integers(1, 5))).astype(
+                    np.uint8
+                )
+        seen.add(outcome(bytes(altered), tmp_path))
+    assert "MalformedInput" in seen
+    assert len(seen) > 1  # many a mutation leaves something to read
+
+
+def test_random_bytes(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for size in [1, 2, 3, 5, 8, 100, 1000, 5000] * 10:
+        content = random.integers(0, 256, size).astype(np.uint8).tobytes()
+        assert outcome(content, tmp_path) == "MalformedInput"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"B",
+        b":",
+        b"Beyond all doubt, this is a letter and not a model.\n" * 20,
+        b": a comment of some language\n" * 20,
+        b"\x08\x07",
+        b"\x08\x0a\x12\x04test",
+        b"\x00" * 100,
+        b"\xff" * 100,
+        b":\x00",
+        b":\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+        b":\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\x08" + b"\x80" * 5000,
+        "ünïcode, böth lïnes\n".encode(),
+        b"PK\x03\x04" + b"\0" * 30,
+        b"\x89HDF\r\n\x1a\n" + b"\0" * 100,
+        b"\x93NUMPY\x01\x00",
+        b'{"class_name": "Sequential"}',
+        b"<html><body>404 Not Found</body></html>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132735151\n",
+    ],
+)
+def test_what_is_no_model(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(content, tmp_path)
+    with pytest.raises(MalformedInput):
+        read(path)
+    done = convfc(capsys, "convert", path, "-o", tmp_path / "out.npz")
+    assert done.code == 3
+    assert done.out == ""
+    assert done.err.startswith("convfc: error: ")
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent.onnx", "/dev/null", "", "x" * 5000, "a\0b"):
+        with pytest.raises((UsageError, Refused, MalformedInput)):
+            read(path)
+
+
+# --- bombs ----------------------------------------------------------------------------------------
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message that holds bytes."""
+    size, length = len(content), bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    key = number << 3 | 2
+    return (
+        (bytes([key]) if key < 0x80 else bytes([key & 0x7F | 0x80, key >> 7]))
+        + bytes([*length, size])
+        + content
+    )
+
+
+def nested(levels: int) -> bytes:
+    """A model whose graph holds a node with an attribute with a graph, and so on."""
+    content = b""
+    for _ in range(levels):
+        content = field(1, field(5, field(6, content)))  # graph.node.attribute.g
+    return field(7, content)
+
+
+def computed(nodes: Sequence[Any], *stored: tuple[str, Any], **rest: Any) -> bytes:
+    """A model whose weights W are computed by `nodes` from these arrays."""
+    arrays = [tensor(name, array) for name, array in stored]
+    return bytes(weight_model(nodes, arrays, **rest).SerializeToString())
+
+
+def declared(*dims: int, kind: int = TensorProto.FLOAT, raw: bytes = b"\0" * 16) -> bytes:
+    """A model whose stored weights declare these dimensions and hold 16 bytes."""
+    weights = TensorProto(name="W", data_type=kind, raw_data=raw)
+    weights.dims.extend(dims)
+    return bytes(weight_model([], [weights]).SerializeToString())
+
+
+def integers(*values: int) -> Any:
+    return np.array(values, np.int64)
+
+
+def doubling(levels: int, *, recursive: bool = False) -> bytes:
+    """Functions that each call the one before twice: 2**levels convolutions when written out."""
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("f", 1)]
+    functions = []
+    for level in range(levels):
+        if level == 0 and not recursive:
+            body = [node("Conv", ["a", "k"], ["b"])]
+        else:
+            inner = f"F{level}" if recursive else f"F{level - 1}"
+            body = [
+                node(inner, ["a", "k"], ["m"], domain="f"),
+                node(inner, ["m", "k"], ["b"], domain="f"),
+            ]
+        functions.append(helper.make_function("f", f"F{level}", ["a", "k"], ["b"], body, opsets))
+    graph = helper.make_graph(
+        [node(f"F{levels - 1}", ["x", "W"], ["y"], domain="f")],
+        "graph",
+        [info("x", (1, 2, 5, 4))],
+        [onnx.ValueInfoProto(name="y")],
+        [tensor("W", ramp(2, 2, 1, 1))],
+    )
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=IR)
+    return bytes(model.SerializeToString())
+
+
+def stacked(count: int, size: int) -> bytes:
+    """Weights that are the sum of so many constants, of so many elements each."""
+    nodes = [node("ConstantOfShape", ["s"], [f"c{i}"]) for i in range(count)]
+    nodes.append(node("Sum", [f"c{i}" for i in range(count)], ["sum"]))
+    nodes.append(node("Reshape", ["sum", "r"], ["W"]))
+    return computed(nodes, ("s", integers(size)), ("r", integers(1, 2, 1, size // 2)))
+
+
+GRID = np.ones((30_000, 1), np.float32)
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "empty nodes": lambda: field(7, field(1, b"") * 10_000_000),
+    "empty nodes, fewer": lambda: field(7, field(1, b"") * 3_900_000),
+    "empty attributes": lambda: field(7, field(1, field(5, b"") * 6_000_000)),
+    "empty names": lambda: field(7, field(1, field(1, b"") * 6_000_000)),
+    "many operator sets": lambda: field(8, b"") * 6_000_000,
+    "nested deeply": lambda: nested(3_000),
+    "nested a little too deeply": lambda: nested(40),
+    "groups of protobuf 1": lambda: b":\x0a" + b"\x0b" * 10,
+    "huge dims": lambda: declared(2**31, 2**31, 2**31, 2**31),
+    "huge dims, zero elements": lambda: declared(2**62, 2**62, 2, 0),
+    "largest dims": lambda: declared(2**63 - 1, 2**63 - 1, 3, 3),
+    "negative dims": lambda: declared(3, 2, -2, -3),
+    "many dims": lambda: declared(*[2] * 200_000),
+    "many dims of one": lambda: declared(*[1] * 200_000),
+    "unknown type": lambda: declared(3, 2, 2, 3, kind=99),
+    "text": lambda: declared(3, 2, 2, 3, kind=TensorProto.STRING),
+    "too few bytes": lambda: declared(3, 2, 2, 3),
+    "too many bytes": lambda: declared(3, 2, 2, 3, raw=b"\0" * 1000),
+    "no dims": lambda: declared(),
+    "ConstantOfShape": lambda: computed(
+        [node("ConstantOfShape", ["s"], ["W"])], ("s", integers(1, 1, 2**20, 2**20))
+    ),
+    "ConstantOfShape, negative": lambda: computed(
+        [node("ConstantOfShape", ["s"], ["W"])], ("s", integers(-1, 2**40, -1, 1))
+    ),
+    "Expand": lambda: computed(
+        [node("Expand", ["w", "s"], ["W"])],
+        ("w", np.ones((1, 2, 1, 1), np.float32)),
+        ("s", integers(1, 2, 2**20, 2**20)),
+    ),
+    "Gather": lambda: computed(
+        [node("Gather", ["w", "i"], ["W"])],
+        ("w", np.ones((1, 4_000), np.float32)),
+        ("i", np.zeros((1000, 300, 1), np.int64)),
+    ),
+    "Tile": lambda: computed(
+        [node("Tile", ["w", "s"], ["W"])],
+        ("w", np.ones((1, 2, 1, 1), np.float32)),
+        ("s", integers(1, 1, 2**20, 2**20)),
+    ),
+    "Range": lambda: computed(
+        [node("Range", ["a", "b", "c"], ["W"])],
+        ("a", np.float64(0)),
+        ("b", np.float64(1e12)),
+        ("c", np.float64(1)),
+    ),
+    "Range, endless": lambda: computed(
+        [node("Range", ["a", "b", "c"], ["W"])],
+        ("a", np.float64(0)),
+        ("b", np.float64(1e308)),
+        ("c", np.float64(1e-308)),
+    ),
+    "Range by zero": lambda: computed(
+        [node("Range", ["a", "b", "c"], ["W"])],
+        ("a", np.float32(0)),
+        ("b", np.float32(1)),
+        ("c", np.float32(0)),
+    ),
+    "Mul of a row and a column": lambda: computed(
+        [node("Mul", ["a", "b"], ["W"])], ("a", GRID), ("b", GRID.T)
+    ),
+    "Clip of a row by a column": lambda: computed(
+        [node("Clip", ["a", "b"], ["W"])], ("a", GRID), ("b", GRID.T)
+    ),
+    "DequantizeLinear of a row by a column": lambda: computed(
+        [node("DequantizeLinear", ["a", "b"], ["W"], axis=0)],
+        ("a", GRID.T.astype(np.int8)),
+        ("b", GRID[:, 0]),
+    ),
+    "QuantizeLinear of a row by a column": lambda: computed(
+        [node("QuantizeLinear", ["a", "b", "z"], ["W"], axis=0)],
+        ("a", GRID.T),
+        ("b", GRID[:, 0]),
+        ("z", np.zeros(30_000, np.int8)),
+    ),
+    "BatchNormalization of a row by a column": lambda: computed(
+        [node("BatchNormalization", ["a", "b", "b", "b", "b"], ["W"])],
+        ("a", GRID[:, :, None]),
+        ("b", GRID[:, 0]),
+    ),
+    "Split into many": lambda: computed(
+        [node("Split", ["a"], ["W"], num_outputs=2**30)], ("a", GRID)
+    ),
+    "a hundred large constants": lambda: stacked(100, 2**27),
+    "a stack of constants": lambda: stacked(8, 2**26),
+    "Cast to text": lambda: computed(
+        [
+            node("ConstantOfShape", ["s"], ["a"]),
+            node("Cast", ["a"], ["W"], to=TensorProto.STRING),
+        ],
+        ("s", integers(1, 2, 2**10, 2**16)),
+    ),
+    "doubled again and again": lambda: computed(
+        [
+            node("Concat", [f"c{i}" if i else "w"] * 2, [f"c{i + 1}" if i < 59 else "W"], axis=0)
+            for i in range(60)
+        ],
+        ("w", ramp(*SHAPE)),
+    ),
+    "a long chain": lambda: computed(
+        [
+            node("Identity", [f"c{i}" if i else "w"], [f"c{i + 1}" if i < 4999 else "W"])
+            for i in range(5000)
+        ],
+        ("w", ramp(*SHAPE)),
+    ),
+    "a node of itself": lambda: computed([node("Identity", ["W"], ["W"])]),
+    "a node of itself, twice": lambda: computed([node("Add", ["W", "W"], ["W"])]),
+    "a cycle of two": lambda: computed(
+        [node("Neg", ["V"], ["W"]), node("Neg", ["W"], ["V"])],
+    ),
+    "a cycle of two, twice": lambda: computed(
+        [node("Add", ["V", "V"], ["W"]), node("Mul", ["W", "W"], ["V"])],
+    ),
+    "its own weights": lambda: computed([node("Identity", ["y"], ["W"])]),
+    "an empty sparse tensor": lambda: computed(
+        [node("Constant", [], ["W"], sparse_value=onnx.SparseTensorProto())]
+    ),
+    "a huge sparse tensor": lambda: computed(
+        [
+            node(
+                "Constant",
+                [],
+                ["W"],
+                sparse_value=helper.make_sparse_tensor(
+                    tensor("", np.float32([1])), tensor("", integers(5)), [2**20, 2**20, 1, 1]
+                ),
+            )
+        ]
+    ),
+    "a sparse tensor, 500 million": lambda: computed(
+        [
+            node(
+                "Constant",
+                [],
+                ["W"],
+                sparse_value=helper.make_sparse_tensor(
+                    tensor("", np.float32([1])), tensor("", integers(-5)), [3, 2, -2, -3]
+                ),
+            )
+        ]
+    ),
+    "sparse indices outside": lambda: computed(
+        [
+            node(
+                "Constant",
+                [],
+                ["W"],
+                sparse_value=helper.make_sparse_tensor(
+                    tensor("", np.float32([1])), tensor("", integers(10**9)), SHAPE
+                ),
+            )
+        ]
+    ),
+    "a constant without a value": lambda: computed([node("Constant", [], ["W"])]),
+    "a constant of text": lambda: computed([node("Constant", [], ["W"], value_string="W")]),
+    "functions that double": lambda: doubling(40),
+    "functions that double, fewer": lambda: doubling(22),
+    "a function that calls itself": lambda: doubling(1, recursive=True),
+    "no graph": lambda: b"\x08\x0a" + field(8, b"\x10\x16"),
+    "an operator set that is to come": lambda: computed([], ("W", ramp(*SHAPE)), opset=2**31),
+    "an operator set below 0": lambda: computed([], ("W", ramp(*SHAPE)), opset=-5),
+}
+
+HARMLESS = {
+    "empty nodes, fewer",
+    "too many bytes",
+    "an operator set that is to come",
+    "an operator set below 0",
+    "nested a little too deeply",
+}
+"""What may be read after all, if it stays within the limits."""
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb(name: str, tmp_path: Path) -> None:
+    found = in_a_child(save(BOMBS[name](), tmp_path))
+    if name in HARMLESS and all(result == "loaded" for result in found):
+        return
+    assert found
+    for kind, ours, message in found:
+        assert ours, f"{kind}: {message}"
+        assert kind in ("MalformedInput", "GeometryError", "Refused", "Unsupported")
+        assert message
+
+
+def test_a_sound_model_in_a_child(tmp_path: Path) -> None:
+    assert in_a_child(save(small(), tmp_path)) == ["loaded"] * 3
+
+
+def test_a_folded_weight_that_is_large_but_sound(tmp_path: Path) -> None:
+    content = computed([node("ConstantOfShape", ["s"], ["W"])], ("s", integers(64, 2, 2, 3)))
+    assert in_a_child(save(content, tmp_path)) == ["loaded"]
+
+
+def test_a_model_without_a_name_or_with_a_long_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = conv_model(ramp(*SHAPE), None, {"group": 7}, (1, 2, 5, 4), name="n" * 1_000_000)
+    path = save(model, tmp_path)
+    with pytest.raises(MalformedInput):
+        read(path).entries[0].load()
+    done = convfc(capsys, "convert", path, "-o", tmp_path / "out.npz")
+    assert done.code == 3
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\x07bell", "\u202egnp.exe", "\x9b31m"])
+def test_names_do_not_steer_a_terminal(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = save(conv_model(ramp(*SHAPE), None, {"group": 7}, (1, 2, 5, 4), name=name), tmp_path)
+    for arguments in (["convert", wrong, "-o", tmp_path / "out.npz"], ["inspect", wrong]):
+        done = convfc(capsys, *arguments)
+        assert done.code == (3 if arguments[0] == "convert" else 0)
+        for stream in (done.out, done.err):
+            assert all(c.isprintable() or c in "\t\n" for c in stream)
+            assert "a\nb" not in stream
+    right = save(conv_model(ramp(*SHAPE), None, {}, (1, 2, 5, 4), name=name), tmp_path, "r.onnx")
+    done = convfc(capsys, "convert", right, "-o", f"{tmp_path}/out/")
+    assert done.code == 0
+    assert all(c.isprintable() or c == "\n" for c in done.out + done.err)
+    (file,) = done.paths
+    assert file.is_file()
+
+
+def test_an_error_says_what_the_file_is_called(tmp_path: Path) -> None:
+    path = save(b"\x08\x0a\xff\xff", tmp_path, "some name.onnx")
+    with pytest.raises(MalformedInput, match=r"some name\.onnx"):
+        read(path)
+    with pytest.raises(Refused, match="bomb"):
+        read(save(field(7, field(1, b"") * 4_500_000), tmp_path, "bomb.onnx"))
+    entry = read(save(weight_model([], []), tmp_path)).entries[0]
+    with pytest.raises(Unsupported, match="layer conv"):
+        entry.load()

@@ -1,0 +1,1037 @@
+"""Faults on purpose: in the file, and in the code. Each must be seen; a right file must never fail.
+
+A faulty file is written anew by numpy, so that nothing but its contents is wrong: every checksum is
+right. A faulty code writes the file and verifies it: what is checked and what checks share no code.
+"""
+
+import io
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convfc_cli import direct, streams, taps, toeplitz, verification
+from convfc_cli.geometry import Axis
+from convfc_cli.layers import Convolution
+from convfc_cli.layout import Layout
+from convfc_cli.matrices import format as matrix_format
+from convfc_cli.matrices import npy, registry
+from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.streams import Repeat
+from convfc_cli.taps import IndexMap, RowTaps, Segment
+from convfc_cli.verification import Witness, check_runtime, verify
+from tests import brute, crafted
+from tests.crafted import CASES, example, failures, label, outcome, rendered, saved
+from tests.strategies import LAYOUTS, SPECIAL, layouts, problems
+
+NPZ = registry.formats()["npz"]
+NPY = registry.formats()["npy"]
+
+some_examples = settings(max_examples=max(20, settings().max_examples // 4))
+SEEDS = st.integers(0, 2**32)
+
+every_case = pytest.mark.parametrize(("kind", "form"), CASES, ids=label)
+
+
+# --- faults in the file -------------------------------------------------------------------------
+
+# Each takes the arrays of a csr file and changes one thing in place, or gives False where there is
+# nothing of the sort to change. `random` picks the place.
+
+
+def picked(random, places):
+    return int(random.choice(places)) if len(places) else None
+
+
+def entry(contents, random):
+    return picked(random, np.arange(len(contents["data"])))
+
+
+def row_of(contents, place):
+    return int(np.searchsorted(contents["indptr"], place, side="right")) - 1
+
+
+def flip(array, random):
+    bits = array.reshape(-1).view(f"u{array.itemsize}")
+    place = picked(random, np.arange(bits.size))
+    if place is None:
+        return False
+    bits[place] ^= bits.dtype.type(1 << int(random.integers(8 * array.itemsize)))
+    return True
+
+
+def one_bit_of_one_weight(contents, random):
+    return flip(contents["data"], random)
+
+
+def one_ulp_of_one_weight(contents, random):
+    place = entry(contents, random)
+    if place is None:
+        return False
+    contents["data"].view(f"u{contents['data'].itemsize}")[place] += 1
+    return True
+
+
+def the_sign_of_a_zero(contents, random):
+    place = picked(random, np.flatnonzero(contents["data"] == 0))
+    if place is None:
+        return False
+    contents["data"][place] = 0.0 if np.signbit(contents["data"][place]) else -0.0
+    return True
+
+
+def two_weights_exchanged(contents, random):
+    bits = brute.bits(contents["data"])
+    first = entry(contents, random)
+    second = None if first is None else picked(random, np.flatnonzero(bits != bits[first]))
+    if second is None:
+        return False
+    contents["data"][[first, second]] = contents["data"][[second, first]]
+    return True
+
+
+def moved(contents, random, places):
+    """One of these entries in another column, the columns of its row still rising."""
+    indptr, indices = contents["indptr"], contents["indices"]
+    for place in random.permutation(places):
+        row = row_of(contents, place)
+        low = indices[place - 1] + 1 if place > indptr[row] else 0
+        high = indices[place + 1] if place + 1 < indptr[row + 1] else contents["shape"][1]
+        free = [column for column in range(low, high) if column != indices[place]]
+        if free:
+            indices[place] = picked(random, free)
+            return True
+    return False
+
+
+def a_weight_moved_to_another_column(contents, random):
+    return moved(contents, random, np.arange(len(contents["data"])))
+
+
+def a_stored_zero_moved_to_another_column(contents, random):
+    return moved(contents, random, np.flatnonzero(brute.bits(contents["data"]) == 0))
+
+
+def an_entry_dropped(contents, random):
+    place = entry(contents, random)
+    if place is None:
+        return False
+    row = row_of(contents, place)
+    for name in ("data", "indices"):
+        contents[name] = np.delete(contents[name], place)
+    contents["indptr"][row + 1 :] -= 1
+    return True
+
+
+def inserted(contents, row, column, value):
+    start, stop = contents["indptr"][row : row + 2]
+    place = start + np.searchsorted(contents["indices"][start:stop], column, side="right")
+    contents["indices"] = np.insert(contents["indices"], place, column)
+    contents["data"] = np.insert(contents["data"], place, value)
+    contents["indptr"][row + 1 :] += 1
+
+
+def an_entry_added(contents, random):
+    rows, columns = contents["shape"]
+    row = int(random.integers(rows))
+    start, stop = contents["indptr"][row : row + 2]
+    column = picked(random, np.setdiff1d(np.arange(columns), contents["indices"][start:stop]))
+    if column is None:
+        return False
+    inserted(contents, row, column, random.choice([0.0, 1.0]))
+    return True
+
+
+def an_entry_stored_twice_with_bits_that_add_up(contents, random):
+    # As the probes add (bits + 1) of what stands in a column, these two weigh as much as the one.
+    low = brute.bits(contents["data"]).astype(np.uint64) & np.uint64(0xFFFFFFFF)
+    place = picked(random, np.flatnonzero(low > 0))
+    if place is None:
+        return False
+    bits = contents["data"].view(f"u{contents['data'].itemsize}")
+    bits[place] -= 1
+    row, column = row_of(contents, place), contents["indices"][place]
+    inserted(contents, row, column, 0.0)
+    return True
+
+
+def a_column_stored_twice_in_place_of_its_neighbour(contents, random):
+    inside = [
+        place
+        for place in range(1, len(contents["data"]))
+        if row_of(contents, place) == row_of(contents, place - 1)
+    ]
+    place = picked(random, inside)
+    if place is None:
+        return False
+    contents["indices"][place] = contents["indices"][place - 1]
+    return True
+
+
+def two_columns_exchanged_with_their_weights(contents, random):
+    inside = [
+        place
+        for place in range(1, len(contents["data"]))
+        if row_of(contents, place) == row_of(contents, place - 1)
+    ]
+    place = picked(random, inside)
+    if place is None:
+        return False
+    for name in ("indices", "data"):
+        contents[name][[place - 1, place]] = contents[name][[place, place - 1]]
+    return True
+
+
+def a_row_shifted(contents, random):
+    indptr, indices = contents["indptr"], contents["indices"]
+    for row in random.permutation(contents["shape"][0]):
+        start, stop = indptr[row : row + 2]
+        step = random.choice([-1, 1])
+        if (
+            start < stop
+            and indices[start] + step >= 0
+            and indices[stop - 1] + step < contents["shape"][1]
+        ):
+            indices[start:stop] += step
+            return True
+    return False
+
+
+def two_rows_exchanged(contents, random):
+    indptr = contents["indptr"]
+    rows = random.permutation(contents["shape"][0])
+    for first in rows[:8]:
+        for second in rows[:8]:
+            ours, theirs = (slice(*indptr[row : row + 2]) for row in (first, second))
+            if ours.stop - ours.start != theirs.stop - theirs.start:
+                continue
+            parts = [
+                (contents[name][ours].copy(), contents[name][theirs].copy())
+                for name in ("indices", "data")
+            ]
+            if all(a.tobytes() == b.tobytes() for a, b in parts):
+                continue
+            for name, (a, b) in zip(("indices", "data"), parts, strict=True):
+                contents[name][ours], contents[name][theirs] = b, a
+            return True
+    return False
+
+
+def a_row_ends_one_entry_later(contents, random):
+    indptr = contents["indptr"]
+    row = picked(random, np.flatnonzero(np.diff(indptr)[1:] > 0) + 1)
+    if row is None:
+        return False
+    indptr[row] += 1
+    return True
+
+
+def one_bit_of_the_bias(contents, random):
+    return flip(contents["bias"], random)
+
+
+def one_bit_of_the_kernel_bias(contents, random):
+    return "kernel_bias" in contents and flip(contents["kernel_bias"], random)
+
+
+def one_bit_of_the_kernel(contents, random):
+    return flip(contents["kernel"], random)
+
+
+def another_digest(contents, random):
+    content = json.loads(str(contents["convfc"]))
+    content["digest"] = random.choice(["", "0" * 64, content["digest"].upper()])
+    contents["convfc"] = np.array(json.dumps(content))
+    return True
+
+
+def a_column_beyond_the_last(contents, random):
+    place = entry(contents, random)
+    if place is None:
+        return False
+    contents["indices"][place] = random.choice([contents["shape"][1], 2**31 - 1])
+    return True
+
+
+def a_negative_column(contents, random):
+    place = entry(contents, random)
+    if place is None:
+        return False
+    contents["indices"][place] = random.choice([-1, -contents["shape"][1], -(2**31)])
+    return True
+
+
+def a_column_that_is_right_modulo_2_to_the_32(contents, random):
+    place = entry(contents, random)
+    if place is None:
+        return False
+    contents["indices"] = contents["indices"].astype(np.int64)
+    contents["indices"][place] += random.choice([-1, 1]) * 2**32
+    return True
+
+
+FILE_FAULTS = [
+    one_bit_of_one_weight,
+    one_ulp_of_one_weight,
+    the_sign_of_a_zero,
+    two_weights_exchanged,
+    a_weight_moved_to_another_column,
+    a_stored_zero_moved_to_another_column,
+    an_entry_dropped,
+    an_entry_added,
+    an_entry_stored_twice_with_bits_that_add_up,
+    a_column_stored_twice_in_place_of_its_neighbour,
+    two_columns_exchanged_with_their_weights,
+    a_row_shifted,
+    two_rows_exchanged,
+    a_row_ends_one_entry_later,
+    one_bit_of_the_bias,
+    one_bit_of_the_kernel_bias,
+    one_bit_of_the_kernel,
+    another_digest,
+    a_column_beyond_the_last,
+    a_negative_column,
+    a_column_that_is_right_modulo_2_to_the_32,
+]
+
+WITH_ZEROS = ("integers", "special")
+
+
+def fallback():
+    """A layer in which every fault has a place, for where it has none in the one that was drawn."""
+    layer = example().layer
+    kernel = np.arange(16, dtype=np.float32).reshape(2, 2, 2, 2) % 3
+    return Convolution(kernel, layer.index_map, layer.bias)
+
+
+def csr_arrays(layer, layout):
+    return crafted.arrays(rendered(NPZ, Matrix(layer, Spec(layout))))
+
+
+@pytest.mark.parametrize("fault", FILE_FAULTS, ids=lambda fault: fault.__name__)
+@some_examples
+@given(problem=problems(), zeros=problems(WITH_ZEROS), layout=layouts(), seed=SEEDS)
+def test_a_fault_in_a_csr_file_is_found(fault, problem, zeros, layout, seed):
+    problem = zeros if "zero" in fault.__name__ else problem
+    contents = csr_arrays(problem.layer, layout)
+    if not fault(contents, np.random.default_rng(seed)):
+        contents = csr_arrays(fallback(), layout)
+        assert fault(contents, np.random.default_rng(seed))
+    kind, message = outcome(saved(contents))
+    assert kind in {"wrong", "WrongContents"}
+    assert message
+
+
+@given(problems(), layouts())
+def test_a_csr_file_written_anew_without_a_fault_never_fails(problem, layout):
+    assert outcome(saved(csr_arrays(problem.layer, layout))) == ("ok", "")
+
+
+def dense_bit(dense, random):
+    return flip(dense, random)
+
+
+def dense_sign_of_a_zero(dense, random):
+    place = picked(random, np.flatnonzero(dense == 0))
+    if place is None:
+        return False
+    value = dense.reshape(-1)[place]
+    dense.reshape(-1)[place] = 0.0 if np.signbit(value) else -0.0
+    return True
+
+
+def dense_weights_exchanged(dense, random):
+    flat = dense.reshape(-1)
+    first = picked(random, np.arange(flat.size))
+    second = picked(random, np.flatnonzero(brute.bits(flat) != brute.bits(flat)[first]))
+    if second is None:
+        return False
+    flat[[first, second]] = flat[[second, first]]
+    return True
+
+
+def dense_row_shifted(dense, random):
+    row = dense[int(random.integers(len(dense)))]
+    shifted = np.roll(row, 1)
+    if shifted.tobytes() == row.tobytes():
+        return False
+    row[...] = shifted
+    return True
+
+
+def dense_rows_exchanged(dense, random):
+    first, second = random.integers(len(dense), size=2)
+    if dense[first].tobytes() == dense[second].tobytes():
+        return False
+    dense[[first, second]] = dense[[second, first]]
+    return True
+
+
+DENSE_FAULTS = [
+    dense_bit,
+    dense_sign_of_a_zero,
+    dense_weights_exchanged,
+    dense_row_shifted,
+    dense_rows_exchanged,
+]
+
+
+@pytest.mark.parametrize("fault", DENSE_FAULTS, ids=lambda fault: fault.__name__)
+@some_examples
+@given(problem=problems(), layout=layouts(), seed=SEEDS)
+def test_a_fault_in_a_dense_file_is_found(fault, problem, layout, seed):
+    matrix = Matrix(problem.layer, Spec(layout, "dense"))
+    dense = np.load(io.BytesIO(rendered(NPY, matrix)))
+    assert failures(crafted.verified(NPY, matrix, crafted.npy(dense))) == []
+    if not fault(dense, np.random.default_rng(seed)):
+        matrix = Matrix(fallback(), Spec(layout, "dense"))
+        dense = np.load(io.BytesIO(rendered(NPY, matrix)))
+        while not fault(dense, np.random.default_rng(seed)):
+            seed += 1
+    report = crafted.verified(NPY, matrix, crafted.npy(dense))
+    assert not report.ok
+    assert "entry (" in report.complaint
+
+
+@pytest.mark.parametrize("value", SPECIAL[np.float32].tolist(), ids=hex)
+def test_weights_of_any_bits_are_verified_and_each_of_their_bits_matters(value):
+    axis = Axis(inputs=4, outputs=4, kernel=2, stride=1, dilation=1, offset=1)
+    kernel = np.full((1, 1, 2), value, np.uint32).view(np.float32)
+    contents = crafted.arrays(
+        rendered(NPZ, Matrix(Convolution(kernel, IndexMap((1, 1, 2), (axis,)))))
+    )
+    report = crafted.checked(saved(contents))
+    assert failures(report) == []
+    product = next(finding for finding in report.findings if finding.check == "product")
+    left_out = "4 outputs left out, not finite"
+    assert (left_out in product.detail) == (not np.isfinite(kernel).all())
+    for bit in range(32):
+        data = contents["data"].copy()
+        data.view(np.uint32)[3] ^= np.uint32(1 << bit)
+        kind, message = outcome(saved(contents | {"data": data}))
+        assert kind == "wrong"
+        assert "kernel element (0, 0, 0)" in message
+
+
+# --- what a finding says ------------------------------------------------------------------------
+
+LINE = Axis(inputs=4, outputs=3, kernel=2, stride=1, dilation=1, offset=0)
+
+
+def line_file(layout=Layout(), **changes):  # noqa: B008 - frozen
+    """[[1 2 . .] [. 1 2 .] [. . 1 2]] with arrays replaced."""
+    layer = Convolution(np.array([[[1, 2]]], np.float32), IndexMap((1, 1, 2), (LINE,)))
+    contents = crafted.arrays(rendered(NPZ, Matrix(layer, Spec(layout))))
+    for name, value in changes.items():
+        contents[name] = np.array(value, contents[name].dtype)
+    return saved(contents)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data": [1, 2, 1, 5, 1, 2]},
+            "entry (1, 2), output (0, 1) from input (0, 2): kernel element (0, 0, 1), "
+            "expected 2.0, found 5.0",
+        ),
+        (
+            {"indices": [0, 1, 1, 3, 2, 3]},
+            "entry (1, 2), output (0, 1) from input (0, 2): kernel element (0, 0, 1), "
+            "expected 2.0, found nothing",
+        ),
+        (
+            {"indices": [0, 1, 0, 2, 2, 3]},
+            "entry (1, 0), output (0, 1) from input (0, 0): a structural zero, "
+            "expected nothing, found 1.0",
+        ),
+        (
+            {"indices": [0, 1, 1, 2, 2, 4]},
+            "row 2 has column 4, out of range [0, 4)",
+        ),
+        (
+            {"indices": [0, -1, 1, 2, 2, 3]},
+            "row 0 has column -1, out of range [0, 4)",
+        ),
+        (
+            {"indices": [0, 1, 2, 1, 2, 3]},
+            "row 1 has column 1 after 2: columns must increase strictly",
+        ),
+        (
+            {"indices": [0, 1, 1, 2, 3, 3]},
+            "row 2 has column 3 after 3: columns must increase strictly",
+        ),
+        (
+            {"indptr": [0, 2, 3, 6]},
+            "row 1 ends at entry 3 by indptr, where the geometry has it end at 4 with 2 entries",
+        ),
+        ({"indptr": [1, 2, 4, 6]}, "indptr does not begin with 0"),
+        ({"bias": [0, 3, 0]}, "bias 1 is 3.0, by the kernel_bias 0.0"),
+    ],
+)
+def test_a_finding_says_where_and_what(changes, message):
+    assert outcome(line_file()) == ("ok", "")
+    assert outcome(line_file(**changes)) == ("wrong", message)
+
+
+def test_a_finding_in_a_transposed_layout_names_output_and_input_all_the_same():
+    layout = Layout(transpose=True)
+    assert outcome(line_file(layout)) == ("ok", "")
+    assert outcome(line_file(layout, data=[1, 2, 1, 2, 7, 2])) == (
+        "wrong",
+        "entry (2, 2), output (0, 2) from input (0, 2): kernel element (0, 0, 0), "
+        "expected 1.0, found 7.0",
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 64])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@every_case
+def test_rows_are_told_right_however_the_file_is_cut_into_blocks(
+    kind, form, layout, chunk, monkeypatch
+):
+    for module in (verification, matrix_format, npy):
+        assert hasattr(module, "CHUNK")
+        monkeypatch.setattr(module, "CHUNK", chunk)
+    matrix = example(form, layout)
+    data = rendered(kind, matrix)
+    assert failures(crafted.verified(kind, matrix, data)) == []
+    if form == "dense":
+        dense = np.load(io.BytesIO(data))
+        rows, columns = np.nonzero(dense)
+        row, column = int(rows[50]), int(columns[50])
+        dense[row, column] = 77
+        report = crafted.verified(kind, matrix, crafted.npy(dense))
+    elif form == "csr":
+        contents = crafted.arrays(data)
+        contents["data"][50] = 77
+        row, column = row_of(contents, 50), int(contents["indices"][50])
+        report = crafted.checked(saved(contents))
+    else:
+        return
+    assert report.complaint.startswith(f"entries: entry ({row}, {column}), output ")
+    assert report.complaint.endswith("found 77.0")
+
+
+# --- the report ---------------------------------------------------------------------------------
+
+
+@every_case
+def test_a_report_is_plain_json_and_says_what_is_trusted(kind, form):
+    matrix = example(form)
+    report = crafted.verified(kind, matrix, rendered(kind, matrix), seed=5)
+    content = json.loads(json.dumps(report.to_json()))
+    assert content["ok"] is True
+    assert content["seed"] == report.seed == 5
+    assert content["shape"] == [12, 48]
+    assert content["form"] == form
+    assert all(finding["holds"] for finding in content["findings"])
+    assert any("origin not checked" in line for line in report.trusted)
+    assert report.complaint == ""
+    assert report.strength == ("digest" if form == "operator" else "2^-96")
+
+
+def test_a_seed_repeats_a_run_and_is_otherwise_new_each_time():
+    data = rendered(NPZ, example())
+    assert crafted.checked(data, seed=3) == crafted.checked(data, seed=3)
+    seeds = {crafted.checked(data).seed for _ in range(4)}
+    assert len(seeds) == 4
+    assert max(seeds) > 2**64
+
+
+@pytest.mark.parametrize("probes", [1, 2, 5])
+def test_the_strength_is_that_of_the_probes(probes):
+    report = crafted.checked(rendered(NPZ, example()), probes=probes)
+    assert report.exponent == 32 * probes
+    detail = next(finding.detail for finding in report.findings if finding.check == "entries")
+    assert f"{probes} random probes" in detail
+    assert f"2^-{32 * probes}" in detail
+
+
+def test_a_single_probe_already_sees_a_single_bit():
+    contents = crafted.arrays(rendered(NPZ, example()))
+    contents["data"].view(np.uint32)[11] ^= np.uint32(1)
+    assert not crafted.checked(saved(contents), probes=1).ok
+
+
+@every_case
+def test_progress_tells_of_every_entry(kind, form):
+    told = []
+    matrix = example(form)
+    crafted.verified(kind, matrix, rendered(kind, matrix), progress=told.append)
+    assert sum(told) == (0 if form == "operator" else 72 * 8)
+
+
+def test_a_report_is_ok_unless_something_does_not_hold():
+    finding = verification.Finding
+    report = partial(verification.Report, "f", "l", (1, 1), 1, "csr", 0, 96)
+    assert report((finding("a", True, ""), finding("b", None, "not checked"))).ok
+    wrong = report((finding("a", True, ""), finding("b", False, "no"), finding("c", False, "nor")))
+    assert not wrong.ok
+    assert wrong.complaint == "b: no"
+    assert wrong.to_json()["ok"] is False
+
+
+# --- the origin ---------------------------------------------------------------------------------
+
+
+def origin_finding(original):
+    report = crafted.checked(rendered(NPZ, example()), original=original)
+    assert not any("origin not checked" in line for line in report.trusted)
+    (finding,) = (finding for finding in report.findings if finding.check == "origin")
+    assert report.ok == finding.holds
+    return finding
+
+
+def test_the_layer_itself_is_the_origin():
+    finding = origin_finding(example().layer)
+    assert finding.holds
+    assert "bit for bit" in finding.detail
+
+
+def test_another_kernel_is_not_the_origin_and_the_first_element_is_named():
+    layer = example().layer
+    kernel = layer.kernel.copy()
+    kernel[1, 0, 1, 0] = -0.75
+    finding = origin_finding(Convolution(kernel, layer.index_map, layer.bias))
+    assert finding.holds is False
+    assert "kernel element (1, 0, 1, 0) is 1.375, in the model -0.75" in finding.detail
+
+
+def test_a_zero_of_another_sign_is_not_the_origin():
+    matrix = example()
+    kernel = np.zeros_like(matrix.layer.kernel)
+    stored = Matrix(Convolution(kernel, matrix.layer.index_map))
+    original = Convolution(-kernel, matrix.layer.index_map)
+    report = crafted.checked(rendered(NPZ, stored), original=original)
+    assert "origin: kernel element (0, 0, 0, 0) is 0.0, in the model -0.0" in report.complaint
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (lambda layer: Convolution(layer.kernel, layer.index_map), "bias"),
+        (lambda layer: Convolution(layer.kernel, layer.index_map, -layer.bias), "bias"),
+        (
+            lambda layer: Convolution(
+                layer.kernel.astype(np.float64), layer.index_map, layer.bias.astype(np.float64)
+            ),
+            "float64",
+        ),
+        (lambda layer: Convolution(layer.kernel, layer.index_map.adjoint()), "geometry"),
+        (
+            lambda layer: Convolution(
+                layer.kernel,
+                IndexMap(layer.kernel.shape, layer.index_map.axes[::-1], layer.index_map.groups),
+                layer.bias,
+            ),
+            "geometry",
+        ),
+    ],
+)
+def test_a_layer_that_differs_in_anything_is_not_the_origin(change, detail):
+    finding = origin_finding(change(example().layer))
+    assert finding.holds is False
+    assert detail in finding.detail
+
+
+def test_no_bias_is_the_same_origin_as_a_bias_of_zeros():
+    layer = example().layer
+    without = Matrix(Convolution(layer.kernel, layer.index_map))
+    zeros = Convolution(layer.kernel, layer.index_map, np.zeros(2, np.float32))
+    assert crafted.checked(rendered(NPZ, without), original=zeros).ok
+
+
+# --- faults in the code -------------------------------------------------------------------------
+
+
+def taps_off_by_one_in_the_kernel(patch):
+    honest = taps.row_taps
+
+    def faulty(axis, row, *, transposed):
+        found = honest(axis, row, transposed=transposed)
+        kernel = found.kernel
+        if not kernel or min(kernel) == 0:
+            return found
+        return RowTaps(found.columns, range(kernel.start - 1, kernel.stop - 1, kernel.step))
+
+    patch.setattr(taps, "row_taps", faulty)
+
+
+def a_border_segment_forgotten(patch):
+    honest = toeplitz.segments
+
+    def faulty(axis, *, transposed):
+        first, second, *others = honest(axis, transposed=transposed)
+        return (Segment(0, first.blocks, second.step, second.rows), second, *others)
+
+    patch.setattr(toeplitz, "segments", faulty)
+
+
+def taps_counted_wrong(patch):
+    honest = toeplitz.count_taps
+    patch.setattr(toeplitz, "count_taps", lambda axis: honest(axis) - 1)
+
+
+def toeplitz_ignores_groups(patch):
+    patch.setattr(
+        toeplitz._Indices,
+        "channels",
+        lambda self, child, level, found: Repeat(child, self.nest.lanes),
+    )
+
+
+def toeplitz_takes_the_stride_for_1(patch):
+    patch.setattr(
+        toeplitz._Indices, "step", lambda self, axis, segment, entries: self.nest.strides[axis]
+    )
+
+
+def toeplitz_moves_a_row_too_far(patch):
+    patch.setattr(
+        toeplitz._Indices,
+        "step",
+        lambda self, axis, segment, entries: segment.step * self.nest.strides[axis] + 1,
+    )
+
+
+def toeplitz_flips_the_kernel(patch):
+    honest = toeplitz._Data.__init__
+
+    def faulty(self, nest, kernel):
+        honest(self, nest, kernel[..., ::-1])
+
+    patch.setattr(toeplitz._Data, "__init__", faulty)
+
+
+def toeplitz_takes_the_channels_in_another_order(patch):
+    honest = toeplitz._Data.__init__
+
+    def faulty(self, nest, kernel):
+        honest(self, nest, kernel[:, ::-1])
+
+    patch.setattr(toeplitz._Data, "__init__", faulty)
+
+
+def row_pointers_step_off(patch):
+    patch.setattr(toeplitz._Indptr, "step", lambda self, axis, segment, entries: entries + 1)
+
+
+def streams_step_off_in_doubling(patch):
+    def faulty(self, source, target, copies):
+        np.add(source, (copies + 1) * self.step, out=target)
+
+    patch.setattr(streams.Repeat, "_copy", faulty)
+
+
+def streams_forget_the_step(patch):
+    patch.setattr(
+        streams.Repeat, "_copy", lambda self, source, target, copies: np.copyto(target, source)
+    )
+
+
+def streams_forget_the_shift_of_a_series(patch):
+    honest = streams.Series.write
+
+    def faulty(self, out, start, base, lanes):
+        kept, self._shifts = self._shifts, None
+        honest(self, out, start, base, lanes)
+        self._shifts = kept
+
+    patch.setattr(streams.Series, "write", faulty)
+
+
+def lanes_all_the_first(patch):
+    honest = toeplitz._KernelRow.write
+
+    def faulty(self, out, start, base, lanes):
+        for lane in range(len(out)):
+            honest(self, out[lane : lane + 1], start, base, slice(0, 1))
+
+    patch.setattr(toeplitz._KernelRow, "write", faulty)
+
+
+def direct_ignores_dilation(patch):
+    honest = direct._windows
+
+    def faulty(padded, axes):
+        dense = [Axis(a.inputs, a.outputs, a.span, a.stride, 1, a.offset) for a in axes]
+        return honest(padded, dense)
+
+    patch.setattr(direct, "_windows", faulty)
+
+
+def direct_pads_one_further(patch):
+    honest_in, honest_out = direct._padded, direct._cropped
+    patch.setattr(direct, "_padded", lambda x, axes: np.roll(honest_in(x, axes), 1, axis=-1))
+    patch.setattr(direct, "_cropped", lambda x, axes: np.roll(honest_out(x, axes), 1, axis=-1))
+
+
+def direct_adds_one_element_of_the_kernel_twice(patch):
+    honest = direct.product
+    patch.setattr(direct, "product", lambda *sizes: [*honest(*sizes), (0,) * len(sizes)])
+
+
+def direct_forgets_the_groups(patch):
+    honest = direct._contract
+    patch.setattr(
+        direct, "_contract", lambda weights, read: honest(weights[:1] + 0 * weights, read)
+    )
+
+
+CODE_FAULTS = [
+    taps_off_by_one_in_the_kernel,
+    a_border_segment_forgotten,
+    taps_counted_wrong,
+    toeplitz_ignores_groups,
+    toeplitz_takes_the_stride_for_1,
+    toeplitz_moves_a_row_too_far,
+    toeplitz_flips_the_kernel,
+    toeplitz_takes_the_channels_in_another_order,
+    row_pointers_step_off,
+    streams_step_off_in_doubling,
+    streams_forget_the_step,
+    streams_forget_the_shift_of_a_series,
+    lanes_all_the_first,
+    direct_ignores_dilation,
+    direct_pads_one_further,
+    direct_adds_one_element_of_the_kernel_twice,
+    direct_forgets_the_groups,
+]
+
+
+def awkward(transposed):
+    """Two groups, padding, stride 2 and dilation 2: every one of the faults above must show."""
+    axes = (Axis(13, 7, 3, 2, 2, 2), Axis(15, 8, 3, 2, 2, 2))
+    kernel = np.arange(1, 1 + 4 * 3 * 9, dtype=np.float32).reshape(4, 3, 3, 3)
+    return Convolution(kernel, IndexMap(kernel.shape, axes, 2, transposed))
+
+
+def without(faults, *unseen):
+    """(fault, transposed) for every fault and both kinds of layer, but those where none shows."""
+    return [(fault, t) for fault in faults for t in (False, True) if (fault, t) not in unseen]
+
+
+def named(value):
+    return getattr(value, "__name__", {True: "transposed", False: ""}.get(value))
+
+
+@pytest.mark.parametrize(
+    ("fault", "transposed"),
+    # A transposed layer's rows move by 1 as they are.
+    without(CODE_FAULTS, (toeplitz_takes_the_stride_for_1, True)),
+    ids=named,
+)
+def test_a_fault_in_the_code_that_writes_a_csr_file_is_found(fault, transposed):
+    matrix = Matrix(awkward(transposed))
+    assert outcome(rendered(NPZ, matrix)) == ("ok", "")
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch)
+        kind, message = outcome(rendered(NPZ, matrix))
+    assert kind in {"wrong", "WrongContents"}
+    assert message
+
+
+# Those that leave the row pointers alone, without which a dense file is not even written.
+DENSE_CODE_FAULTS = [
+    taps_off_by_one_in_the_kernel,
+    toeplitz_ignores_groups,
+    toeplitz_takes_the_stride_for_1,
+    toeplitz_flips_the_kernel,
+    toeplitz_takes_the_channels_in_another_order,
+    lanes_all_the_first,
+    direct_ignores_dilation,
+    direct_pads_one_further,
+    direct_adds_one_element_of_the_kernel_twice,
+    direct_forgets_the_groups,
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "transposed"),
+    without(DENSE_CODE_FAULTS, (toeplitz_takes_the_stride_for_1, True)),
+    ids=named,
+)
+def test_a_fault_in_the_code_that_writes_a_dense_file_is_found(fault, transposed):
+    matrix = Matrix(awkward(transposed), Spec(form="dense"))
+    assert failures(crafted.verified(NPY, matrix, rendered(NPY, matrix))) == []
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch)
+        report = crafted.verified(NPY, matrix, rendered(NPY, matrix))
+    assert not report.ok
+    assert report.complaint.startswith("entries: ")
+
+
+# --- the runtime --------------------------------------------------------------------------------
+
+UNIT = 2.0**-24
+
+
+def in_float32(layer, x):
+    """The layer as a float32 runtime would run it, in an order of its own."""
+    index_map = layer.index_map
+    y = layer.bias_tensor().astype(np.float32)
+    nonzeros = brute.nonzeros(
+        layer.kernel.shape, index_map.axes, index_map.groups, index_map.transposed
+    )
+    for (output, source), element in reversed(nonzeros.items()):
+        y[output] += np.float32(layer.kernel[element]) * np.float32(x[source])
+    return y
+
+
+def normal_layer(problem, seed):
+    """The drawn geometry with weights as a trained network has them."""
+    random = np.random.default_rng(seed)
+    kernel = random.standard_normal(problem.kernel.shape).astype(np.float32)
+    bias = random.standard_normal(problem.index_map.output_shape[0]).astype(np.float32)
+    layer = Convolution(kernel, problem.index_map, bias)
+    return layer, random.standard_normal(layer.input_shape).astype(np.float32)
+
+
+@given(problems(), SEEDS)
+def test_a_runtime_that_computes_the_layer_is_a_right_witness(problem, seed):
+    layer, x = normal_layer(problem, seed)
+    finding = check_runtime(layer, Witness("brute force", x, in_float32(layer, x), UNIT))
+    assert finding.holds is True
+    assert (finding.check, "run by brute force" in finding.detail) == ("runtime", True)
+    assert "left out" not in finding.detail
+
+
+@given(problems(), SEEDS, st.sampled_from([2.0**-14, -1.0, 1e9, np.nan, np.inf, -np.inf]))
+def test_a_runtime_that_is_off_in_one_output_is_a_wrong_witness(problem, seed, error):
+    layer, x = normal_layer(problem, seed)
+    y = in_float32(layer, x)
+    place = np.unravel_index(seed % y.size, y.shape)
+    scale = np.abs(in_float32(layer, x)[place]) + 1
+    worst = np.abs(layer.kernel).sum() * np.abs(x).sum() + 10  # more than any S
+    y[place] += np.float32(error * max(scale, worst))
+    finding = check_runtime(layer, Witness("brute force", x, y, UNIT))
+    assert finding.holds is False
+    where = tuple(int(i) for i in place)
+    assert (
+        f"output {where}: the original node, run by brute force, gives {y[place]!s}"
+        in finding.detail
+    )
+
+
+@pytest.mark.parametrize("change", ["offset", "flipped", "order", "no bias", "dilation"])
+def test_a_layer_that_was_misread_has_a_wrong_witness(change):
+    axis = Axis(9, 9, 3, 1, 1, 1)
+    random = np.random.default_rng(1)
+    kernel = random.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    bias = random.standard_normal(4).astype(np.float32)
+    layer = Convolution(kernel, IndexMap(kernel.shape, (axis, axis)), bias)
+    x = random.standard_normal((3, 9, 9)).astype(np.float32)
+    witness = Witness("brute force", x, in_float32(layer, x), UNIT)
+    assert check_runtime(layer, witness).holds is True
+    other_axis = {
+        "offset": Axis(9, 9, 3, 1, 1, 0),
+        "dilation": Axis(9, 9, 3, 1, 2, 1),
+    }.get(change, axis)
+    other_kernel = {
+        "flipped": kernel[..., ::-1],
+        "order": kernel.swapaxes(2, 3),
+    }.get(change, kernel)
+    index_map = IndexMap(kernel.shape, (axis, other_axis))
+    misread = Convolution(other_kernel, index_map, None if change == "no bias" else bias)
+    assert check_runtime(misread, witness).holds is False
+
+
+def line_layer(weights, bias=None):
+    kernel = np.array([[weights]], np.float32)
+    axis = Axis(len(weights), 1, len(weights), 1, 1, 0)
+    return Convolution(
+        kernel,
+        IndexMap(kernel.shape, (axis,)),
+        None if bias is None else np.array([bias], np.float32),
+    )
+
+
+def witness_of(y, x=(1.0, 1.0), **options):
+    return Witness("it", np.array([x], np.float32), np.array([[y]]), UNIT, **options)
+
+
+def test_the_bound_is_that_of_n_additions():
+    # n = 2 + 1, S = 2: 3 * 2**-24 * 2 and a little; beyond it is wrong.
+    layer = line_layer([1.0, 1.0])
+    bound = 3 * 2.0**-24 * 2
+    assert check_runtime(layer, witness_of(2.0 + 0.99 * bound)).holds is True
+    assert check_runtime(layer, witness_of(2.0 - 0.99 * bound)).holds is True
+    assert check_runtime(layer, witness_of(2.0 + 1.01 * bound)).holds is False
+    assert "at most 0.99" in check_runtime(layer, witness_of(2.0 + 0.99 * bound)).detail
+
+
+def test_the_bound_is_relative_to_what_is_added_not_to_the_result():
+    layer = line_layer([1e6, -1e6])
+    assert check_runtime(layer, witness_of(0.3)).holds is True
+    assert check_runtime(layer, witness_of(0.5)).holds is False
+
+
+def test_slack_is_added_to_the_bound():
+    layer = line_layer([1.0, 1.0])
+    rough = witness_of(2.001, slack=lambda y: 2.0**-10 * np.abs(y))
+    assert check_runtime(layer, rough).holds is True
+    assert check_runtime(layer, witness_of(2.001)).holds is False
+
+
+def test_the_bias_counts_in_value_and_in_the_bound():
+    layer = line_layer([1.0, 1.0], bias=1000.0)
+    assert check_runtime(layer, witness_of(1002.0)).holds is True
+    assert check_runtime(layer, witness_of(2.0)).holds is False
+    assert check_runtime(layer, witness_of(1002.0 + 150 * 2.0**-24)).holds is True
+
+
+def test_another_output_shape_is_a_wrong_witness_and_both_are_named():
+    layer = line_layer([1.0, 1.0])
+    witness = Witness("it", np.ones((1, 2), np.float32), np.zeros((1, 2)), UNIT)
+    finding = check_runtime(layer, witness)
+    assert finding.holds is False
+    assert "(1, 2)" in finding.detail
+    assert "(1, 1)" in finding.detail
+
+
+def test_an_output_of_non_finite_weights_is_left_out_and_counted():
+    axis = Axis(2, 2, 1, 1, 1, 0)
+    kernel = np.array([[[np.nan]], [[1.0]]], np.float32)
+    layer = Convolution(kernel, IndexMap(kernel.shape, (axis,)))
+    x = np.ones((1, 2), np.float32)
+    right = Witness("it", x, np.array([[np.nan, np.nan], [1, 1]]), UNIT)
+    finding = check_runtime(layer, right)
+    assert finding.holds is True
+    assert "2 outputs left out, not finite" in finding.detail
+    wrong = Witness("it", x, np.array([[np.nan, np.nan], [1, 2]]), UNIT)
+    assert check_runtime(layer, wrong).holds is False
+
+
+def test_a_sum_beyond_what_float32_holds_is_left_out_not_wrong():
+    layer = line_layer([3e38, 3e38])
+    with np.errstate(over="ignore"):
+        y = np.float32(3e38) + np.float32(3e38)
+    assert np.isinf(y)
+    finding = check_runtime(layer, witness_of(y))
+    assert finding.holds is not False
+
+
+def test_a_witness_larger_than_a_slab_is_held_to_every_output(monkeypatch):
+    monkeypatch.setattr(verification, "CHUNK", 16)
+    axis = Axis(9, 9, 3, 1, 1, 1)
+    kernel = np.ones((4, 1, 3), np.float32)
+    layer = Convolution(kernel, IndexMap(kernel.shape, (axis,)))
+    x = np.arange(9, dtype=np.float32)[None]
+    y = in_float32(layer, x)
+    assert check_runtime(layer, Witness("it", x, y, UNIT)).holds is True
+    for place in np.ndindex(y.shape):
+        wrong = y.copy()
+        wrong[place] += 1
+        finding = check_runtime(layer, Witness("it", x, wrong, UNIT))
+        assert finding.holds is False
+        assert f"output {place}: " in finding.detail
+
+
+def test_verify_leaves_the_name_of_the_file_as_it_was_given():
+    stored = registry.stored(crafted.in_memory(rendered(NPZ, example())))
+    report = verify(stored, "here/it is.npz")
+    assert (report.file, report.layer) == ("here/it is.npz", Origin(layer="conv/1").layer)
