@@ -1,7 +1,7 @@
 """The job: plan, write, verify, record. What the API and the command line both call.
 
-Nothing is written before the whole plan stands (`planning`). Then, layer by layer, the original node
-is run against the layer as it was read, the file is written beside its destination, read back,
+Nothing is written before the whole plan stands (`planning`). Then, layer by layer, the original
+node is run against the layer as it was read, the file is written beside its destination, read back,
 proven, and renamed. In a folder, `manifest.json` comes last (`manifest`).
 """
 

@@ -187,7 +187,12 @@ def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
         limit = f"where {human(free)} are free"
     else:
         limit = f"above the ceiling of {human(ceiling)}"
-    ways = [f"-l @{min(plan.items, key=lambda item: item.size).entry.position} picks layers"]
+    ways = []
+    if len(plan.items) > 1:
+        smallest = min(plan.items, key=lambda item: item.size)
+        ways.append(f"-l @{smallest.entry.position} picks layers")
+    if largest[0].spec.form == "dense":
+        ways.append("--form csr writes the nonzeros alone")
     ways.append("--form operator writes kilobytes")
     if plan.size <= free:
         ways.append(f"--max-bytes {plan.size + plan.size // 50} allows it")

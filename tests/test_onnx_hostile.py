@@ -36,7 +36,7 @@ node = helper.make_node
 
 SECONDS = 5
 MEGABYTES = 500
-TIMEOUT = 60
+TIMEOUT = 15
 
 SHAPE = (3, 2, 2, 3)
 
@@ -88,20 +88,23 @@ def outcome(content: bytes, folder: Path) -> str:
     """What listing and loading some bytes ends in here; anything but our own errors escapes."""
     path = save(content, folder, "hostile.onnx")
     start = time.perf_counter()
+    results = []
     try:
-        results = []
         for entry in read(path).entries:
             try:
                 entry.load()
                 results.append("loaded")
             except ConvfcError as error:
-                assert str(error)
-                results.append(type(error).__name__)
+                results.append(_described(error))
     except ConvfcError as error:
-        assert str(error)
-        results = [type(error).__name__]
+        results.append(_described(error))
     assert time.perf_counter() - start < SECONDS
     return " ".join(results) or "nothing"
+
+
+def _described(error: ConvfcError) -> str:
+    assert len(str(error)) > 10
+    return type(error).__name__
 
 
 def small() -> bytes:
@@ -158,9 +161,8 @@ def test_random_mutations(seed: int, tmp_path: Path) -> None:
             elif kind == 2:
                 del altered[place : place + int(random.integers(1, 5))]
             else:
-                altered[place:place] = random.integers(0, 256, int(random.integers(1, 5))).astype(
-                    np.uint8
-                )
+                added = random.integers(0, 256, int(random.integers(1, 5)))
+                altered[place:place] = added.astype(np.uint8).tobytes()
         seen.add(outcome(bytes(altered), tmp_path))
     assert "MalformedInput" in seen
     assert len(seen) > 1  # many a mutation leaves something to read
