@@ -7,6 +7,7 @@ a size that is open, a destination that is in the way, more bytes than are allow
 import os
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,10 +128,10 @@ def make_plan(
     for entry in entries:
         try:
             index_map = entry.require()
-        except ConvfcError as error:
+        except ConvfcError as reason:
             if not options.keep_going:
                 raise
-            failures.append((entry, error))
+            failures.append((entry, reason))
             continue
         dtype = np.dtype(options.dtype or ("float64" if entry.dtype == "float64" else "float32"))
         path = (
@@ -138,11 +139,11 @@ def make_plan(
             or Path(folder or ".") / f"{entry.position:0{width}}-{_safe(entry.name)}{kind.suffix}"
         )
         items.append(Item(entry, spec, kind, path, kind.size(spec, index_map, dtype)))
-    if len(failures) > 1 and not items:
-        first = failures[0][1]
-        raise type(first)(f"none of {len(failures)} layers can be converted; the first: {first}")
     if not items:
-        raise failures[0][1]
+        error = copy(failures[0][1])
+        if len(failures) > 1:
+            error.args = (f"none of {len(failures)} layers can be converted; the first: {error}",)
+        raise error
     plan = Plan(model, tuple(items), tuple(failures), folder)
     _check_ceiling(plan, options, to_disk=to_disk)
     if to_disk:

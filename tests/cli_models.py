@@ -122,19 +122,18 @@ def process(
     cwd: Path,
     stdin: bytes | None = None,
     env: Mapping[str, str] | None = None,
-    **more: Any,
+    prefix: Sequence[str] = (),
 ) -> Ran:
     """The command in a process of its own; `stdin` comes through a pipe."""
     source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+        [*prefix, *COMMAND, *map(str, arguments)],
         cwd=cwd,
         env=environment(env),
         capture_output=True,
         timeout=PATIENCE,
         check=False,
         **source,
-        **more,
     )
     return Ran(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 

@@ -12,7 +12,6 @@ from scipy.sparse import csr_array, load_npz
 from scipy.sparse.linalg import LinearOperator
 
 import convfc_cli as convfc
-from convfc_cli.planning import Options
 from convfc_cli.errors import (
     MalformedInput,
     OutputExists,
@@ -21,6 +20,7 @@ from convfc_cli.errors import (
     Unsupported,
     UsageError,
 )
+from convfc_cli.planning import Options
 from tests.cli_models import LENET, MIXED, arrays, environment, net, rewritten
 
 

@@ -288,15 +288,28 @@ def doubling(levels: int, *, recursive: bool = False) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def hidden(nodes: Sequence[Any], *stored: tuple[str, Any], **rest: Any) -> bytes:
+    """A model whose weights are of a modest shape, plus the largest element of a bomb `T`.
+
+    Shape inference sees nothing amiss: only who computes the weights meets T.
+    """
+    after = [
+        node("Cast", ["T"], ["numbers"], to=TensorProto.FLOAT),
+        node("ReduceMax", ["numbers"], ["largest"], keepdims=0),
+        node("Add", ["w", "largest"], ["W"]),
+    ]
+    return computed([*nodes, *after], ("w", ramp(*SHAPE)), *stored, **rest)
+
+
 def stacked(count: int, size: int) -> bytes:
-    """Weights that are the sum of so many constants, of so many elements each."""
+    """Weights that need the sum of so many constants, of so many elements each."""
     nodes = [node("ConstantOfShape", ["s"], [f"c{i}"]) for i in range(count)]
-    nodes.append(node("Sum", [f"c{i}" for i in range(count)], ["sum"]))
-    nodes.append(node("Reshape", ["sum", "r"], ["W"]))
-    return computed(nodes, ("s", integers(size)), ("r", integers(1, 2, 1, size // 2)))
+    nodes.append(node("Sum", [f"c{i}" for i in range(count)], ["T"]))
+    return hidden(nodes, ("s", integers(size)))
 
 
 GRID = np.ones((30_000, 1), np.float32)
+"""A column, of 120 kB; the product of it and its transpose has 3.6 GB."""
 
 BOMBS: dict[str, Callable[[], bytes]] = {
     "empty nodes": lambda: field(7, field(1, b"") * 10_000_000),
@@ -318,78 +331,115 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "too few bytes": lambda: declared(3, 2, 2, 3),
     "too many bytes": lambda: declared(3, 2, 2, 3, raw=b"\0" * 1000),
     "no dims": lambda: declared(),
-    "ConstantOfShape": lambda: computed(
+    "ConstantOfShape": lambda: hidden(
+        [node("ConstantOfShape", ["s"], ["T"])], ("s", integers(2**20, 2**20))
+    ),
+    "ConstantOfShape of 2 GiB": lambda: hidden(
+        [node("ConstantOfShape", ["s"], ["T"])], ("s", integers(2**28))
+    ),
+    "ConstantOfShape, negative": lambda: hidden(
+        [node("ConstantOfShape", ["s"], ["T"])], ("s", integers(-1, 2**40, -1, 1))
+    ),
+    "ConstantOfShape, negative and small": lambda: hidden(
+        [node("ConstantOfShape", ["s"], ["T"])], ("s", integers(-1, 2**40))
+    ),
+    "ConstantOfShape as W": lambda: computed(
         [node("ConstantOfShape", ["s"], ["W"])], ("s", integers(1, 1, 2**20, 2**20))
     ),
-    "ConstantOfShape, negative": lambda: computed(
-        [node("ConstantOfShape", ["s"], ["W"])], ("s", integers(-1, 2**40, -1, 1))
+    "a size left open": lambda: hidden(
+        [node("ConstantOfShape", ["s"], ["T"])],
+        ("s", integers(2**28)),
+        input_shape=(1, 2, "h", 4),
     ),
-    "Expand": lambda: computed(
-        [node("Expand", ["w", "s"], ["W"])],
-        ("w", np.ones((1, 2, 1, 1), np.float32)),
-        ("s", integers(1, 2, 2**20, 2**20)),
+    "Expand": lambda: hidden(
+        [node("Expand", ["v", "s"], ["T"])],
+        ("v", np.float32([1])),
+        ("s", integers(2**20, 2**20)),
     ),
-    "Gather": lambda: computed(
-        [node("Gather", ["w", "i"], ["W"])],
-        ("w", np.ones((1, 4_000), np.float32)),
-        ("i", np.zeros((1000, 300, 1), np.int64)),
+    "Expand by a scalar": lambda: hidden(
+        [node("Expand", ["v", "s"], ["T"])], ("v", np.float32([1])), ("s", np.int64(2**40))
     ),
-    "Tile": lambda: computed(
-        [node("Tile", ["w", "s"], ["W"])],
-        ("w", np.ones((1, 2, 1, 1), np.float32)),
-        ("s", integers(1, 1, 2**20, 2**20)),
+    "Gather": lambda: hidden(
+        [node("Gather", ["v", "i"], ["T"])],
+        ("v", np.ones((1, 4_000), np.float32)),
+        ("i", np.zeros(300_000, np.int64)),
     ),
-    "Range": lambda: computed(
-        [node("Range", ["a", "b", "c"], ["W"])],
+    "Gather on the last axis": lambda: hidden(
+        [node("Gather", ["v", "i"], ["T"], axis=-1)],
+        ("v", np.ones((4_000, 1), np.float32)),
+        ("i", np.zeros(300_000, np.int64)),
+    ),
+    "Tile": lambda: hidden(
+        [node("Tile", ["v", "s"], ["T"])], ("v", np.float32([1, 2])), ("s", integers(2**40))
+    ),
+    "MatMul": lambda: hidden([node("MatMul", ["a", "b"], ["T"])], ("a", GRID), ("b", GRID.T)),
+    "MatMul of stacks": lambda: hidden(
+        [node("MatMul", ["a", "b"], ["T"])], ("a", GRID[:, :, None, None]), ("b", GRID[:, :, None])
+    ),
+    "Range": lambda: hidden(
+        [node("Range", ["a", "b", "c"], ["T"])],
         ("a", np.float64(0)),
         ("b", np.float64(1e12)),
         ("c", np.float64(1)),
     ),
-    "Range, endless": lambda: computed(
-        [node("Range", ["a", "b", "c"], ["W"])],
+    "Range, endless": lambda: hidden(
+        [node("Range", ["a", "b", "c"], ["T"])],
         ("a", np.float64(0)),
         ("b", np.float64(1e308)),
         ("c", np.float64(1e-308)),
     ),
-    "Range by zero": lambda: computed(
-        [node("Range", ["a", "b", "c"], ["W"])],
+    "Range by zero": lambda: hidden(
+        [node("Range", ["a", "b", "c"], ["T"])],
         ("a", np.float32(0)),
         ("b", np.float32(1)),
         ("c", np.float32(0)),
     ),
-    "Mul of a row and a column": lambda: computed(
-        [node("Mul", ["a", "b"], ["W"])], ("a", GRID), ("b", GRID.T)
+    "Mul of a row and a column": lambda: hidden(
+        [node("Mul", ["a", "b"], ["T"])], ("a", GRID), ("b", GRID.T)
     ),
-    "Clip of a row by a column": lambda: computed(
-        [node("Clip", ["a", "b"], ["W"])], ("a", GRID), ("b", GRID.T)
+    "Clip of a row by a column": lambda: hidden(
+        [node("Clip", ["a", "b"], ["T"])], ("a", GRID), ("b", GRID.T)
     ),
-    "DequantizeLinear of a row by a column": lambda: computed(
-        [node("DequantizeLinear", ["a", "b"], ["W"], axis=0)],
+    "DequantizeLinear of a row by a column": lambda: hidden(
+        [node("DequantizeLinear", ["a", "b"], ["T"], axis=0)],
         ("a", GRID.T.astype(np.int8)),
         ("b", GRID[:, 0]),
     ),
-    "QuantizeLinear of a row by a column": lambda: computed(
-        [node("QuantizeLinear", ["a", "b", "z"], ["W"], axis=0)],
+    "QuantizeLinear of a row by a column": lambda: hidden(
+        [node("QuantizeLinear", ["a", "b", "z"], ["T"], axis=0)],
         ("a", GRID.T),
         ("b", GRID[:, 0]),
         ("z", np.zeros(30_000, np.int8)),
     ),
-    "BatchNormalization of a row by a column": lambda: computed(
-        [node("BatchNormalization", ["a", "b", "b", "b", "b"], ["W"])],
+    "BatchNormalization of a row by a column": lambda: hidden(
+        [node("BatchNormalization", ["a", "b", "b", "b", "b"], ["T"])],
         ("a", GRID[:, :, None]),
         ("b", GRID[:, 0]),
     ),
-    "Split into many": lambda: computed(
-        [node("Split", ["a"], ["W"], num_outputs=2**30)], ("a", GRID)
+    "InstanceNormalization of a row by a column": lambda: hidden(
+        [node("InstanceNormalization", ["a", "b", "b"], ["T"])],
+        ("a", GRID[None]),
+        ("b", GRID[:, 0]),
+    ),
+    "BatchNormalization in training": lambda: hidden(
+        [node("BatchNormalization", ["a", "b", "b", "b", "b"], ["T", "", ""], training_mode=1)],
+        ("a", GRID[:, :, None]),
+        ("b", GRID[:, 0]),
+    ),
+    "Split into many": lambda: hidden(
+        [node("Split", ["a"], ["T"], num_outputs=2**30)], ("a", GRID)
+    ),
+    "Unsqueeze at many axes": lambda: hidden(
+        [node("Unsqueeze", ["a", "b"], ["T"])], ("a", GRID), ("b", np.arange(2, 5_000))
     ),
     "a hundred large constants": lambda: stacked(100, 2**27),
-    "a stack of constants": lambda: stacked(8, 2**26),
-    "Cast to text": lambda: computed(
+    "a stack of constants": lambda: stacked(12, 2**26),
+    "Cast to text": lambda: hidden(
         [
             node("ConstantOfShape", ["s"], ["a"]),
-            node("Cast", ["a"], ["W"], to=TensorProto.STRING),
+            node("Cast", ["a"], ["T"], to=TensorProto.STRING),
         ],
-        ("s", integers(1, 2, 2**10, 2**16)),
+        ("s", integers(2**25)),
     ),
     "doubled again and again": lambda: computed(
         [
@@ -456,7 +506,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "a constant without a value": lambda: computed([node("Constant", [], ["W"])]),
     "a constant of text": lambda: computed([node("Constant", [], ["W"], value_string="W")]),
     "functions that double": lambda: doubling(40),
-    "functions that double, fewer": lambda: doubling(22),
+    "functions that double, fewer": lambda: doubling(18),
     "a function that calls itself": lambda: doubling(1, recursive=True),
     "no graph": lambda: b"\x08\x0a" + field(8, b"\x10\x16"),
     "an operator set that is to come": lambda: computed([], ("W", ramp(*SHAPE)), opset=2**31),

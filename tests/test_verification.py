@@ -71,7 +71,7 @@ def one_ulp_of_one_weight(contents, random):
     place = entry(contents, random)
     if place is None:
         return False
-    contents["data"].view(f"u{contents['data'].itemsize}")[place] += 1
+    contents["data"].view(f"u{contents['data'].itemsize}")[place : place + 1] += 1
     return True
 
 
@@ -868,6 +868,7 @@ def test_a_fault_in_the_code_that_writes_a_dense_file_is_found(fault, transposed
 # --- the runtime --------------------------------------------------------------------------------
 
 UNIT = 2.0**-24
+MOST = float(np.finfo(np.float32).max)
 
 
 def in_float32(layer, x):
@@ -894,7 +895,7 @@ def normal_layer(problem, seed):
 @given(problems(), SEEDS)
 def test_a_runtime_that_computes_the_layer_is_a_right_witness(problem, seed):
     layer, x = normal_layer(problem, seed)
-    finding = check_runtime(layer, Witness("brute force", x, in_float32(layer, x), UNIT))
+    finding = check_runtime(layer, Witness("brute force", x, in_float32(layer, x), UNIT, MOST))
     assert finding.holds is True
     assert (finding.check, "run by brute force" in finding.detail) == ("runtime", True)
     assert "left out" not in finding.detail
@@ -908,7 +909,7 @@ def test_a_runtime_that_is_off_in_one_output_is_a_wrong_witness(problem, seed, e
     scale = np.abs(in_float32(layer, x)[place]) + 1
     worst = np.abs(layer.kernel).sum() * np.abs(x).sum() + 10  # more than any S
     y[place] += np.float32(error * max(scale, worst))
-    finding = check_runtime(layer, Witness("brute force", x, y, UNIT))
+    finding = check_runtime(layer, Witness("brute force", x, y, UNIT, MOST))
     assert finding.holds is False
     where = tuple(int(i) for i in place)
     assert (
@@ -925,7 +926,7 @@ def test_a_layer_that_was_misread_has_a_wrong_witness(change):
     bias = random.standard_normal(4).astype(np.float32)
     layer = Convolution(kernel, IndexMap(kernel.shape, (axis, axis)), bias)
     x = random.standard_normal((3, 9, 9)).astype(np.float32)
-    witness = Witness("brute force", x, in_float32(layer, x), UNIT)
+    witness = Witness("brute force", x, in_float32(layer, x), UNIT, MOST)
     assert check_runtime(layer, witness).holds is True
     other_axis = {
         "offset": Axis(9, 9, 3, 1, 1, 0),
@@ -951,7 +952,7 @@ def line_layer(weights, bias=None):
 
 
 def witness_of(y, x=(1.0, 1.0), **options):
-    return Witness("it", np.array([x], np.float32), np.array([[y]]), UNIT, **options)
+    return Witness("it", np.array([x], np.float32), np.array([[y]]), UNIT, MOST, **options)
 
 
 def test_the_bound_is_that_of_n_additions():
@@ -986,7 +987,7 @@ def test_the_bias_counts_in_value_and_in_the_bound():
 
 def test_another_output_shape_is_a_wrong_witness_and_both_are_named():
     layer = line_layer([1.0, 1.0])
-    witness = Witness("it", np.ones((1, 2), np.float32), np.zeros((1, 2)), UNIT)
+    witness = Witness("it", np.ones((1, 2), np.float32), np.zeros((1, 2)), UNIT, MOST)
     finding = check_runtime(layer, witness)
     assert finding.holds is False
     assert "(1, 2)" in finding.detail
@@ -998,11 +999,11 @@ def test_an_output_of_non_finite_weights_is_left_out_and_counted():
     kernel = np.array([[[np.nan]], [[1.0]]], np.float32)
     layer = Convolution(kernel, IndexMap(kernel.shape, (axis,)))
     x = np.ones((1, 2), np.float32)
-    right = Witness("it", x, np.array([[np.nan, np.nan], [1, 1]]), UNIT)
+    right = Witness("it", x, np.array([[np.nan, np.nan], [1, 1]]), UNIT, MOST)
     finding = check_runtime(layer, right)
     assert finding.holds is True
     assert "2 outputs left out, not finite" in finding.detail
-    wrong = Witness("it", x, np.array([[np.nan, np.nan], [1, 2]]), UNIT)
+    wrong = Witness("it", x, np.array([[np.nan, np.nan], [1, 2]]), UNIT, MOST)
     assert check_runtime(layer, wrong).holds is False
 
 
@@ -1012,7 +1013,9 @@ def test_a_sum_beyond_what_float32_holds_is_left_out_not_wrong():
         y = np.float32(3e38) + np.float32(3e38)
     assert np.isinf(y)
     finding = check_runtime(layer, witness_of(y))
-    assert finding.holds is not False
+    assert finding.holds is True
+    assert "1 outputs left out, not finite" in finding.detail
+    assert check_runtime(line_layer([1e38, 1e38]), witness_of(y)).holds is False
 
 
 def test_a_witness_larger_than_a_slab_is_held_to_every_output(monkeypatch):
@@ -1022,11 +1025,11 @@ def test_a_witness_larger_than_a_slab_is_held_to_every_output(monkeypatch):
     layer = Convolution(kernel, IndexMap(kernel.shape, (axis,)))
     x = np.arange(9, dtype=np.float32)[None]
     y = in_float32(layer, x)
-    assert check_runtime(layer, Witness("it", x, y, UNIT)).holds is True
+    assert check_runtime(layer, Witness("it", x, y, UNIT, MOST)).holds is True
     for place in np.ndindex(y.shape):
         wrong = y.copy()
         wrong[place] += 1
-        finding = check_runtime(layer, Witness("it", x, wrong, UNIT))
+        finding = check_runtime(layer, Witness("it", x, wrong, UNIT, MOST))
         assert finding.holds is False
         assert f"output {place}: " in finding.detail
 
