@@ -266,6 +266,9 @@ class _Checks:
         transpose = self.matrix.layout.transpose
         self.layer: Linear = self.matrix.layer.adjoint() if transpose else self.matrix.layer
         self.rows, self.columns = self.matrix.shape
+        self.numbered = self.matrix.spec.kernel_index
+        self.places: Linear = _with_numbers(self.matrix.layer)
+        self.places = self.places.adjoint() if transpose else self.places
         self.planes = _planes(self.layer.dtype, structural=stored.structural)
         self.bias = np.zeros(self.rows, np.float32) if transpose else self.matrix.bias
         random = np.random.Generator(np.random.PCG64(seed))
@@ -287,17 +290,23 @@ class _Checks:
         exact = [layout.vector(x) for x in self.exact]
         x, size = layout.vector(self.x), self.layer.dtype.itemsize + 4
         ones = np.ones(self.layer.input_shape, np.uint64)
-        for slab in self.layer.slabs(layout, max(1, CHUNK // per_row)):
+        most = max(1, CHUNK // per_row)
+        for slab, places in zip(
+            self.layer.slabs(layout, most), self.places.slabs(layout, most), strict=True
+        ):
             counts = slab.apply(ones, _ones).astype(np.int64)
             expected = [[slab.apply(r, plane) for r in self.exact] for plane in self.planes]
             bias = self.bias[slab.rows.start : slab.rows.stop]
             answer, scale = _real(slab, self.x, bias)
+            numbers = [places.apply(r, _numbered) for r in self.exact] if self.numbered else []
             for block in self.stored.rows(counts):
                 start = block.first - slab.rows.start
                 part = slice(start, start + len(block.indptr) - 1)
                 self._check_structure(block)
                 for plane, answers in zip(self.planes, expected, strict=True):
                     self._check_exact(block, plane(block.data), exact, [y[part] for y in answers])
+                if block.kernel_index is not None:
+                    self._check_numbers(block, exact, [y[part] for y in numbers])
                 self._check_real(block, x, answer[part], scale[part], counts[part])
                 self.entries += len(block.data)
                 progress(len(block.data) * size)
@@ -353,6 +362,21 @@ class _Checks:
             wrong = np.flatnonzero(_product(block, bits, x) != y)
             if len(wrong):
                 raise WrongContents(self._explain(block, int(wrong[0])))
+
+    def _check_numbers(self, block: Block, xs: list[Array], ys: list[Array]) -> None:
+        """Each entry's kernel_index, as if the flat indices themselves were the weights."""
+        index, size = block.kernel_index, self.matrix.layer.kernel.size
+        assert index is not None
+        wrong = np.flatnonzero((index < 0) | (index >= size))
+        if len(wrong):
+            raise WrongContents(
+                f"kernel_index has {int(index[wrong[0]])}, beyond the {size} weights"
+            )
+        for x, y in zip(xs, ys, strict=True):
+            wrong = np.flatnonzero(_product(block, index.astype(np.uint64) + np.uint64(1), x) != y)
+            if len(wrong):
+                row = block.first + int(wrong[0])
+                raise WrongContents(f"kernel_index of row {row} names other kernel elements")
 
     def _check_real(
         self, block: Block, x: Array, answer: Array, scale: Array, counts: Array
@@ -411,12 +435,22 @@ def _planes(dtype: np.dtype[Any], *, structural: bool) -> list[Weights]:
     return [lambda w: (_bits(w) & low) + one, lambda w: _bits(w) >> high]
 
 
+def _with_numbers(layer: Convolution) -> Convolution:
+    """The layer with each weight's flat index in place of the weight."""
+    numbers = np.arange(layer.kernel.size, dtype=np.float64).reshape(layer.kernel.shape)
+    return Convolution(numbers, layer.index_map)
+
+
 def _bits(array: Array) -> Array:
     return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
 
 
 def _ones(weights: Array) -> Array:
     return np.ones(weights.shape, np.uint64)
+
+
+def _numbered(numbers: Array) -> Array:
+    return numbers.astype(np.uint64) + np.uint64(1)
 
 
 def _float64(weights: Array) -> Array:

@@ -24,13 +24,14 @@ Progress = Callable[[int], None]
 class Block:
     """Some consecutive rows of a stored matrix, in CSR form, indptr counted from 0.
 
-    `indices` have the file's own dtype and have not been checked.
+    `indices` have the file's own dtype; neither they nor `kernel_index` have been checked.
     """
 
     first: int
     indptr: Array
     indices: Array
     data: Array
+    kernel_index: Array | None = None
 
 
 class Stored(ABC):

@@ -8,7 +8,7 @@ Nothing in the text depends on when, where or in what order a file was written.
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from convfc_cli.geometry import Axis
 from convfc_cli.layers import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.taps import IndexMap
+
+T = TypeVar("T")
 
 SCHEMA = "convfc/1"
 
@@ -121,30 +123,60 @@ def restore(text: str, kernel: NDArray[Any], bias: NDArray[Any] | None) -> Matri
             raise ValueError("it has no schema")
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
-        axes = tuple(Axis(**_integers(axis)) for axis in content["axes"])
-        shape = tuple(_integer(size) for size in content["kernel_shape"])
-        if shape != kernel.shape:
+        shape = tuple(_as(int, size) for size in content["kernel_shape"])
+        if shape != kernel.shape:  # before it is counted through
             raise ValueError(f"it says kernel_shape {shape}, the kernel has {kernel.shape}")
-        index_map = IndexMap(
-            shape,
-            axes,
-            _integer(content["groups"]),
-            _flag(content["transposed"]),
+        axes = tuple(
+            Axis(**{key: _as(int, number) for key, number in _as(dict, axis).items()})
+            for axis in content["axes"]
         )
-        layout = Layout(_text(content["layout"]["order"]), _flag(content["layout"]["transpose"]))
+        groups, transposed = _as(int, content["groups"]), _as(bool, content["transposed"])
+        order, transpose = content["layout"]["order"], content["layout"]["transpose"]
+        layout = Layout(_as(str, order), _as(bool, transpose))
         matrix = Matrix(
-            Convolution(kernel, index_map, bias),
-            Spec(layout, _text(content["form"]), _flag(content["kernel_index"])),
-            Origin(**{key: _plain(key, value) for key, value in content["origin"].items()}),
+            Convolution(kernel, IndexMap(shape, axes, groups, transposed), bias),
+            Spec(layout, _as(str, content["form"]), _as(bool, content["kernel_index"])),
+            _origin(_as(dict, content["origin"])),
         )
-        stated = json.loads(describe(matrix))
-        for key in ("shape", "nonzeros", "input_shape", "output_shape", "dtype"):
-            if content[key] != stated[key]:
-                raise ValueError(f"it says {key} {content[key]}, its geometry {stated[key]}")
+        _compare(content, json.loads(describe(matrix)))
     except (ValueError, KeyError, TypeError, GeometryError, UsageError, RecursionError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise MalformedInput(f"the metadata is not {SCHEMA}: {what}") from error
     return matrix
+
+
+def _compare(content: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise unless a description says what we would say of the same matrix.
+
+    The version of the tool may differ, and the digest: that is the proof's to judge.
+    """
+    own["version"] = _as(str, content["version"])
+    own["digest"] = content.get("digest")
+    own["origin"] = content["origin"]
+    for key, value in own.items():
+        found = content.get("digest") if key == "digest" else content[key]
+        if json.dumps(found, sort_keys=True) != json.dumps(value, sort_keys=True):
+            raise ValueError(f"it says {key} {str(found)[:80]}, its geometry {str(value)[:80]}")
+    if unknown := sorted(content.keys() - own.keys()):
+        raise ValueError(f"it has an unknown field {unknown[0]!r}")
+
+
+def _origin(content: dict[str, object]) -> Origin:
+    kinds = get_type_hints(Origin)
+    for key, value in content.items():
+        if key not in kinds or type(value) is not kinds[key]:
+            raise ValueError(f"origin has {key} = {value!r}")
+    return Origin(**content)  # type: ignore[arg-type]
+
+
+def _as(kind: type[T], value: object) -> T:
+    """The value, which must be of exactly this type: True is no number."""
+    if type(value) is not kind:
+        raise ValueError(f"{str(value)[:80]!r} where {_NAMES[kind]} belongs")
+    return value
+
+
+_NAMES = {int: "a whole number", bool: "true or false", str: "a text", dict: "an object"}
 
 
 def stated_digest(text: str) -> object:
@@ -175,32 +207,3 @@ def _geometry(layer: Convolution) -> dict[str, Any]:
         "bias": layer.bias is not None,
         "dtype": np.dtype(layer.dtype).name,
     }
-
-
-def _integer(value: object) -> int:
-    if type(value) is not int:
-        raise ValueError(f"{value!r} where a whole number belongs")
-    return value
-
-
-def _integers(value: dict[str, object]) -> dict[str, int]:
-    return {str(key): _integer(number) for key, number in value.items()}
-
-
-def _flag(value: object) -> bool:
-    if type(value) is not bool:
-        raise ValueError(f"{value!r} where true or false belongs")
-    return value
-
-
-def _text(value: object) -> str:
-    if type(value) is not str:
-        raise ValueError(f"{value!r} where a text belongs")
-    return value
-
-
-def _plain(key: str, value: object) -> Any:
-    kinds = get_type_hints(Origin)
-    if key not in kinds or type(value) is not kinds[key]:
-        raise ValueError(f"origin has {key} = {value!r}")
-    return value

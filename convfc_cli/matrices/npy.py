@@ -91,6 +91,8 @@ class _StoredNpy(Stored):
 
     def __init__(self, source: Input, beside: Input) -> None:
         operator = npz.FORMAT.open(beside)
+        if operator.matrix.form != "operator":
+            raise MalformedInput(f"{beside.name} is no operator file, but {operator.matrix.form}")
         self.stated_digest = operator.stated_digest
         self.matrix = replace(operator.matrix, spec=replace(operator.matrix.spec, form="dense"))
         self._name, self._file = source.name, source.file

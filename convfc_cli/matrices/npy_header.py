@@ -2,6 +2,7 @@
 
 import io
 from math import prod
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -11,6 +12,12 @@ from convfc_cli.errors import MalformedInput
 
 LONGEST = 2**14
 """Bytes of a header that are accepted; a real one has 128."""
+
+_UNREADABLE = (
+    *(ArithmeticError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError),
+    TokenError,
+)
+"""What NumPy raises for a header that is none: it is parsed as a Python literal."""
 
 
 def header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
@@ -40,11 +47,12 @@ def read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[A
         else:
             raise ValueError(f"npy version {version} is not read")
         shape, fortran, dtype = found
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:120]
         raise MalformedInput(f"{name} is no npy array: {reason}") from error
-    if dtype.kind not in "fiuUS" or dtype.hasobject or (fortran and len(shape) > 1):
+    if dtype.kind not in "fiuUS" or not dtype.itemsize or (fortran and len(shape) > 1):
         raise MalformedInput(f"{name} holds {dtype}, not a C-ordered array of plain numbers")
-    if any(size < 0 for size in shape) or prod(shape) * dtype.itemsize >= 2**63:
+    sizes = [max(size, 1) if type(size) is int and size >= 0 else -1 for size in shape]
+    if len(shape) > 32 or min(sizes, default=1) < 0 or prod(sizes) * dtype.itemsize >= 2**63:
         raise MalformedInput(f"{name} declares the shape {shape}")
     return shape, dtype, file.tell()

@@ -15,6 +15,7 @@ Members, in this order, each an `.npy` array:
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from math import prod
 from typing import IO, Any, BinaryIO
 
@@ -29,6 +30,8 @@ from convfc_cli.matrices.matrix import Matrix, Spec, describe, restore, stated_d
 from convfc_cli.matrices.npy_header import header, read_header
 from convfc_cli.streams import Stream, index_dtype
 from convfc_cli.taps import IndexMap
+
+_INDICES = (np.dtype(np.int32).str, np.dtype(np.int64).str)
 
 LONGEST_TEXT = 2**22
 """Bytes of metadata that are accepted: a real description has a few thousand."""
@@ -147,19 +150,9 @@ class _StoredNpz(Stored):
         return self._member("bias").whole()
 
     def rows(self, counts: NDArray[Any]) -> Iterator[Block]:
-        if self._kernel_index is None:
-            yield from self._rows.rows(counts)
-            return
-        kernel = self.matrix.layer.kernel.reshape(-1)
         for block in self._rows.rows(counts):
-            places = self._kernel_index.read(len(block.data))
-            if places.size and not 0 <= int(places.min()) <= int(places.max()) < kernel.size:
-                raise WrongContents(f"kernel_index of the rows from {block.first} is out of range")
-            bits = f"u{kernel.itemsize}"
-            if not np.array_equal(kernel[places].view(bits), block.data.view(bits)):
-                raise WrongContents(
-                    f"kernel_index of the rows from {block.first} names other weights than data has"
-                )
+            if self._kernel_index is not None:
+                block = replace(block, kernel_index=self._kernel_index.read(len(block.data)))
             yield block
 
     def finish(self) -> None:
@@ -180,15 +173,15 @@ class _StoredNpz(Stored):
             raise WrongContents(f"shape is {stated.tolist()}, not {list(shape)}")
         if self._member("format").whole().tolist() not in (b"csr", "csr"):
             raise WrongContents("format is not csr")
-        indptr = self._member("indptr", length=shape[0] + 1, kinds="iu")
-        indices = self._member("indices", length=nnz, kinds="iu")
+        indptr = self._member("indptr", length=shape[0] + 1, dtypes=_INDICES)
+        indices = self._member("indices", length=nnz, dtypes=_INDICES)
         data = self._member("data", length=nnz)
         if data.dtype != matrix.layer.dtype:
             raise WrongContents(f"data is {data.dtype}, the kernel {matrix.layer.dtype}")
         self._rows = CsrReader(indptr, indices, data)
         self._streams = [indptr, indices, data]
         if matrix.spec.kernel_index:
-            self._kernel_index = self._member("kernel_index", length=nnz, kinds="iu")
+            self._kernel_index = self._member("kernel_index", length=nnz, dtypes=_INDICES)
             self._streams.append(self._kernel_index)
 
     def _check_members(self) -> None:
@@ -199,7 +192,8 @@ class _StoredNpz(Stored):
         if matrix.form == "csr":
             names |= {"format", "shape", "bias", "indptr", "indices", "data"}
             names |= {"kernel_index"} if matrix.spec.kernel_index else set()
-        found = {name.removesuffix(".npy") for name in self._zip.namelist()}
+        names = {f"{name}.npy" for name in names}
+        found = set(self._zip.namelist())
         if missing := sorted(names - found):
             raise MalformedInput(f"{self._name} has no member {missing[0]}")
         if unknown := sorted(found - names):
@@ -243,11 +237,16 @@ class _StoredNpz(Stored):
     def _open(self, filename: str) -> IO[bytes]:
         try:
             return self._zip.open(filename)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:
             raise MalformedInput(f"{self._name} is damaged: {error}") from error
 
     def _member(
-        self, name: str, *, limit: int | None = None, length: int | None = None, kinds: str = ""
+        self,
+        name: str,
+        *,
+        limit: int | None = None,
+        length: int | None = None,
+        dtypes: tuple[str, ...] = (),
     ) -> "_Member":
         if not self._has(name):
             raise MalformedInput(
@@ -257,8 +256,8 @@ class _StoredNpz(Stored):
         if limit is not None and info.file_size > limit:
             raise MalformedInput(f"{self._name}: {name} has {info.file_size} bytes, too many")
         member = _Member(f"{self._name}: {name}", self._open(info.filename), info.file_size)
-        if kinds and member.dtype.kind not in kinds:
-            raise WrongContents(f"{name} is {member.dtype}, not of whole numbers")
+        if dtypes and member.dtype.str not in dtypes:
+            raise WrongContents(f"{name} is {member.dtype}, not whole numbers of 32 or 64 bits")
         if length is not None and member.shape != (length,):
             raise WrongContents(
                 f"{name} has shape {member.shape}, where the geometry gives ({length},)"
