@@ -152,6 +152,8 @@ def stream(
     if options.form == "dense":
         raise UsageError("a stream carries an npz: --form dense needs a file, -o NAME.npy")
     opened_model, entries = select(model, layers, shapes or {})
+    if len(entries) > 1:
+        raise UsageError(f"a stream carries one layer, not {len(entries)}: name it with -l")
     plan = make_plan(opened_model, entries, "stream.npz", options, to_disk=False)
     observer.planned(plan)
     item = plan.items[0]

@@ -51,7 +51,7 @@ class Input:
         try:
             text = self.head.decode()
         except UnicodeDecodeError as error:
-            if error.start < len(self.head) - 4:
+            if error.start < HEAD - 3 or error.reason != "unexpected end of data":
                 return False
             text = self.head[: error.start].decode()
         return all(character.isprintable() or character in "\t\r\n\f" for character in text)
@@ -127,7 +127,7 @@ def replacing(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
     """
     check_replaceable(path, force=force)
     target = Path(os.path.realpath(path))  # a link is written through, not replaced
-    part = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}.part")
+    part = target.with_name(f".convfc-{secrets.token_hex(8)}.part")
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with open(os.open(part, flags, 0o666), "w+b", buffering=0) as file:

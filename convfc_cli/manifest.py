@@ -33,7 +33,7 @@ def manifest(
         "matrices": list(matrices),
         "failed": list(failed),
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=1) + "\n"
 
 
 def matrix_files(folder: Path) -> Iterator[Path | ConvfcError]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convfc_cli.errors import ConvfcError, OutputExists, Refused, UsageError
+from convfc_cli.errors import ConvfcError, MalformedInput, OutputExists, Refused, UsageError
 from convfc_cli.files import check_replaceable, free_space, opened
 from convfc_cli.layout import Layout
 from convfc_cli.manifest import MANIFEST
@@ -91,7 +91,10 @@ def select(
                 source, {k: v for k, v in shapes.items() if k is not None}
             )
             entry = found.select(layers)[0]
-            return found, (entry.at(tuple(own)[1:]),)
+            try:
+                return found, (entry.at(tuple(own)[1:]),)
+            except MalformedInput as error:
+                raise UsageError(f"layer {entry.name}: {error} (see --input-shape)") from error
     if not found.entries:
         raise UsageError(f"{found.name} has no convolution: there is nothing to do")
     return found, found.select(layers)
@@ -142,7 +145,8 @@ def make_plan(
     if not items:
         error = copy(failures[0][1])
         if len(failures) > 1:
-            error.args = (f"none of {len(failures)} layers can be converted; the first: {error}",)
+            reasons = "; ".join(str(reason) for _, reason in failures)
+            error.args = (f"none of {len(failures)} layers can be converted: {reasons}",)
         raise error
     plan = Plan(model, tuple(items), tuple(failures), folder)
     _check_ceiling(plan, options, to_disk=to_disk)
@@ -159,10 +163,10 @@ def _destination(
         name = "stdin" if model.name in ("-", "standard input") else Path(model.name).name
         return Path(f"{name}.fc"), None
     text = os.fspath(output)
-    if text.endswith(("/", os.sep)) or Path(text).is_dir():
-        return Path(text), None
     if not text:
         raise UsageError("-o is empty: name a file, a folder, or - for standard output")
+    if text.endswith(("/", os.sep)) or Path(text).is_dir():
+        return Path(text), None
     return None, Path(text)
 
 

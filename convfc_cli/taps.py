@@ -65,9 +65,9 @@ def row_taps(axis: Axis, row: int, *, transposed: bool) -> RowTaps:
 
     >>> axis = Axis(inputs=5, outputs=3, kernel=3, stride=2, dilation=1, offset=1)
     >>> row_taps(axis, 0, transposed=False)
-    RowTaps(columns=range(0, 2, 1), kernel=range(1, 3, 1))
+    RowTaps(columns=range(0, 2), kernel=range(1, 3))
     >>> row_taps(axis, 1, transposed=True)
-    RowTaps(columns=range(0, 2, 1), kernel=range(2, -1, -2))
+    RowTaps(columns=range(0, 2), kernel=range(2, -1, -2))
     """
     stride, dilation = axis.stride, axis.dilation
     if not transposed:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -339,8 +338,8 @@ def in_small_disk(folder: Path, size: str, script: str) -> subprocess.CompletedP
 def test_the_disk_fills_up(folder: Path) -> None:
     """The plan saw room enough, and it is gone."""
     start = (
-        "import convfc_cli.conversion as c; from convfc_cli.cli.main import main; "
-        "c.free_space = lambda place: 2**60; main()"
+        "import convfc_cli.files as f; f.free_space = lambda place: 2**60; "
+        "from convfc_cli.cli.main import main; main()"
     )
     arguments = f"convert -q {LENET} -l @0"
     script = "".join(
@@ -388,14 +387,34 @@ def test_stopped_while_writing(
         assert err.splitlines()[-1] == b"convfc: interrupted"
 
 
-def test_stopped_before_anything_is_written(big: Path, folder: Path) -> None:
-    child = started("convert", big, "-o", "c.npz", cwd=folder)
-    time.sleep(0.1)
-    child.send_signal(signal.SIGTERM)
-    _, err = child.communicate(timeout=PATIENCE)
-    assert child.returncode in (143, -signal.SIGTERM), err
-    assert b"Traceback" not in err
-    assert os.listdir() == []
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+@pytest.mark.parametrize("then", ["raise ImportError('initialization failed')", "return real(*a)"])
+def test_stopped_where_a_library_hides_it(
+    model: Path, folder: Path, number: signal.Signals, code: int, then: str
+) -> None:
+    """Modules in C make an ImportError of it, others go on: it is an interruption all the same."""
+    script = (
+        "import convfc_cli.models.registry as r, os, sys, time\n"
+        "from convfc_cli.cli.main import main\n"
+        "real = r.open_model\n"
+        "def hiding(*a):\n"
+        f"    try: os.kill(os.getpid(), {int(number)}); time.sleep(5)\n"
+        f"    except BaseException: {then}\n"
+        "r.open_model = hiding; main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "convert", str(model), "-o", "c.npz"],
+        env=environment(),
+        cwd=folder,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"defect" not in done.stderr
 
 
 @pytest.mark.parametrize("old", [None, b"the old file"])

@@ -236,15 +236,11 @@ def test_something_after_the_end(matrix: Path) -> None:
 
 def test_members_too_many_or_too_few(matrix: Path) -> None:
     path = rewritten(matrix, Path("w.npz"), extra=np.zeros(3))
-    assert "'extra'" in run("verify", path).failed(3)
+    assert "a member 'extra" in run("verify", path).failed(3)
     for name in sorted(arrays(matrix).keys()):
         kept = {k: v for k, v in arrays(matrix).items() if k != name}
         np.savez("w.npz", **kept)
-        done = run("verify", "w.npz")
-        if name == "kernel_bias":  # the layer is then one without a bias: sound, and another one
-            assert (done.code, done.lines[0].split("\t")[0]) == (1, "wrong")
-        else:
-            assert name in done.failed(3)
+        assert name.removeprefix("kernel_") in run("verify", "w.npz").failed(3)
 
 
 def test_a_dense_file_without_what_lies_beside_it(model: Path) -> None:

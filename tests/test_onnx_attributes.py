@@ -450,6 +450,13 @@ def test_a_bias_of_another_type(tmp_path: Path) -> None:
         only(model, tmp_path).load()
 
 
+def test_a_bias_of_another_precision(tmp_path: Path) -> None:
+    # ONNX asks for one type; to round the bias in silence would change the layer.
+    model = conv_model(integers(2, 2, 3, 3), np.float64([1 + 2.0**-40, 2]), {}, (1, 2, 5, 5))
+    with pytest.raises((Unsupported, MalformedInput), match="B"):
+        only(model, tmp_path).load()
+
+
 @pytest.mark.parametrize("names", [[], ["x"], ["", "W"], ["x", ""]])
 def test_a_node_that_lacks_an_input(names: list[str], tmp_path: Path) -> None:
     model = conv_model(integers(2, 2, 3, 3), None, {}, (1, 2, 5, 5))
@@ -458,6 +465,14 @@ def test_a_node_that_lacks_an_input(names: list[str], tmp_path: Path) -> None:
     entry = only(model, tmp_path)
     assert type(entry.error) is MalformedInput
     assert "without input" in str(entry.error)
+
+
+@pytest.mark.parametrize("fourth", ["x", "nowhere", "B"])
+def test_a_node_with_too_many_inputs(fourth: str, tmp_path: Path) -> None:
+    model = conv_model(integers(2, 2, 3, 3), integers(2), {}, (1, 2, 5, 5))
+    model.graph.node[0].input.append(fourth)
+    entry = only(model, tmp_path)
+    assert isinstance(entry.error, MalformedInput | Unsupported)
 
 
 def test_the_same_weights_in_every_operator_set(tmp_path: Path) -> None:

@@ -218,6 +218,17 @@ def test_weights_that_are_graph_inputs_are_no_inputs_to_name(tmp_path: Path) -> 
     assert entry.require().output_shape == (3, 8, 4)
 
 
+def test_large_weights_are_no_inputs_to_name(tmp_path: Path) -> None:
+    model = conv_model(ramp(40, 2, 3, 3), None, {}, (1, 2, 9, 6))  # 2,880 bytes
+    entry = only(model, tmp_path, {None: (1, 2, 9, 6)})  # what the model states anyway
+    assert entry.require().output_shape == (40, 7, 4)
+    with pytest.raises(UsageError) as raised:
+        listed(model, tmp_path, {None: (1, 2, 9, 7)})
+    assert "W" not in str(raised.value).split()
+    with pytest.raises(UsageError):
+        listed(model, tmp_path, {"W": (40, 2, 3, 3)})
+
+
 def test_a_name_that_the_model_does_not_have(tmp_path: Path) -> None:
     # `design.md`: it names any tensor of the model. A tensor that is not there is a slip.
     with pytest.raises(UsageError, match="typo"):

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -18,10 +19,9 @@ import click
 from convfc_cli import __version__
 from convfc_cli.cli import convert, inspect, map, verify
 from convfc_cli.cli.output import say
-from convfc_cli.errors import ConvfcError, OutputFailed, SizeMissing
+from convfc_cli.errors import ConvfcError, SizeMissing
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell counts it
-INTERRUPTED = 128 + signal.SIGINT
 DEFECT = 70
 
 EPILOG = """\b
@@ -34,7 +34,7 @@ Exit codes:
   5    refused by a limit or a policy
   6    output could not be written
   70   a defect of convfc
-  130  interrupted    141  broken pipe
+  130  interrupted    141  broken pipe    143  terminated
 """
 
 
@@ -66,41 +66,64 @@ for command in (inspect.inspect, convert.convert, verify.verify, map.map_):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with a documented code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    signal.signal(signal.SIGTERM, _terminated)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path is any bytes, and is printed as they are
-            stream.reconfigure(errors="surrogateescape")
+    _prepare_streams()
+    signals = _Signals()
     try:
         code = _run(arguments)
     except BaseException as error:
-        if debug and isinstance(error, Exception):
-            raise
-        code = _told(error, arguments)
-    sys.exit(code)
+        if "--debug" in arguments and isinstance(error, Exception):
+            traceback.print_exc()
+        code = _told(error, arguments, signals.caught)
+    # A library may swallow what a signal raises, or turn it into an error of its own.
+    sys.exit(128 + signals.caught if signals.caught else code)
+
+
+class _Signals:
+    """Turns SIGINT and SIGTERM into an exception, so that every `finally` runs, and remembers."""
+
+    def __init__(self) -> None:
+        self.caught = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.caught = number
+        raise SystemExit(128 + number)
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed, as by >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
+        elif isinstance(stream, io.TextIOWrapper):  # a path is any bytes, printed as they are
+            stream.reconfigure(errors="surrogateescape")
 
 
 def _run(arguments: list[str]) -> int:
-    code = cli.main(arguments, prog_name="convfc", standalone_mode=False)
+    # Not `cli.main`: that turns a broken pipe into exit code 1.
     try:
+        with cli.make_context("convfc", arguments) as ctx:
+            cli.invoke(ctx)
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    finally:
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
-    return code if isinstance(code, int) else 0
+    return 0
 
 
-def _told(error: BaseException, arguments: list[str]) -> int:
+def _told(error: BaseException, arguments: list[str], caught: int) -> int:
     """Say in one line what went wrong; returns the exit code."""
+    if caught:
+        return _line("interrupted" if caught == signal.SIGINT else "terminated", 128 + caught)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenPipeError):
-        # Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return BROKEN_PIPE
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        return _line("interrupted", INTERRUPTED)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        print(error.format_message(), file=sys.stderr)
+        return 2
     if isinstance(error, click.ClickException):
         help_ = ""
         if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -113,16 +136,20 @@ def _told(error: BaseException, arguments: list[str]) -> int:
         return _line(f"error: {error}", error.exit_code)
     if isinstance(error, MemoryError):
         return _line("error: out of memory: fewer layers at a time, with -l, take less", 5)
+    if isinstance(error, OSError):  # files raise errors of ours: this is standard output
+        _discard_output()
+        return _line(f"error: cannot write the output: {(error.strerror or '').lower()}", 6)
     return _line(
         f"defect of convfc, please report it: {type(error).__name__}: {error} (--debug shows more)",
         DEFECT,
     )
 
 
+def _discard_output() -> None:
+    """Python would try to write what is left once more when it closes standard output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _line(message: str, code: int) -> int:
     say(f"convfc: {' '.join(message.split())}")
     return code
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)  # through every `finally`: no temporary file stays

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from itertools import islice
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import click
@@ -76,7 +77,7 @@ def map_(
     except IndexError as error:
         raise UsageError(f"{matrix}: {error}") from error
     if as_json:
-        print_json([dict(zip(HEADER, row, strict=True)) for row in (*first, *rows)])
+        print_json([dict(zip(HEADER, _finite(row), strict=True)) for row in (*first, *rows)])
         return
     if not is_terminal(sys.stdout):
         print_rows(HEADER, (_plain(row) for row in (*first, *rows)))
@@ -123,6 +124,11 @@ def _rows(operator: "MatrixOperator", taps: "Iterator[Tap]") -> Iterator[Row]:
             )
         else:
             yield row, column, tap.output, tap.input, None, 0.0
+
+
+def _finite(row: Row) -> tuple[object, ...]:
+    """The row with a weight that JSON has no number for as a text: nan, inf, -inf."""
+    return (*row[:5], row[5] if isfinite(row[5]) else str(row[5]))
 
 
 def _plain(row: Row) -> tuple[object, ...]:

@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 def print_json(value: object) -> None:
     """A JSON document on standard output."""
-    print(json.dumps(value, ensure_ascii=True, indent=1))
+    print(json.dumps(value, indent=1, allow_nan=False))
 
 
 def print_rows(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -109,7 +109,7 @@ def describe(matrix: Matrix) -> str:
         "origin": asdict(matrix.origin),
         "digest": digest(matrix.layer),
     }
-    return json.dumps(content, ensure_ascii=False)
+    return json.dumps(content)
 
 
 def restore(text: str, kernel: NDArray[Any], bias: NDArray[Any] | None) -> Matrix:
