@@ -51,7 +51,7 @@ class Input:
         try:
             text = self.head.decode()
         except UnicodeDecodeError as error:
-            if error.start < HEAD - 3 or error.reason != "unexpected end of data":
+            if error.reason != "unexpected end of data":  # the head may end within a character
                 return False
             text = self.head[: error.start].decode()
         return all(character.isprintable() or character in "\t\r\n\f" for character in text)
@@ -74,6 +74,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Input]:
     try:
         # Without O_NONBLOCK a pipe that nobody writes to would be waited for here, not on reading.
         file = open(name, "rb")  # noqa: SIM115 - closed below
+    except ValueError as error:
+        raise UsageError(f"cannot read {name!r}: {error}") from error
     except OSError as error:
         hint = "" if error.errno != 2 else " (a path is taken from the current directory)"
         raise UsageError(f"cannot read {name}: {_reason(error)}{hint}") from error

@@ -223,7 +223,7 @@ def test_several_layers_do_not_fit_into_a_file() -> None:
     told = run("convert", LENET, "-o", "all.npz").failed(2)
     assert "2 layers do not fit into one file all.npz" in told
     assert "-l @0" in told
-    assert "2 layers do not fit" in run("convert", LENET, "-o", "-").failed(2)
+    assert "one layer, not 2" in run("convert", LENET, "-o", "-").failed(2)
     assert os.listdir() == []
 
 

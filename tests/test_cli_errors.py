@@ -490,7 +490,6 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         KeyError("key"),
         AssertionError(),
         RecursionError("deep"),
-        OSError(5, "Input/output error"),
         Defect("a contradiction"),
     ],
 )
@@ -504,6 +503,15 @@ def test_a_defect_is_one_line(
     assert done.err.startswith("convfc: ")
     assert done.err.count("\n") == 1
     assert os.listdir() == ["m.onnx"]
+
+
+def test_an_error_of_the_system_that_nobody_named_is_told_as_one_of_the_output(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, OSError(5, "Input/output error"))
+    done = run("convert", model)
+    assert (done.code, done.out) == (6, "")
+    assert done.err == "convfc: error: cannot write the output: input/output error\n"
 
 
 def test_a_defect_shows_its_traceback_with_debug(

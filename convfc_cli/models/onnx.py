@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 LARGEST_FILE = 2**31 - 1
 """What protobuf can parse; larger models keep their weights in external files."""
 
-MOST_FIELDS = 4_000_000
-"""Fields of messages: a network of 100,000 nodes has about two million."""
+MOST_FIELDS = 2_000_000
+MOST_MESSAGES = 500_000
+MOST_NODES = 100_000
+"""Fields, messages and nodes of a file: the largest networks known have a fifth of it."""
 
 DEEPEST = 100
 """Messages within messages, as protobuf itself has it."""
@@ -67,7 +69,7 @@ def _parsed(source: Input) -> "onnx.ModelProto":
         _survey(content, onnx.ModelProto.DESCRIPTOR, source.name)
         model = onnx.ModelProto()
         model.ParseFromString(content)
-    except (DecodeError, IndexError) as error:
+    except (DecodeError, IndexError, UnicodeDecodeError) as error:
         raise MalformedInput(f"{source.name} is no ONNX model, or a damaged one") from error
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise MalformedInput(f"{source.name} is no ONNX model: it holds no graph")
@@ -75,30 +77,29 @@ def _parsed(source: Input) -> "onnx.ModelProto":
 
 
 def _survey(content: bytes, descriptor: Any, name: str) -> None:
-    """Count the fields of all messages, skipping over weights; raises `Refused` beyond the limit.
+    """Count the fields and messages of a file, skipping over weights; texts must be UTF-8.
 
-    Source: the protobuf encoding, protobuf.dev/programming-guides/encoding.
+    Raises `Refused` beyond the limits. Source: the protobuf encoding,
+    protobuf.dev/programming-guides/encoding.
     """
     kinds: dict[str, dict[int, Any]] = {}
 
-    def messages(kind: Any) -> dict[int, Any]:
+    def inside(kind: Any) -> dict[int, Any]:
+        """What to look into: messages by their descriptor, texts by None."""
         if kind.full_name not in kinds:
             kinds[kind.full_name] = {
-                field.number: field.message_type for field in kind.fields if field.message_type
+                field.number: field.message_type
+                for field in kind.fields
+                if field.message_type or field.type == field.TYPE_STRING
             }
         return kinds[kind.full_name]
 
-    count = 0
-    stack = [(0, len(content), messages(descriptor))]
+    fields = messages = nodes = 0
+    stack = [(0, len(content), inside(descriptor))]
     while stack:
-        place, end, inner = stack.pop()
+        place, end, known = stack.pop()
         while place < end:
-            count += 1
-            if count > MOST_FIELDS or len(stack) > DEEPEST:
-                raise Refused(
-                    f"{name} holds more than {MOST_FIELDS} fields or nests too deeply: parsing it "
-                    f"would take far more memory than its size"
-                )
+            fields += 1
             key, place = _varint(content, place)
             wire = key & 7
             if wire == 0:
@@ -107,23 +108,40 @@ def _survey(content: bytes, descriptor: Any, name: str) -> None:
                 length, place = _varint(content, place)
                 if length > end - place:
                     raise MalformedInput(f"{name} is cut short, or no ONNX model")
-                kind = inner.get(key >> 3)
-                if kind is not None and length:
-                    stack.append((place + length, end, inner))
-                    end, inner = place + length, messages(kind)
-                else:
-                    place += length
+                kind = known.get(key >> 3, b"")
+                if kind is None:
+                    content[place : place + length].decode()
+                elif kind != b"":
+                    messages += 1
+                    nodes += kind.name == "NodeProto"
+                    if length:
+                        stack.append((place + length, end, known))
+                        end, known = place + length, inside(kind)
+                        continue
+                place += length
             elif wire in (1, 5):
                 place += 8 if wire == 1 else 4
             else:
                 raise MalformedInput(f"{name} is no ONNX model, or a damaged one")
+            if fields > MOST_FIELDS or messages > MOST_MESSAGES or nodes > MOST_NODES:
+                raise Refused(
+                    f"{name} holds more than {MOST_NODES} nodes, {MOST_MESSAGES} messages or "
+                    f"{MOST_FIELDS} fields: it would take far more memory than its size"
+                )
+        if len(stack) > DEEPEST:
+            raise Refused(f"{name} nests messages more than {DEEPEST} deep")
 
 
 def _varint(content: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    value = content[place]
+    place += 1
+    if value < 0x80:
+        return value, place
+    value &= 0x7F
+    for shift in range(7, 64, 7):
         byte = content[place]
+        place += 1
         value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80 or shift > 63:
-            return value, place
+        if byte < 0x80:
+            break
+    return value, place

@@ -25,13 +25,18 @@ Array = NDArray[Any]
 LARGEST = 2**31
 """Bytes of a constant that are accepted: protobuf's own limit; twice that in external data."""
 
+LARGEST_RANK = 32
+"""Axes of a tensor: NumPy has 64 at most, a network five."""
+
+BUDGET = 2**26
+"""Elements of all that is computed on the way to one constant."""
+
 DEEPEST = 500
 """Operations on the way from a stored constant to a weight."""
 
 _SAME_SIZE = frozenset(
-    "Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization Cast CastLike Ceil Clip Cos Cosh "
-    "CumSum DequantizeLinear Erf Exp Flatten Floor Identity InstanceNormalization IsInf IsNaN Log "
-    "LpNormalization Neg Not QuantizeLinear Reciprocal ReduceL1 ReduceL2 ReduceLogSum "
+    "Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Cos Cosh CumSum Erf Exp Flatten Floor "
+    "Identity IsInf IsNaN Log LpNormalization Neg Not Reciprocal ReduceL1 ReduceL2 ReduceLogSum "
     "ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu "
     "Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Sinh Size Slice Softmax "
     "Softplus Split Sqrt Squeeze Tan Tanh Transpose Trilu Unsqueeze".split()
@@ -39,25 +44,28 @@ _SAME_SIZE = frozenset(
 """Operators whose result is no larger than the larger of its inputs."""
 
 _BROADCAST = frozenset(
-    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Sum "
-    "Where Xor".split()
+    "Add And Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow "
+    "Sub Sum Where Xor".split()
 )
 
 _SIZED: dict[str, Callable[[onnx.NodeProto, list[Array]], int]] = {
-    "Constant": lambda node, inputs: 0,
+    "BatchNormalization": lambda node, inputs: _per_channel(inputs, 1),
     "Concat": lambda node, inputs: sum(array.size for array in inputs),
     "ConstantOfShape": lambda node, inputs: prod(map(int, inputs[0].reshape(-1))),
+    "DequantizeLinear": lambda node, inputs: _per_channel(inputs, _axis(node, 1)),
     "Expand": lambda node, inputs: prod(
         np.broadcast_shapes(inputs[0].shape, tuple(map(int, inputs[1])))
     ),
     "Gather": lambda node, inputs: inputs[1].size * inputs[0].size // inputs[0].shape[_axis(node)],
+    "InstanceNormalization": lambda node, inputs: _per_channel(inputs, 1),
     "MatMul": lambda node, inputs: inputs[0].size * inputs[1].size // inputs[0].shape[-1],
+    "QuantizeLinear": lambda node, inputs: _per_channel(inputs, _axis(node, 1)),
     "Range": lambda node, inputs: abs(int((inputs[1] - inputs[0]) / inputs[2])) + 1,
     "Tile": lambda node, inputs: inputs[0].size * prod(map(int, inputs[1])),
 }
 """Operators whose result may be far larger, and how many elements at most it then has."""
 
-FOLDED = _SAME_SIZE | _BROADCAST | _SIZED.keys()
+FOLDED = _SAME_SIZE | _BROADCAST | _SIZED.keys() | {"Constant"}
 """What is evaluated where all its inputs are constant."""
 
 
@@ -105,8 +113,10 @@ def sources(scope: Scope, name: str) -> list[tuple[Scope, onnx.NodeProto]]:
     return list(order.values())
 
 
-def value(scope: Scope, name: str) -> Array:
-    """A constant tensor. Raises `Unsupported` if it is not constant."""
+def value(scope: Scope, name: str, budget: int = BUDGET) -> Array:
+    """A constant tensor. Raises `Unsupported` if it is not constant, `Refused` if more than
+    `budget` elements would have to be computed on the way.
+    """
     reason = dynamic(scope, name)
     if reason:
         raise Unsupported(reason)
@@ -121,6 +131,9 @@ def value(scope: Scope, name: str) -> Array:
 
     for place, node in sources(scope, name):
         inputs = [look(place, source) if source else None for source in node.input]
+        budget -= _elements(node, [array for array in inputs if array is not None])
+        if budget < 0:
+            raise Refused(f"the constant {name!r} takes too many elements to compute")
         for output, array in zip(node.output, _evaluated(node, inputs, place), strict=False):
             known[id(place), output] = array
     return look(scope, name)
@@ -131,8 +144,10 @@ def decoded(tensor: onnx.TensorProto | onnx.SparseTensorProto, folder: Path | No
     if isinstance(tensor, onnx.SparseTensorProto):
         return _densified(tensor, folder)
     name, shape = tensor.name or "a constant", tuple(tensor.dims)
-    if any(size < 0 for size in shape):
-        raise MalformedInput(f"tensor {name!r} declares the shape {shape}")
+    if len(shape) > LARGEST_RANK or any(size < 0 for size in shape):
+        raise MalformedInput(f"tensor {name!r} declares the shape {str(shape)[:80]}")
+    if tensor.data_type == onnx.TensorProto.STRING:
+        raise Unsupported(f"tensor {name!r} holds text")
     try:
         itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
     except KeyError as error:
@@ -210,13 +225,14 @@ def _evaluated(node: onnx.NodeProto, inputs: list[Array | None], scope: Scope) -
     """The outputs of one node on constant inputs."""
     if node.op_type == "Identity" and inputs[0] is not None:
         return [inputs[0]]
+    if any(a.name == "to" and a.i == onnx.TensorProto.STRING for a in node.attribute):
+        raise Unsupported(f"the constant {node.output[0]!r} is text")
     if node.op_type == "Constant":
         for attribute in node.attribute:
             if attribute.name == "value":
                 return [decoded(attribute.t, scope.folder)]
             if attribute.name == "sparse_value":
                 return [decoded(attribute.sparse_tensor, scope.folder)]
-    _check_size(node, [array for array in inputs if array is not None])
     from onnx.reference import ReferenceEvaluator
 
     named = {
@@ -255,22 +271,32 @@ def opset_ids(opsets: dict[str, int]) -> list[onnx.OperatorSetIdProto]:
     return [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
 
 
-def _check_size(node: onnx.NodeProto, inputs: list[Array]) -> None:
-    """Raise `Refused` if a result would be out of all proportion, before it is computed."""
+def _elements(node: onnx.NodeProto, inputs: list[Array]) -> int:
+    """How many elements a node computes at most, before it does."""
+    if node.op_type == "Constant":
+        return 0
     try:
         if node.op_type in _BROADCAST:
-            elements = prod(np.broadcast_shapes(*(array.shape for array in inputs)))
-        elif node.op_type in _SIZED:
-            elements = _SIZED[node.op_type](node, inputs)
-        else:
-            elements = max((array.size for array in inputs), default=0)
+            return prod(np.broadcast_shapes(*(array.shape for array in inputs)))
+        if node.op_type in _SIZED:
+            return _SIZED[node.op_type](node, inputs)
+        return max((array.size for array in inputs), default=0)
     except (ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise MalformedInput(
             f"the constant {node.output[0]!r} has inputs that {node.op_type} does not take"
         ) from error
-    if elements * 8 > LARGEST:
-        raise Refused(f"the constant {node.output[0]!r} would have {elements} elements")
 
 
-def _axis(node: onnx.NodeProto) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+def _axis(node: onnx.NodeProto, default: int = 0) -> int:
+    return next((a.i for a in node.attribute if a.name == "axis"), default)
+
+
+def _per_channel(inputs: list[Array], axis: int) -> int:
+    """Elements of a tensor whose other inputs have one value, one a channel, or one a block."""
+    tensor, *others = inputs
+    for other in others:
+        fits = other.size == 1 or other.shape == tensor.shape[axis : axis + 1 or None]
+        blocks = other.ndim == tensor.ndim and all(map(int.__le__, other.shape, tensor.shape))
+        if not fits and not blocks:
+            raise ValueError(f"{other.shape} values for a tensor of shape {tensor.shape}")
+    return tensor.size

@@ -56,6 +56,8 @@ def attributes(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Attributes:
     found: dict[str, Any] = {}
     for attribute in node.attribute:
         name = attribute.name
+        if attribute.ref_attr_name:
+            raise MalformedInput(f"attribute {name!r} refers to a function's that is not there")
         if name not in _ATTRIBUTES or (name in _ONLY_TRANSPOSED and not transposed):
             raise Unsupported(f"attribute {name!r} is none of {node.op_type}'s in ONNX")
         if attribute.type != _ATTRIBUTES[name] or name in found:
@@ -135,7 +137,11 @@ def load(node: onnx.NodeProto, scope: Scope, index: IndexMap) -> Convolution:
     kernel = widened(value(scope, node.input[1]), node.input[1])
     bias = None
     if len(node.input) > 2 and node.input[2]:
-        bias = widened(value(scope, node.input[2]), node.input[2]).astype(kernel.dtype)
+        bias = widened(value(scope, node.input[2]), node.input[2])
+        if bias.dtype != kernel.dtype:
+            raise MalformedInput(
+                f"its bias {node.input[2]!r} is {bias.dtype}, its weights are {kernel.dtype}"
+            )
     return Convolution(kernel, index, bias)
 
 

@@ -28,8 +28,8 @@ def inferred_shapes(model: onnx.ModelProto, shapes: Shapes, name: str) -> onnx.G
 
     Raises `UsageError` for shapes that do not fit the model.
     """
-    light = _light(model)
-    inner = _settle(light.graph, shapes, name)
+    light, weights = _light(model)
+    inner = _settle(light.graph, weights, shapes, name)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     inferred = _inferred(light, inner)
     for _ in range(ROUNDS):
@@ -61,7 +61,7 @@ def _made_constant(scope: Scope, node: onnx.NodeProto) -> bool:
         if not all(_is_stored(scope, source) for source in node.input if source):
             return False
         try:
-            array = value(scope, node.output[0])
+            array = value(scope, node.output[0], budget=SMALL)
         except ConvfcError:  # then its size stays open, and the layer says so
             return False
     if array.nbytes > SMALL or array.dtype.hasobject:
@@ -81,8 +81,10 @@ def _is_stored(scope: Scope, name: str) -> bool:
     return name in home.stored or (producer is not None and producer.op_type == "Constant")
 
 
-def _light(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without its larger weights: for shape inference, which copies all it is given."""
+def _light(model: onnx.ModelProto) -> tuple[onnx.ModelProto, set[str]]:
+    """The model without its larger weights, for shape inference, which copies all it is given; and
+    the names of all weights, those among its inputs now.
+    """
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
     source, graph = model.graph, light.graph
@@ -90,7 +92,8 @@ def _light(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.input.extend(source.input)
     graph.output.extend(source.output)
     graph.value_info.extend(source.value_info)
-    listed = {value.name for value in source.input}
+    listed = {info.name for info in source.input}
+    weights = {tensor.name for tensor in source.initializer}
 
     def describe(tensor: onnx.TensorProto, name: str) -> None:
         if name not in listed:
@@ -110,18 +113,20 @@ def _light(model: onnx.ModelProto) -> onnx.ModelProto:
             and node.attribute[0].HasField("t")
         ):
             describe(node.attribute[0].t, node.output[0])
+            weights.add(node.output[0])
         else:
             graph.node.append(node)
-    return light
+    return light, weights
 
 
-def _settle(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, tuple[int, ...]]:
+def _settle(
+    graph: onnx.GraphProto, weights: set[str], shapes: Shapes, name: str
+) -> dict[str, tuple[int, ...]]:
     """Write the user's sizes and a batch of 1 into the graph; returns those of inner tensors."""
-    stored = {tensor.name for tensor in graph.initializer}
     inputs = {
         value.name: value
         for value in graph.input
-        if value.name not in stored and value.type.tensor_type.HasField("elem_type")
+        if value.name not in weights and value.type.tensor_type.HasField("elem_type")
     }
     inner: dict[str, tuple[int, ...]] = {}
     for given, sizes in shapes.items():
@@ -137,6 +142,8 @@ def _settle(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, tupl
                     f"NAME one of {', '.join(inputs)}"
                 )
             given = choice[0]
+        if given in weights:
+            raise UsageError(f"{given!r} is a constant of {name}: its size is known")
         if given not in inputs:
             known = _names(graph)
             if given not in known:
@@ -192,7 +199,8 @@ def _inferred(light: onnx.ModelProto, inner: dict[str, tuple[int, ...]]) -> onnx
         for size in sizes:
             target.type.tensor_type.shape.dim.add(dim_value=size)
     try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+        # Without its data propagation, which keeps an object for each element of any vector.
+        inferred = onnx.shape_inference.infer_shapes(light)
     except Exception:  # without it, declared shapes remain, and layers that need more say so
         inferred = light
     for name, sizes in inner.items():  # also where inference did not keep it
