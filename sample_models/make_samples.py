@@ -169,8 +169,8 @@ def peak_signal_to_noise(images: Tensor, reference: Tensor) -> float:
 def export(network: nn.Module, example: Tensor, dynamic: bool) -> onnx.ModelProto:
     """Return the ONNX form of `network`, without traces of the machine that exported it.
 
-    With `dynamic`, the batch, the height and the width of the input are symbolic, and PyTorch's older
-    exporter is used: it writes `padding="same"` as auto_pad SAME_UPPER, the newer one as pads.
+    With `dynamic`, the batch, the height and the width of the input are symbolic, and PyTorch's
+    older exporter is used: it writes `padding="same"` as SAME_UPPER, the newer one as pads.
     """
     if dynamic:
         file = io.BytesIO()

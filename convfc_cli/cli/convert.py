@@ -22,7 +22,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("model")
 @click.option(
     "-l",

@@ -39,7 +39,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("model")
 @options.input_shape
 @options.common

@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 
 from convfc_cli import __version__
-from convfc_cli.cli import convert, inspect, map, verify
+from convfc_cli.cli import convert, inspect, map, options, verify
 from convfc_cli.cli.output import say
 from convfc_cli.errors import ConvfcError, SizeMissing
 
@@ -39,10 +39,7 @@ Exit codes:
 """
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=EPILOG,
-)
+@click.group(context_settings=options.CONTEXT, epilog=EPILOG)
 @click.version_option(__version__, prog_name="convfc")
 def cli() -> None:
     """The fully connected weight matrix of a convolution, proven right.

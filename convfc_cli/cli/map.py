@@ -29,7 +29,7 @@ Examples:
 """
 
 
-@click.command("map", epilog=EPILOG)
+@click.command("map", epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("matrix")
 @click.option("--output", type=options.IndexType(), metavar="C,Y,X", help="One output element.")
 @click.option(

@@ -13,6 +13,9 @@ else:
 
 Command = Callable[..., Any]
 
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""What all commands have in common."""
+
 Shape = tuple[str | None, tuple[int, ...]]
 
 

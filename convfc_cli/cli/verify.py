@@ -34,7 +34,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("matrices", nargs=-1)
 @click.option(
     "--model", metavar="MODEL", help="Also prove that kernel and geometry are this model's."

@@ -1,29 +1,17 @@
-"""ONNX models: from a stranger's bytes to a parsed graph.
+"""ONNX models: what tells one by its bytes, and from a stranger's bytes to a parsed graph."""
 
-Parsing turns each message of a protobuf file into an object of a hundred bytes or more, so that
-20 MB of empty nodes become 1.5 GB. `_survey` walks the file's messages without building them, and
-refuses the file before that happens.
-"""
-
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convfc_cli.errors import MalformedInput, Refused
 from convfc_cli.files import Input
 from convfc_cli.models.model import Model, ModelFormat, Shapes
+from convfc_cli.models.onnx_wire import survey
 
 if TYPE_CHECKING:
     import onnx
 
 LARGEST_FILE = 2**31 - 1
 """What protobuf can parse; larger models keep their weights in external files."""
-
-MOST_FIELDS = 2_000_000
-MOST_MESSAGES = 500_000
-MOST_NODES = 100_000
-"""Fields, messages and nodes of a file: the largest networks known have a fifth of it."""
-
-DEEPEST = 100
-"""Messages within messages, as protobuf itself has it."""
 
 
 class Onnx(ModelFormat):
@@ -66,7 +54,7 @@ def _parsed(source: Input) -> "onnx.ModelProto":
     source.file.seek(0)
     content = source.file.read()
     try:
-        _survey(content, onnx.ModelProto.DESCRIPTOR, source.name)
+        survey(content, onnx.ModelProto.DESCRIPTOR, source.name)
         model = onnx.ModelProto()
         model.ParseFromString(content)
     except (DecodeError, IndexError, UnicodeDecodeError) as error:
@@ -74,74 +62,3 @@ def _parsed(source: Input) -> "onnx.ModelProto":
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise MalformedInput(f"{source.name} is no ONNX model: it holds no graph")
     return model
-
-
-def _survey(content: bytes, descriptor: Any, name: str) -> None:
-    """Count the fields and messages of a file, skipping over weights; texts must be UTF-8.
-
-    Raises `Refused` beyond the limits. Source: the protobuf encoding,
-    protobuf.dev/programming-guides/encoding.
-    """
-    kinds: dict[str, dict[int, Any]] = {}
-
-    def inside(kind: Any) -> dict[int, Any]:
-        """What to look into: messages by their descriptor, texts by None."""
-        if kind.full_name not in kinds:
-            kinds[kind.full_name] = {
-                field.number: field.message_type
-                for field in kind.fields
-                if field.message_type or field.type == field.TYPE_STRING
-            }
-        return kinds[kind.full_name]
-
-    fields = messages = nodes = 0
-    stack = [(0, len(content), inside(descriptor))]
-    while stack:
-        place, end, known = stack.pop()
-        while place < end:
-            fields += 1
-            key, place = _varint(content, place)
-            wire = key & 7
-            if wire == 0:
-                _, place = _varint(content, place)
-            elif wire == 2:
-                length, place = _varint(content, place)
-                if length > end - place:
-                    raise MalformedInput(f"{name} is cut short, or no ONNX model")
-                kind = known.get(key >> 3, b"")
-                if kind is None:
-                    content[place : place + length].decode()
-                elif kind != b"":
-                    messages += 1
-                    nodes += kind.name == "NodeProto"
-                    if length:
-                        stack.append((place + length, end, known))
-                        end, known = place + length, inside(kind)
-                        continue
-                place += length
-            elif wire in (1, 5):
-                place += 8 if wire == 1 else 4
-            else:
-                raise MalformedInput(f"{name} is no ONNX model, or a damaged one")
-            if fields > MOST_FIELDS or messages > MOST_MESSAGES or nodes > MOST_NODES:
-                raise Refused(
-                    f"{name} holds more than {MOST_NODES} nodes, {MOST_MESSAGES} messages or "
-                    f"{MOST_FIELDS} fields: it would take far more memory than its size"
-                )
-        if len(stack) > DEEPEST:
-            raise Refused(f"{name} nests messages more than {DEEPEST} deep")
-
-
-def _varint(content: bytes, place: int) -> tuple[int, int]:
-    value = content[place]
-    place += 1
-    if value < 0x80:
-        return value, place
-    value &= 0x7F
-    for shift in range(7, 64, 7):
-        byte = content[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-    return value, place

@@ -23,10 +23,10 @@ from convfc_cli.errors import (
 )
 from convfc_cli.models import onnx_layer, onnx_runtime
 from convfc_cli.models.model import Entry, Shapes
-from convfc_cli.models.onnx import MOST_NODES
 from convfc_cli.models.onnx_constants import LARGEST_RANK, dynamic, value
 from convfc_cli.models.onnx_scope import STANDARD, Scope, scope_of, walk
 from convfc_cli.models.onnx_sizes import inferred_shapes
+from convfc_cli.models.onnx_wire import MOST_NODES
 
 OTHERS = {
     ("", "DeformConv"): "its offsets are computed from the input, so it is no fixed linear map",
