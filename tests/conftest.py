@@ -1,11 +1,15 @@
-"""How hypothesis runs: at random on a developer's machine, always the same examples in CI.
+"""What tests share; and how hypothesis runs: at random here, the same examples always in CI.
 
 `HYPOTHESIS_PROFILE=thorough` looks at 25 times as many.
 """
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.cli_models import net
 
 COMMON = {
     "deadline": None,
@@ -19,3 +23,16 @@ settings.register_profile("thorough", max_examples=2500, **COMMON)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "derandomized" if os.environ.get("CI") else "local")
 )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def model(folder: Path) -> Path:
+    """A model of one layer, `conv`."""
+    return net(folder / "m.onnx")

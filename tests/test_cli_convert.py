@@ -27,17 +27,7 @@ SHAPE = (2, 6, 5)
 """Of the input of `net`, without the batch."""
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test runs in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def model(folder: Path) -> Path:
-    """One layer, `conv`."""
-    return net(folder / "m.onnx")
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

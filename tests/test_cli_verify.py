@@ -26,17 +26,7 @@ from tests.cli_models import (
     terminal,
 )
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test runs in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def model(folder: Path) -> Path:
-    return net(folder / "m.onnx")
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
