@@ -26,6 +26,7 @@ _HOMES = {
     "Convolution": "convfc_cli.layers",
     "IndexMap": "convfc_cli.taps",
     "Layout": "convfc_cli.layout",
+    "Options": "convfc_cli.planning",
     "ConvfcError": "convfc_cli.errors",
 }
 

@@ -8,7 +8,6 @@ proven, and renamed. In a folder, `manifest.json` comes last (`manifest`).
 import os
 import secrets
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -22,19 +21,19 @@ from convfc_cli.errors import (
     SizeMissing,
     UsageError,
     WrongContents,
+    gravest,
 )
-from convfc_cli.files import HEAD, Input, make_folder, opened, replacing
+from convfc_cli.files import HEAD, Input, make_folder, opened, replacing, replacing_all
 from convfc_cli.layers import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.manifest import MANIFEST, manifest
 from convfc_cli.matrices import registry as matrix_kinds
 from convfc_cli.matrices.container import write_all
-from convfc_cli.matrices.matrix import Matrix, Origin
-from convfc_cli.matrices.npy import sidecar
+from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Entry, Model, Shapes
 from convfc_cli.planning import Item, Options, Plan, make_plan, select
-from convfc_cli.verification import PROBES, Finding, Report, check_runtime
+from convfc_cli.verification import PROBES, Finding, Report, check_runtime, wrong
 from convfc_cli.verification import verify as verify_stored
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Conversion:
     @property
     def exit_code(self) -> int:
         """0, or the code of the gravest failure."""
-        return max((error.exit_code for _, error in self.failures), default=0)
+        return gravest([error.exit_code for _, error in self.failures])
 
 
 PLAIN = Options()
@@ -119,7 +118,7 @@ def convert(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    layers: Sequence[str] = (),
+    layers: Sequence[str] | str = (),
     shapes: Shapes | None = None,
     options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
@@ -143,7 +142,7 @@ def stream(
     model: str | os.PathLike[str],
     out: BinaryIO,
     *,
-    layers: Sequence[str] = (),
+    layers: Sequence[str] | str = (),
     shapes: Shapes | None = None,
     options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
@@ -180,7 +179,11 @@ def matrix(
     `layer` may be left out where there is only one; `input_shape` is (batch, channels, *spatial)
     of the model's input, or a mapping from tensors to theirs.
 
-    Raises what `convert` raises.
+    Raises `UsageError`, `Unsupported`, `MalformedInput`. There is no ceiling: the matrix takes
+    about 8 bytes for each nonzero.
+
+    >>> matrix("sample_models/lenet.onnx", "conv2d_1").shape  # doctest: +SKIP
+    (1600, 1176)
     """
     from scipy.sparse import csr_array
 
@@ -198,11 +201,13 @@ def verify(
     path: str | os.PathLike[str],
     *,
     model: Model | str | os.PathLike[str] | None = None,
+    listed: dict[str, Any] | None = None,
     probes: int = PROBES,
     seed: int | None = None,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> Report:
-    """Prove one matrix file; with `model`, also that its kernel and geometry are that model's.
+    """Prove one matrix file; with `model`, also that its kernel and geometry are that model's; with
+    `listed`, that it is what its folder's manifest says (`manifest.matrix_files`).
 
     Raises `UsageError`, `MalformedInput` (damaged, or no matrix file), `Refused`. Wrong contents
     are a report that is not `ok`.
@@ -211,17 +216,21 @@ def verify(
         try:
             stored = matrix_kinds.stored(source)
         except WrongContents as error:
-            finding = Finding("entries", False, str(error))
-            return Report(source.name, "", (0, 0), 0, "", 0, 0, (finding,))
+            return wrong(source.name, "entries", str(error))
         observer.started(source.name, source.size)
         original = None
         if model is not None:
             found = model if isinstance(model, Model) else model_kinds.read(model)
             original = _original(found, stored.matrix)
+            if original is None:
+                origin = stored.matrix.origin
+                told = f"{found.name} has no layer @{origin.position} {origin.layer!r}"
+                return wrong(source.name, "origin", f"{told} with the output {origin.output!r}")
         return verify_stored(
             stored,
             source.name,
             original=original,
+            listed=listed,
             probes=probes,
             seed=seed,
             progress=observer.advanced,
@@ -239,17 +248,14 @@ def _shapes(given: Shapes | Sequence[int] | None) -> Shapes:
 def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
     failures = list(plan.failures)
     results: list[Result] = []
+    existed = plan.folder is None or plan.folder.exists()
     if plan.folder is not None:
-        existed = plan.folder.exists()
         make_folder(plan.folder)
-        (plan.folder / MANIFEST).unlink(
-            missing_ok=True
-        )  # until the new one stands, it is incomplete
     try:
         for item in plan.items:
             observer.started(item.entry.name, item.size * (2 if options.verify else 1))
             try:
-                result = _write(plan.model, item, options, observer)
+                result = _write(plan, item, options, observer)
             except ConvfcError as error:
                 if not options.keep_going or error.exit_code in (6, 70):
                     raise
@@ -268,55 +274,43 @@ def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
     return done
 
 
-def _write(model: Model, item: Item, options: Options, observer: Observer) -> Result:
+def _write(plan: Plan, item: Item, options: Options, observer: Observer) -> Result:
     layer = item.entry.load()
-    runtime = None
-    if options.verify:
-        runtime = _run_original(item.entry, layer)
-    matrix = _matrix(model, item, layer, options)
-    with ExitStack() as stack:
-        out = stack.enter_context(replacing(item.path, force=options.force))
-        beside = None
-        if not item.kind.standalone:
-            # Entered last, renamed first: a matrix never stands without its metadata.
-            beside = stack.enter_context(replacing(sidecar(item.path), force=options.force))
-            operator = replace(matrix, spec=replace(matrix.spec, form="operator"))
-            matrix_kinds.formats()["npz"].write(operator, beside, lambda size: None)
-        item.kind.write(matrix, out, observer.advanced)
-        size = out.seek(0, os.SEEK_END)
-        if not options.verify or runtime is None:
-            return Result(item, size, None)
-        report = _read_back(
-            item, out, beside, layer=matrix.layer, options=options, observer=observer
-        )
-        return Result(item, size, replace(report, findings=(*report.findings, runtime)))
+    runtime = _run_original(item.entry, layer) if options.verify else None
+    matrix = _matrix(plan.model, item, layer, options)
+    # What lies beside takes its name first: a matrix never stands without its metadata.
+    paths = [*item.kind.beside(item.path), item.path]
+    with replacing_all(*paths, force=options.force) as files:
+        for file in files[:-1]:
+            operator = replace(matrix, spec=Spec(matrix.layout, "operator"))
+            matrix_kinds.by_form("operator").write(operator, file, lambda size: None)
+        item.kind.write(matrix, files[-1], observer.advanced)
+        report = None
+        if runtime is not None:
+            sources = [_reread(path, file) for path, file in zip(paths, files, strict=True)]
+            report = _read_back(item, sources, matrix, options, observer)
+            report = replace(report, findings=(*report.findings, runtime))
+        if plan.folder is not None:  # from here until the new manifest stands, it is incomplete
+            (plan.folder / MANIFEST).unlink(missing_ok=True)
+        return Result(item, files[-1].seek(0, os.SEEK_END), report)
 
 
 def _read_back(
-    item: Item,
-    out: BinaryIO,
-    beside: BinaryIO | None,
-    *,
-    layer: Convolution,
-    options: Options,
-    observer: Observer,
+    item: Item, sources: list[Input], matrix: Matrix, options: Options, observer: Observer
 ) -> Report:
     """Prove the file that was just written, before it takes its name."""
-    operator = None if beside is None else _reread(sidecar(item.path), beside)
-    stored = item.kind.open(_reread(item.path, out), operator)
     report = verify_stored(
-        stored,
+        item.kind.open(sources[-1], *sources[:-1]),
         str(item.path),
-        original=layer,
+        original=matrix,
         probes=options.probes,
         progress=observer.advanced,
     )
-    for finding in report.findings:
-        if finding.holds is False:
-            raise Defect(
-                f"{item.path} was not written as computed ({finding.check}: {finding.detail}): the "
-                f"disk, the memory or convfc is at fault; nothing was put there"
-            )
+    if not report.ok:
+        raise Defect(
+            f"{item.path} was not written as computed ({report.complaint}): the disk, the memory "
+            f"or convfc is at fault; nothing was put there"
+        )
     return report
 
 
@@ -343,18 +337,21 @@ def _run_original(entry: Entry, layer: Convolution) -> Finding:
 
 
 def _matrix(model: Model, item: Item, layer: Convolution, options: Options) -> Matrix:
-    entry = item.entry
-    origin = Origin(
+    layer = prepared(layer, flip=options.flip_kernel, dtype=options.dtype)
+    return Matrix(layer, item.spec, _origin(model, item.entry, options.flip_kernel))
+
+
+def _origin(model: Model, entry: Entry, flipped: bool) -> Origin:
+    return Origin(
         file=Path(model.name).name,
         sha256=model.sha256,
         layer=entry.name,
         output=entry.output,
         position=entry.position,
         op=entry.op,
-        dtype=entry.dtype or layer.dtype.name,
-        flipped=options.flip_kernel,
+        dtype=entry.dtype,
+        flipped=flipped,
     )
-    return Matrix(prepared(layer, flip=options.flip_kernel, dtype=options.dtype), item.spec, origin)
 
 
 def prepared(layer: Convolution, *, flip: bool, dtype: str | None) -> Convolution:
@@ -369,18 +366,16 @@ def prepared(layer: Convolution, *, flip: bool, dtype: str | None) -> Convolutio
     return Convolution(kernel, layer.index_map, bias)
 
 
-def _original(model: Model, matrix: Matrix) -> Convolution:
-    """The layer that a matrix says it came from, at the matrix's size where it is open."""
+def _original(model: Model, matrix: Matrix) -> Matrix | None:
+    """What the model makes of the layer that a matrix says it came from, at the matrix's size where
+    the model leaves it open; None if it has no such layer.
+    """
     origin = matrix.origin
-    named = [entry for entry in model.entries if entry.output == origin.output]
-    if len(named) > 1:
-        named = [entry for entry in named if entry.position == origin.position]
-    if len(named) != 1:
-        raise UsageError(
-            f"{model.name} has no layer {origin.layer!r} with output {origin.output!r}, which the "
-            f"matrix says it came from (file {origin.file}, SHA-256 {origin.sha256[:12]}...)"
-        )
-    entry = named[0]
-    if isinstance(entry.error, SizeMissing):
-        entry = entry.at(matrix.layer.input_shape)
-    return prepared(entry.load(), flip=origin.flipped, dtype=matrix.layer.dtype.name)
+    for entry in model.entries:
+        if (entry.output, entry.position) == (origin.output, origin.position):
+            if isinstance(entry.error, SizeMissing):
+                entry = entry.at(matrix.layer.input_shape)
+            layer = entry.load()
+            layer = prepared(layer, flip=origin.flipped, dtype=matrix.layer.dtype.name)
+            return Matrix(layer, matrix.spec, _origin(model, entry, origin.flipped))
+    return None

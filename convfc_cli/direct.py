@@ -37,7 +37,7 @@ def convolve(x: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> 
     windows = _windows(_padded(x, axes), axes)
     positions = windows.shape[1 : 1 + len(axes)]
     y = np.zeros((groups, len(kernel) // groups, prod(positions)), x.dtype)
-    for element in product(*(range(size) for size in kernel.shape[2:])):
+    for element in product(*map(_reading, axes)):
         read = windows[(..., *element)].reshape(groups, kernel.shape[1], -1)
         weights = kernel[(..., *element)].reshape(groups, -1, kernel.shape[1])
         y += _contract(weights, read)
@@ -59,7 +59,7 @@ def convolve_transposed(y: Array, kernel: Array, axes: Sequence[Axis], groups: i
     spread = _zeros((channels, *reach), y.dtype)
     windows = _windows(spread, axes)
     y = y.reshape(groups, len(kernel) // groups, -1)
-    for element in product(*(range(size) for size in kernel.shape[2:])):
+    for element in product(*map(_reading, axes)):
         weights = kernel[(..., *element)].reshape(groups, -1, kernel.shape[1])
         target = windows[(..., *element)]
         target += _contract(weights.swapaxes(1, 2), y).reshape(target.shape)
@@ -81,6 +81,17 @@ def _contract(weights: Array, read: Array) -> Array:
     if weights.dtype.kind == "f":
         return np.matmul(weights, read)
     return np.einsum("gmk,gkn->gmn", weights, read)  # integers: matmul is twice as slow
+
+
+def _reading(axis: Axis) -> list[int]:
+    """The kernel elements that read more than padding."""
+    found = []
+    for element in range(axis.kernel):
+        shift = element * axis.dilation - axis.offset  # what the first output reads
+        steps = max(0, -(shift // axis.stride)) if shift < 0 else 0
+        if steps < axis.outputs and shift + steps * axis.stride < axis.inputs:
+            found.append(element)
+    return found
 
 
 def _reach(axis: Axis) -> int:

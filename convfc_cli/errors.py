@@ -81,3 +81,16 @@ class Defect(ConvfcError):
     """convfc contradicts itself: a defect of this program, not of the input."""
 
     exit_code = 70
+
+
+GRAVITY = (70, 3, 1, 5, 6, 4, 2)
+"""Exit codes, the gravest first."""
+
+
+def gravest(codes: list[int]) -> int:
+    """The exit code of several outcomes; 0 where all are 0.
+
+    >>> gravest([0, 4, 1])
+    1
+    """
+    return next((code for code in GRAVITY if code in codes), 0)

@@ -17,12 +17,14 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from convfc_cli.errors import MalformedInput, OutputExists, OutputFailed, Refused, UsageError
+
+STDIN = "standard input"
 
 HEAD = 4096
 """Bytes of a file's beginning that its kind is told by."""
@@ -68,26 +70,24 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Input]:
     if name == "-":
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("standard input is a terminal: name a file, or pipe one in")
-        with _regular(sys.stdin.buffer, "standard input") as source:
+        with _regular(sys.stdin.buffer, STDIN, None) as source:
             yield source
         return
     try:
-        # Without O_NONBLOCK a pipe that nobody writes to would be waited for here, not on reading.
         file = open(name, "rb")  # noqa: SIM115 - closed below
     except ValueError as error:
         raise UsageError(f"cannot read {name!r}: {error}") from error
     except OSError as error:
         hint = "" if error.errno != 2 else " (a path is taken from the current directory)"
         raise UsageError(f"cannot read {name}: {_reason(error)}{hint}") from error
-    with file, _regular(file, name) as source:
+    with file, _regular(file, name, Path(name)) as source:
         yield source
 
 
 @contextmanager
-def _regular(file: BinaryIO, name: str) -> Iterator[Input]:
+def _regular(file: BinaryIO, name: str, path: Path | None) -> Iterator[Input]:
     mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode) and file.seekable() and file.tell() == 0:
-        path = None if name == "standard input" else Path(name)
         yield _input(name, path, file)
     elif stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         with tempfile.TemporaryFile() as spool:
@@ -122,27 +122,56 @@ def _spool(source: BinaryIO, spool: BinaryIO, name: str) -> None:
 
 @contextmanager
 def replacing(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
-    """Write a file whole or not at all; the file at `path` changes when the block has ended well.
+    """Write one file whole or not at all: see `replacing_all`."""
+    with replacing_all(path, force=force) as (file,):
+        yield file
 
+
+@contextmanager
+def replacing_all(*paths: Path, force: bool = False) -> Iterator[list[BinaryIO]]:
+    """Write files whole or not at all; those at `paths` change when the block has ended well.
+
+    All are on the disk before the first takes its name, and they take their names in this order.
     Raises `OutputExists` before anything is written unless `force`, `OutputFailed` when writing
     fails.
     """
-    check_replaceable(path, force=force)
-    target = Path(os.path.realpath(path))  # a link is written through, not replaced
-    part = target.with_name(f".convfc-{secrets.token_hex(8)}.part")
-    try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        with open(os.open(part, flags, 0o666), "w+b", buffering=0) as file:
-            yield file
-            os.fsync(file.fileno())
+    for path in paths:
         check_replaceable(path, force=force)
-        os.replace(part, target)
-        _sync_folder(target.parent)
+    targets = [Path(os.path.realpath(path)) for path in paths]  # links are written through
+    parts = [target.with_name(f".convfc-{secrets.token_hex(8)}.part") for target in targets]
+    try:
+        with ExitStack() as stack:
+            files: list[BinaryIO] = []
+            for part in parts:
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+                handle = os.open(part, flags, 0o666)
+                files.append(stack.enter_context(open(handle, "w+b", buffering=0)))
+            yield files
+            for file in files:
+                os.fsync(file.fileno())
+        for path, part, target in zip(paths, parts, targets, strict=True):
+            _put(part, target, path, force=force)
+        for folder in {target.parent for target in targets}:
+            _sync_folder(folder)
     except OSError as error:
-        raise OutputFailed(f"cannot write {path}: {_reason(error)}") from error
+        raise OutputFailed(f"cannot write {paths[0]}: {_reason(error)}") from error
     finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        for part in parts:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def _put(part: Path, target: Path, path: Path, *, force: bool) -> None:
+    """Give a finished file its name; without `force`, never in place of another."""
+    if not force:
+        try:
+            os.link(part, target)
+            return
+        except FileExistsError as error:
+            raise OutputExists(f"{path} has appeared meanwhile: it was left alone") from error
+        except OSError:  # a file system without links: what is left is to look once more
+            check_replaceable(path, force=False)
+    os.replace(part, target)
 
 
 def check_replaceable(path: Path, *, force: bool) -> None:

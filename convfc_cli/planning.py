@@ -14,16 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from convfc_cli.errors import ConvfcError, MalformedInput, OutputExists, Refused, UsageError
-from convfc_cli.files import check_replaceable, free_space, opened
+from convfc_cli.files import STDIN, check_replaceable, free_space, opened
 from convfc_cli.layout import Layout
 from convfc_cli.manifest import MANIFEST
 from convfc_cli.matrices import registry as matrix_kinds
 from convfc_cli.matrices.format import MatrixFormat
 from convfc_cli.matrices.matrix import Spec
-from convfc_cli.matrices.npy import sidecar
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Entry, Model, Shapes
-from convfc_cli.verification import PROBES
+from convfc_cli.verification import PROBES, check_size
 
 CEILING = 8 * 2**30
 """The most that is written unless --max-bytes says otherwise; half the free disk if less."""
@@ -77,9 +76,10 @@ class Plan:
 
 
 def select(
-    model: str | os.PathLike[str], layers: Sequence[str], shapes: Shapes
+    model: str | os.PathLike[str], layers: Sequence[str] | str, shapes: Shapes
 ) -> tuple[Model, tuple[Entry, ...]]:
     """Open a model and pick layers; a nameless shape is the only input's or the only layer's."""
+    layers = [layers] if isinstance(layers, str) else layers
     with opened(model) as source:
         own = shapes.get(None) if len(layers) == 1 else None
         try:
@@ -136,11 +136,13 @@ def make_plan(
                 raise
             failures.append((entry, reason))
             continue
-        dtype = np.dtype(options.dtype or ("float64" if entry.dtype == "float64" else "float32"))
+        dtype = np.dtype(options.dtype or entry.matrix_dtype)
         path = (
             file
             or Path(folder or ".") / f"{entry.position:0{width}}-{_safe(entry.name)}{kind.suffix}"
         )
+        if options.verify and to_disk and form != "operator":
+            check_size(spec.shape(index_map)[1], options.probes)
         items.append(Item(entry, spec, kind, path, kind.size(spec, index_map, dtype)))
     if not items:
         error = copy(failures[0][1])
@@ -160,7 +162,7 @@ def _destination(
 ) -> tuple[Path | None, Path | None]:
     """(folder, None) or (None, file)."""
     if output is None:
-        name = "stdin" if model.name in ("-", "standard input") else Path(model.name).name
+        name = "stdin" if model.name == STDIN else Path(model.name).name
         return Path(f"{name}.fc"), None
     text = os.fspath(output)
     if not text:
@@ -213,8 +215,10 @@ def _check_destinations(plan: Plan, options: Options) -> None:
         check_replaceable(plan.folder / MANIFEST, force=options.force)
     for item in plan.items:
         check_replaceable(item.path, force=options.force)
-        if not item.kind.standalone:
-            check_replaceable(sidecar(item.path), force=options.force)
+        if plan.model.path and item.path.exists() and item.path.samefile(plan.model.path):
+            raise UsageError(f"{item.path} is the model itself: -o names another place")
+        for path in item.kind.beside(item.path):
+            check_replaceable(path, force=options.force)
 
 
 def human(size: int) -> str:

@@ -9,7 +9,7 @@ Of an axis, `row_taps` gives one row's taps in closed form, and `segments` all r
 2k + 1 stretches in which the taps repeat. `IndexMap` is the relation of the whole layer, both ways.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
@@ -277,7 +277,7 @@ class IndexMap:
         near_channel, far_channel = kernel[0], self._far_channel(kernel[0], kernel[1])
         elements = kernel[2:]
         spans = [tap_interval(axis, t) for axis, t in zip(self.axes, elements, strict=True)]
-        for place in product(*spans):
+        for place in _grid(spans):
             near = (near_channel, *place)
             far: Index = (
                 far_channel,
@@ -333,6 +333,16 @@ class IndexMap:
                 (partner, *(column for column, _ in places)),
                 (*channels, *(element for _, element in places)),
             )
+
+
+def _grid(ranges: Sequence[range]) -> Iterator[Index]:
+    """itertools.product of ranges, which would hold them as tuples."""
+    if not ranges:
+        yield ()
+        return
+    for first in ranges[0]:
+        for rest in _grid(ranges[1:]):
+            yield (first, *rest)
 
 
 def _check(index: Index, shape: tuple[int, ...], what: str) -> None:

@@ -14,6 +14,7 @@ permuted once into the order of the columns.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -224,7 +225,7 @@ class _Indptr(_Array):
         return self.nest.rows_below(level)
 
     def shifts(self, entries: list[int]) -> list[int] | None:
-        return [sum(entries[:k]) for k in range(len(entries))]
+        return [0, *accumulate(entries)][:-1]
 
     def whole(self, run: Run) -> Run:
         total = self.nest.entries_below(0, {})

@@ -24,6 +24,7 @@ What is trusted: the oracle (`direct`), NumPy's and SciPy's arithmetic, and, for
 that its kernel and geometry are the model's.
 """
 
+import hashlib
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -33,7 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.errors import Refused, WrongContents
+from convfc_cli.errors import Defect, Refused, WrongContents
 from convfc_cli.layers import Convolution, Linear, Slab, Weights
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.format import Block, Progress, Stored
@@ -42,8 +43,8 @@ from convfc_cli.streams import CHUNK
 
 Array = NDArray[Any]
 
-LARGEST = 2**27
-"""Inputs of a layer: 1 GiB for each random vector."""
+LARGEST = 2**32
+"""Bytes of all random inputs together: a vector of 64-bit numbers for each probe and two more."""
 
 PROBES = 3
 """Exact probes by default: a wrong matrix passes with probability at most 2**-96."""
@@ -70,8 +71,8 @@ class Report:
     nonzeros: int
     form: str
     seed: int
-    exponent: int
-    """A wrong entry passes with probability at most 2**-exponent; 0 where no entries are stored."""
+    strength: str
+    """How strong the proof is: 2^-96, `digest only` for an operator file, `seed given`."""
 
     findings: tuple[Finding, ...] = ()
     trusted: tuple[str, ...] = ()
@@ -82,9 +83,11 @@ class Report:
         return all(finding.holds is not False for finding in self.findings)
 
     @property
-    def strength(self) -> str:
-        """How strong the proof is, in a word: 2^-96, or `digest` where no entries are stored."""
-        return f"2^-{self.exponent}" if self.exponent else "digest"
+    def verdict(self) -> str:
+        """`proven`, `consistent` where no probability stands behind it, or `wrong`."""
+        if not self.ok:
+            return "wrong"
+        return "proven" if self.strength.startswith("2^-") else "consistent"
 
     @property
     def complaint(self) -> str:
@@ -94,7 +97,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
-        return {**asdict(self), "ok": self.ok}
+        return {**asdict(self), "ok": self.ok, "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
@@ -118,32 +121,39 @@ def verify(
     stored: Stored,
     name: str,
     *,
-    original: Convolution | None = None,
+    original: Matrix | None = None,
+    listed: dict[str, Any] | None = None,
     probes: int = PROBES,
     seed: int | None = None,
     progress: Progress = lambda done: None,
 ) -> Report:
-    """Check a stored matrix; with `original`, also that it is that layer's.
+    """Check a stored matrix; with `original`, also that it is that one; with `listed`, that it is
+    what a manifest says of it.
 
     Raises `MalformedInput` for a damaged file; wrong contents are no error but a report that is not
     `ok`. `seed` repeats a run; who knows it beforehand can craft a file that passes.
     """
     matrix = stored.matrix
-    seed = secrets.randbits(128) if seed is None else seed
+    strength = f"2^-{32 * probes}" if seed is None else "seed given"
+    strength = "digest only" if matrix.form == "operator" else strength
+    seed = secrets.randbits(256) if seed is None else seed
     findings = [_digest_finding(stored)]
+    if listed is not None:
+        findings.append(_manifest_finding(matrix, listed))
     if original is not None:
         findings.append(_origin_finding(matrix, original))
     try:
         if matrix.form != "operator":
-            findings.append(_bias_finding(stored))
+            if stored.structural:
+                findings.append(_bias_finding(stored))
             checks = _Checks(stored, probes, seed)
             checks.run(progress)
-            findings += checks.findings()
+            findings += checks.findings(strength)
         stored.finish()
     except WrongContents as error:
         stored.check_undamaged()
         findings.append(Finding("entries", False, str(error)))
-    trusted = ["the oracle (sliding windows), NumPy and SciPy"]
+    trusted = ["the oracle (sliding windows), the layout, NumPy and SciPy"]
     if original is None:
         trusted.append("kernel and geometry in the file: origin not checked, add --model")
     return Report(
@@ -153,7 +163,7 @@ def verify(
         nonzeros=matrix.layer.index_map.nnz,
         form=matrix.form,
         seed=seed,
-        exponent=0 if matrix.form == "operator" else 32 * probes,
+        strength=strength,
         findings=tuple(findings),
         trusted=tuple(trusted),
     )
@@ -166,8 +176,39 @@ def _digest_finding(stored: Stored) -> Finding:
     return Finding("digest", False, "geometry, kernel or bias are not as they were written")
 
 
-def _origin_finding(matrix: Matrix, original: Convolution) -> Finding:
-    layer = matrix.layer
+def wrong(file: str, check: str, detail: str) -> Report:
+    """The report of a file that could not be gone through."""
+    return Report(file, "", (0, 0), 0, "", 0, "", (Finding(check, False, detail),))
+
+
+def check_size(inputs: int, probes: int) -> None:
+    """Raise `Refused` where the random inputs of a proof would take too much memory."""
+    if 8 * inputs * (probes + 2) > LARGEST:
+        raise Refused(
+            f"a proof with {probes} probes takes {8 * inputs * (probes + 2)} bytes for the "
+            f"{inputs} inputs of the layer, more than {LARGEST}: --no-verify writes it without"
+        )
+
+
+def _manifest_finding(matrix: Matrix, listed: dict[str, Any]) -> Finding:
+    origin = matrix.origin
+    own = {
+        **{"layer": origin.layer, "output": origin.output, "position": origin.position},
+        **{"op": origin.op, "form": matrix.form, "shape": list(matrix.shape)},
+        **{"nonzeros": matrix.layer.index_map.nnz, "sha256": origin.sha256},
+    }
+    for key, value in own.items():
+        if listed.get(key) != value:
+            told = f"{key} is {str(value)[:80]}, by the manifest {str(listed.get(key))[:80]}"
+            return Finding("manifest", False, told)
+    return Finding("manifest", True, "layer, shape and model are those that it lists")
+
+
+def _origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
+    layer, original, origin = matrix.layer, expected.layer, matrix.origin
+    if replace(origin, file="", sha256="") != replace(expected.origin, file="", sha256=""):
+        told = f"{origin.op} {origin.layer!r} of {origin.dtype or 'unknown dtype'}"
+        return Finding("origin", False, f"the model's layer is not the {told} that the file names")
     if layer.index_map != original.index_map:
         return Finding("origin", False, "the geometry is not that of the model's layer")
     if layer.kernel.dtype != original.kernel.dtype:
@@ -186,7 +227,17 @@ def _origin_finding(matrix: Matrix, original: Convolution) -> Finding:
     ours, theirs = layer.bias_tensor(), original.bias_tensor()
     if ours.tobytes() != theirs.tobytes():
         return Finding("origin", False, "the bias is not that of the model's layer")
-    return Finding("origin", True, "geometry, kernel and bias are the model's, bit for bit")
+    changes = ["flipped"] if origin.flipped else []
+    if origin.dtype and layer.dtype.itemsize < np.dtype(_widest(origin.dtype)).itemsize:
+        changes.append(f"rounded to {layer.dtype.name}")
+    told = f"the model's, {' and '.join(changes)}" if changes else "the model's, bit for bit"
+    if origin.sha256 != expected.origin.sha256:
+        told += "; the model file is another than the one it was written from"
+    return Finding("origin", True, f"geometry, kernel and bias are {told}")
+
+
+def _widest(dtype: str) -> str:
+    return dtype if dtype == "float64" else "float32"
 
 
 def _bias_finding(stored: Stored) -> Finding:
@@ -228,7 +279,8 @@ def check_runtime(layer: Linear, witness: Witness) -> Finding:
             return Finding("runtime", False, f"output {place}: {runtime}, {told}")
         largest, left_out = max(largest, worst), left_out + skipped
     note = _left_out(left_out)
-    return Finding("runtime", True, f"{runtime}: {_small(largest)} of the rounding bound{note}")
+    compared = True if left_out < prod(shape) else None
+    return Finding("runtime", compared, f"{runtime}: {_small(largest)} of the rounding bound{note}")
 
 
 def _real(slab: Slab, x: Array, bias: Array) -> tuple[Array, Array]:
@@ -267,19 +319,12 @@ class _Checks:
         self.layer: Linear = self.matrix.layer.adjoint() if transpose else self.matrix.layer
         self.rows, self.columns = self.matrix.shape
         self.numbered = self.matrix.spec.kernel_index
-        self.places: Linear = _with_numbers(self.matrix.layer)
-        self.places = self.places.adjoint() if transpose else self.places
         self.planes = _planes(self.layer.dtype, structural=stored.structural)
         self.bias = np.zeros(self.rows, np.float32) if transpose else self.matrix.bias
-        random = np.random.Generator(np.random.PCG64(seed))
         shape = self.layer.input_shape
-        if prod(shape) > LARGEST:
-            raise Refused(
-                f"the check needs {probes + 1} random inputs of {prod(shape)} elements; "
-                f"at most {LARGEST} are made"
-            )
-        self.exact = [random.integers(0, 2**64, shape, np.uint64) for _ in range(probes)]
-        self.x = random.standard_normal(shape)
+        check_size(prod(shape), probes)
+        self.exact = [_uniform(seed, probe, shape) for probe in range(probes)]
+        self.x = np.random.default_rng(seed).standard_normal(shape)
         self.entries = self.left_out = 0
         self.worst = 0.0
 
@@ -291,14 +336,14 @@ class _Checks:
         x, size = layout.vector(self.x), self.layer.dtype.itemsize + 4
         ones = np.ones(self.layer.input_shape, np.uint64)
         most = max(1, CHUNK // per_row)
-        for slab, places in zip(
-            self.layer.slabs(layout, most), self.places.slabs(layout, most), strict=True
-        ):
+        numbered = self._numbered().slabs(layout, most) if self.numbered else None
+        for slab in self.layer.slabs(layout, most):
             counts = slab.apply(ones, _ones).astype(np.int64)
             expected = [[slab.apply(r, plane) for r in self.exact] for plane in self.planes]
             bias = self.bias[slab.rows.start : slab.rows.stop]
             answer, scale = _real(slab, self.x, bias)
-            numbers = [places.apply(r, _numbered) for r in self.exact] if self.numbered else []
+            places = next(numbered) if numbered else None
+            numbers = [places.apply(r, _plus_one) for r in self.exact] if places else []
             for block in self.stored.rows(counts):
                 start = block.first - slab.rows.start
                 part = slice(start, start + len(block.indptr) - 1)
@@ -311,10 +356,19 @@ class _Checks:
                 self.entries += len(block.data)
                 progress(len(block.data) * size)
         nnz = self.matrix.layer.index_map.nnz
+        if slab.rows.stop != self.rows:
+            raise Defect(f"{slab.rows.stop} of {self.rows} rows were looked at")
         if self.stored.structural and self.entries != nnz:
             raise WrongContents(f"{self.entries} entries, where the geometry plans {nnz}")
 
-    def findings(self) -> Iterator[Finding]:
+    def _numbered(self) -> Linear:
+        """The layer with each weight's flat index in place of the weight."""
+        kernel = self.matrix.layer.kernel
+        numbers = np.arange(kernel.size, dtype=np.float64).reshape(kernel.shape)
+        layer = Convolution(numbers, self.matrix.layer.index_map)
+        return layer.adjoint() if self.matrix.layout.transpose else layer
+
+    def findings(self, strength: str) -> Iterator[Finding]:
         """What the pass has shown."""
         if self.stored.structural:
             yield Finding(
@@ -322,15 +376,14 @@ class _Checks:
                 True,
                 f"{self.entries:,} entries, rows as long as the geometry says, columns increasing",
             )
-        yield Finding(
-            "entries",
-            True,
-            f"every bit and every zero, by {self.probes} random probes modulo 2^64: "
-            f"a wrong file passes with probability at most 2^-{32 * self.probes}",
-        )
+        promise = f"a wrong file passes with probability at most {strength}"
+        if not strength.startswith("2^-"):
+            promise = "with a seed that was given, so nothing is proven against a crafted file"
+        told = f"every bit and every zero, by {self.probes} random probes modulo 2^64: {promise}"
+        yield Finding("entries", True, told)
         yield Finding(
             "product",
-            True,
+            True if self.left_out < self.rows else None,
             f"M x + b on real inputs, in float64: {_small(self.worst)} of the rounding bound"
             f"{_left_out(self.left_out)}",
         )
@@ -435,12 +488,6 @@ def _planes(dtype: np.dtype[Any], *, structural: bool) -> list[Weights]:
     return [lambda w: (_bits(w) & low) + one, lambda w: _bits(w) >> high]
 
 
-def _with_numbers(layer: Convolution) -> Convolution:
-    """The layer with each weight's flat index in place of the weight."""
-    numbers = np.arange(layer.kernel.size, dtype=np.float64).reshape(layer.kernel.shape)
-    return Convolution(numbers, layer.index_map)
-
-
 def _bits(array: Array) -> Array:
     return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
 
@@ -449,7 +496,14 @@ def _ones(weights: Array) -> Array:
     return np.ones(weights.shape, np.uint64)
 
 
-def _numbered(numbers: Array) -> Array:
+def _uniform(seed: int, probe: int, shape: tuple[int, ...]) -> Array:
+    """Uniform 64-bit integers: SHAKE-256 of the seed, so that no one without it can tell them."""
+    key = seed.to_bytes(max(32, (seed.bit_length() + 7) // 8), "little") + bytes([probe])
+    stream = hashlib.shake_256(key).digest(8 * prod(shape))
+    return np.frombuffer(stream, np.uint64).reshape(shape)
+
+
+def _plus_one(numbers: Array) -> Array:
     return numbers.astype(np.uint64) + np.uint64(1)
 
 

@@ -51,7 +51,7 @@ def written(kind: MatrixFormat, matrix: Matrix, folder: Path, name: str = "matri
     path = folder / f"{name}{kind.suffix}"
     with open(path, "wb") as out:
         kind.write(matrix, out, lambda done: None)
-    if not kind.standalone:
+    if kind.beside(path):
         operator = Matrix(matrix.layer, Spec(matrix.layout, "operator"), matrix.origin)
         with open(sidecar(path), "wb") as out:
             registry.by_form("operator").write(operator, out, lambda done: None)
@@ -158,7 +158,7 @@ def replaced(file: bytes, /, **changes: bytes | None) -> bytes:
 
 def beside(kind: MatrixFormat, matrix: Matrix) -> Input | None:
     """The operator file that a file of this kind needs, in memory."""
-    if kind.standalone:
+    if not kind.beside(Path("matrix")):
         return None
     operator = Matrix(matrix.layer, Spec(matrix.layout, "operator"), matrix.origin)
     return in_memory(rendered(registry.by_form("operator"), operator))

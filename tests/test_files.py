@@ -142,7 +142,7 @@ def test_a_failure_at_the_end_leaves_the_old_file(
 
 def test_it_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    for step in ("fsync", "replace"):
+    for step in ("fsync", "link", "replace"):
         real = getattr(os, step)
 
         def noted(*arguments: object, step: str = step, real: object = real) -> None:
@@ -152,7 +152,37 @@ def test_it_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(files.os, step, noted)
     with replacing(tmp_path / "file") as out:
         out.write(b"x")
-    assert steps == ["fsync", "replace", "fsync"]  # the file, its name, its folder
+    assert steps == ["fsync", "link", "fsync"]  # the file, its name, its folder
+    steps.clear()
+    with replacing(tmp_path / "file", force=True) as out:
+        out.write(b"y")
+    assert steps == ["fsync", "replace", "fsync"]
+
+
+def test_of_two_files_both_are_on_the_disk_before_either_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / "first", tmp_path / "second"]
+    for path in paths:
+        path.write_bytes(b"old")
+    synced: list[int] = []
+
+    def full(handle: int) -> None:
+        synced.append(handle)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+
+    def write() -> None:
+        with files.replacing_all(*paths, force=True) as opened:
+            for file in opened:
+                file.write(b"new")
+
+    with pytest.raises(OutputFailed, match="no space left"):
+        write()
+    assert [path.read_bytes() for path in paths] == [b"old", b"old"]
+    assert sorted(os.listdir(tmp_path)) == ["first", "second"]
 
 
 def test_a_link_is_written_through(tmp_path: Path) -> None:

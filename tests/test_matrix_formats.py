@@ -20,11 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convfc_cli
+from convfc_cli import verification
 from convfc_cli.errors import ConvfcError, MalformedInput, UsageError, WrongContents
 from convfc_cli.files import opened
 from convfc_cli.geometry import Axis
 from convfc_cli.layers import Convolution
 from convfc_cli.layout import Layout
+from convfc_cli.matrices import format as matrix_format
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.container import StoredZip, write_all
 from convfc_cli.matrices.matrix import FORMS, Matrix, Origin, Spec
@@ -99,9 +101,10 @@ def test_what_is_written_is_sniffed_read_back_equal_and_verified(
     assert report.ok
     assert (report.shape, report.form, report.layer) == (matrix.shape, form, "conv/1")
     assert report.nonzeros == 72
-    assert report.exponent == (0 if form == "operator" else 96)
+    assert report.strength == ("digest only" if form == "operator" else "2^-96")
     checks = {finding.check for finding in report.findings}
-    assert checks >= ({"digest"} if form == "operator" else {"digest", "bias", "entries"})
+    structural = {"bias", "structure"} if kind.name != "npy" else set()  # a dense file has neither
+    assert checks >= ({"digest"} if form == "operator" else {"digest", "entries", *structural})
 
 
 @every_case
@@ -359,6 +362,35 @@ def test_every_single_flipped_byte_of_an_npz_is_malformed(form, mask):
         data[place] ^= flip
 
 
+@pytest.mark.parametrize("name", ["indptr", "indices", "data", "kernel_index"])
+def test_damage_in_the_first_of_many_blocks_is_not_taken_for_wrong_weights(name, monkeypatch):
+    # The checksum stands after the last block; the wrong entry is met in the first.
+    monkeypatch.setattr(verification, "CHUNK", 8)
+    monkeypatch.setattr(matrix_format, "CHUNK", 8)
+    data = bytearray(rendered(NPZ, example(kernel_index=True)))
+    content = crafted.members(bytes(data))[f"{name}.npy"]
+    start = data.index(content) + 128
+    for place in range(start, start + len(content) - 128, 3):
+        data[place] ^= 1 << place % 8
+        kind, text = outcome(bytes(data))
+        assert kind == "MalformedInput"
+        assert "damaged" in text
+        data[place] ^= 1 << place % 8
+    assert outcome(bytes(data)) == ("ok", "")
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_an_npz_is_not_finished_before_its_last_row(index):
+    matrix = example(kernel_index=index)
+    stored = registry.stored(crafted.in_memory(rendered(NPZ, matrix)))
+    with pytest.raises(MalformedInput, match="beyond its end"):
+        stored.finish()
+    stored = registry.stored(crafted.in_memory(rendered(NPZ, matrix)))
+    counts = np.tile(np.repeat([4, 8], 3), 2)  # the first row of either channel is cut by padding
+    assert sum(len(block.data) for block in stored.rows(counts)) == 72
+    stored.finish()
+
+
 @given(st.data())
 def test_no_damage_to_an_npz_ends_in_anything_but_a_documented_error(data):
     form = data.draw(st.sampled_from(("csr", "operator")))
@@ -436,7 +468,9 @@ def test_two_members_of_one_name_are_malformed(name):
 
 def test_many_members_are_malformed():
     contents = [*crafted.members(CSR).items(), *((f"m{k}.npy", b"") for k in range(2000))]
-    assert outcome(crafted.zipped(contents))[0] == "MalformedInput"
+    kind, text = outcome(crafted.zipped(contents))
+    assert kind == "MalformedInput"
+    assert "too many" in text
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -454,7 +488,9 @@ def test_an_encrypted_member_is_malformed():
     assert data[directory : directory + 4] == b"PK\1\2"
     data[directory + 8] |= 1
     kind, text = outcome(bytes(data))
-    assert (kind, "encrypted" in text) == ("MalformedInput", True)
+    assert kind == "MalformedInput"
+    assert "encrypted" in text
+    assert "numpy.savez" in text
 
 
 def test_a_directory_that_points_before_the_file_is_malformed():
@@ -533,6 +569,15 @@ def test_a_member_with_an_impossible_header_is_a_documented_error(header):
     found = {name: outcome(replaced(CSR, **{name: HEADERS[header]}))[0] for name in MEMBERS}
     assert set(found.values()) <= {"MalformedInput", "WrongContents", "wrong"}
     assert {found[name] for name in ("convfc", "kernel", "kernel_bias")} == {"MalformedInput"}
+
+
+@pytest.mark.parametrize("header", ["more than there is", "less than there is"])
+def test_a_header_that_contradicts_the_size_of_its_member_says_so(header):
+    for name in ("kernel", "bias", "indptr", "indices", "data"):
+        kind, text = outcome(replaced(CSR, **{name: HEADERS[header]}))
+        assert kind == "MalformedInput"
+        assert f"{name} has " in text
+        assert "its header says another size" in text
 
 
 @pytest.mark.parametrize("text", [b"\xff\xff\xff\xff" * 2, b"\0\0\x11\0" * 2, b"\xff\xdc\0\0" * 2])

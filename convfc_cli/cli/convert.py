@@ -104,6 +104,8 @@ def convert(
     MODEL is an ONNX file, or - for standard input. The paths written go to standard output.
     """
     from convfc_cli import conversion
+    from convfc_cli.errors import SizeMissing
+    from convfc_cli.manifest import unlisted
     from convfc_cli.planning import Options
 
     shapes = options.shapes(input_shapes)
@@ -114,6 +116,8 @@ def convert(
                 raise click.UsageError(
                     "-o - would print binary on the terminal: pipe it, or name a file"
                 )
+            if chosen.force or chosen.keep_going:
+                raise click.UsageError("--force and --keep-going mean nothing with -o -")
             if as_json:
                 raise click.UsageError("--json and -o - both want standard output")
             conversion.stream(
@@ -131,8 +135,12 @@ def convert(
         )
     if as_json:
         print_json(_json(done))
-    for entry, error in done.failures:
-        say(f"convfc: error: {error}" if entry else "")
+    for _, error in done.failures:
+        hint = f" (such as --input-shape {error.hint})" if isinstance(error, SizeMissing) else ""
+        say(f"convfc: error: {error}{hint}")
+    if done.plan.folder is not None:
+        for path in unlisted(done.plan.folder, [result.item.path for result in done.results]):
+            say(f"convfc: {path} was there before and is not in the manifest", quiet=quiet)
     if done.failures:
         count = len(done.failures) + len(done.results)
         say(f"convfc: {len(done.failures)} of {count} layers failed")

@@ -81,7 +81,12 @@ def inspect(
     )
     hints = [entry.error.hint for entry in found.entries if isinstance(entry.error, SizeMissing)]
     if hints:
-        command = shlex.join(["convfc", "inspect", model, "--input-shape", hints[0]])
+        given = [
+            f"{name}={','.join(map(str, s))}" if name else ",".join(map(str, s))
+            for name, s in input_shapes
+        ]
+        shapes = [word for hint in (*given, hints[0]) for word in ("--input-shape", hint)]
+        command = shlex.join(["convfc", "inspect", model, *shapes])
         say(f"sizes are open; for instance: {command}", quiet=quiet)
 
 
@@ -94,7 +99,7 @@ def _described(entry: "Entry") -> dict[str, Any]:
 
     index_map, size = entry.index_map, None
     if index_map is not None:
-        dtype = np.dtype("float64" if entry.dtype == "float64" else "float32")
+        dtype = np.dtype(entry.matrix_dtype)
         size = by_form("csr").size(Spec(), index_map, dtype)
     return {
         "position": entry.position,

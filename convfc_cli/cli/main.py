@@ -4,6 +4,7 @@ Nothing here, nor at the top of any module of `cli`, imports NumPy, ONNX or rich
 quick.
 """
 
+import codecs
 import io
 import os
 import shlex
@@ -84,18 +85,32 @@ class _Signals:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
 
-    def _stop(self, number: int, frame: FrameType | None) -> NoReturn:
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.caught:
+            return  # what is being cleaned up is not to be interrupted
         self.caught = number
         raise SystemExit(128 + number)
 
 
+def _as_it_can(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A byte that was no text is printed as it was, a character that cannot be printed escaped."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    try:
+        return text.encode("ascii", "surrogateescape"), error.end
+    except UnicodeEncodeError:
+        return text.encode("ascii", "backslashreplace"), error.end
+
+
 def _prepare_streams() -> None:
+    codecs.register_error("convfc", _as_it_can)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it was closed, as by >&-
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
         elif isinstance(stream, io.TextIOWrapper):  # a path is any bytes, printed as they are
-            stream.reconfigure(errors="surrogateescape")
+            stream.reconfigure(errors="convfc")
 
 
 def _run(arguments: list[str]) -> int:
@@ -133,10 +148,11 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
     if isinstance(error, ConvfcError):
         return _line(f"error: {error}", error.exit_code)
     if isinstance(error, MemoryError):
-        return _line("error: out of memory: fewer layers at a time, with -l, take less", 5)
+        return _line("error: out of memory; --no-verify, or fewer layers with -l, take less", 5)
     if isinstance(error, OSError):  # files raise errors of ours: this is standard output
         _discard_output()
-        return _line(f"error: cannot write the output: {(error.strerror or '').lower()}", 6)
+        what = error.filename if error.filename is not None else "the output"
+        return _line(f"error: cannot write {what}: {(error.strerror or '').lower()}", 6)
     return _line(
         f"defect of convfc, please report it: {type(error).__name__}: {error} (--debug shows more)",
         DEFECT,

@@ -6,6 +6,7 @@ rich is imported when a table or a bar is drawn, and not before.
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def is_terminal(stream: TextIO) -> bool:
 def say(message: str, *, quiet: bool = False) -> None:
     """One line for people, on standard error."""
     if not quiet:
-        print(printable(message), file=sys.stderr)
+        with suppress(OSError):  # nobody can be told that standard error is full
+            print(printable(message), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -127,8 +129,6 @@ class Reporter:
         """The plan, before anything is written."""
         from convfc_cli.planning import human
 
-        for entry, error in plan.failures:
-            say(f"convfc: left out: {error}" if entry else "", quiet=self._quiet)
         count = len(plan.items)
         what = f"{count} matrices" if count > 1 else "1 matrix"
         nonzeros = sum(item.entry.require().nnz for item in plan.items)
@@ -179,7 +179,7 @@ class Reporter:
         if result.report is None:
             say(f"{told}not verified", quiet=self._quiet)
             return
-        say(f"{told}proven ({result.report.strength})", quiet=self._quiet)
+        say(f"{told}{result.report.verdict} ({result.report.strength})", quiet=self._quiet)
         for finding in result.report.findings:
             if finding.check == "runtime":
                 say(f"    {finding.detail}", quiet=self._quiet)

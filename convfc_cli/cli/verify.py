@@ -4,7 +4,7 @@ import os
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,13 +17,13 @@ from convfc_cli.cli.output import (
     printable,
     say,
 )
-from convfc_cli.errors import ConvfcError, UsageError
+from convfc_cli.errors import ConvfcError, UsageError, gravest
 
 if TYPE_CHECKING:
     from convfc_cli.verification import Report
 
-GRAVEST = (70, 3, 1, 5, 6, 4, 2)
-"""Exit codes of several files: the first of these that occurs."""
+File = tuple[str | Path, dict[str, Any] | None] | ConvfcError
+"""A file and what its folder's manifest says of it, or why there is none."""
 
 EPILOG = """\b
 Examples:
@@ -42,7 +42,7 @@ Examples:
 @options.input_shape
 @click.option(
     "--probes",
-    type=click.IntRange(1, 64),
+    type=click.IntRange(1, 8),
     default=3,
     show_default=True,
     help="Random probes: a wrong file passes with probability at most 2^-32 for each.",
@@ -79,13 +79,14 @@ def verify(
     human = is_terminal(sys.stdout)
     files = _files(matrices)
     found = model if model is None else read(model, options.shapes(input_shapes))
-    for path in files:
+    for file in files:
         try:
-            if isinstance(path, ConvfcError):
-                raise path
+            if isinstance(file, ConvfcError):
+                raise file
+            path, listed = file
             with Reporter(quiet=quiet) as reporter:
                 report = conversion.verify(
-                    path, model=found, probes=probes, seed=seed, observer=reporter
+                    path, model=found, listed=listed, probes=probes, seed=seed, observer=reporter
                 )
         except ConvfcError as error:
             if len(files) == 1:
@@ -101,32 +102,37 @@ def verify(
             print_report(report)
         else:
             told = report.strength if report.ok else report.complaint
-            verdict = "proven" if report.ok else "wrong"
-            print("\t".join(map(printable, (verdict, report.file, told))), flush=True)
+            print("\t".join(map(printable, (report.verdict, report.file, told))), flush=True)
         if not report.ok:
             say(f"convfc: {report.file} is WRONG: {report.complaint}")
     if as_json:
         print_json([report.to_json() for report in reports])
-    if seed is not None:
-        say("the seed was given: this proves nothing against a file crafted for it", quiet=quiet)
-    say(f"{codes.count(0)} of {len(codes)} proven", quiet=quiet)
-    ctx.exit(next((code for code in GRAVEST if code in codes), 0))
+    proven = sum(report.verdict == "proven" for report in reports)
+    consistent = sum(report.verdict == "consistent" for report in reports)
+    also = f", {consistent} consistent (nothing is proven of them)" if consistent else ""
+    say(f"{proven} of {len(codes)} proven{also}", quiet=quiet)
+    ctx.exit(gravest(codes))
 
 
-def _files(given: tuple[str, ...]) -> list[str | Path | ConvfcError]:
+def _files(given: tuple[str, ...]) -> list[File]:
     """The files to check; an error in place of what a folder should hold and does not."""
-    from convfc_cli.manifest import matrix_files
+    from convfc_cli.manifest import matrix_files, unlisted
 
-    files: list[str | Path | ConvfcError] = []
+    files: list[File] = []
     places = list(given) or _default()
     for place in places:
         if place == "-" or not Path(place).is_dir():
-            files.append(place)
+            files.append((place, None))
             continue
         try:
-            files.extend(matrix_files(Path(place)))
+            found = list(matrix_files(Path(place)))
         except ConvfcError as error:
             files.append(error)
+            continue
+        files += found
+        listed = [file[0] for file in found if not isinstance(file, ConvfcError)]
+        for path in unlisted(Path(place), listed) if listed else []:
+            say(f"convfc: {path} is not in the manifest, and not looked at")
     if not files:
         raise UsageError(f"{', '.join(places)}: no matrix in it, nothing to verify")
     return files

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -79,8 +80,9 @@ class MatrixFormat(ABC):
     summary: str
     """One line for the README's table."""
 
-    standalone: bool
-    """Whether the file carries its metadata; if not, an operator file lies beside it."""
+    def beside(self, path: Path) -> list[Path]:
+        """The operator file beside the one at `path`, where that has no room for metadata."""
+        return []
 
     @abstractmethod
     def recognises(self, source: Input) -> bool:
@@ -98,8 +100,8 @@ class MatrixFormat(ABC):
     def open(self, source: Input, beside: Input | None = None) -> Stored:
         """Read the metadata and make ready to read the rows.
 
-        `beside` is the operator file of a format that is not standalone; by default it is looked
-        for beside the file. Raises `MalformedInput`, and `WrongContents` where the parts
+        `beside` is the operator file where the format has one; by default it is looked for
+        beside the file. Raises `MalformedInput`, and `WrongContents` where the parts
         contradict each other.
         """
 

@@ -118,7 +118,7 @@ def restore(text: str, kernel: NDArray[Any], bias: NDArray[Any] | None) -> Matri
     Raises `MalformedInput` when the text is not a `convfc/1` description of these arrays.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_object)
         if not isinstance(content, dict) or "schema" not in content:
             raise ValueError("it has no schema")
         if content["schema"] != SCHEMA:
@@ -143,6 +143,12 @@ def restore(text: str, kernel: NDArray[Any], bias: NDArray[Any] | None) -> Matri
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise MalformedInput(f"the metadata is not {SCHEMA}: {what}") from error
     return matrix
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("it has a field twice")
+    return dict(pairs)
 
 
 def _compare(content: dict[str, Any], own: dict[str, Any]) -> None:

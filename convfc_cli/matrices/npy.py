@@ -31,7 +31,9 @@ class Npy(MatrixFormat):
     suffix = ".npy"
     forms = ("dense",)
     summary = "`numpy.load` opens it; metadata in the operator file beside it"
-    standalone = False
+
+    def beside(self, path: Path) -> list[Path]:
+        return [path.with_name(f"{path.stem}.operator.npz")]
 
     def recognises(self, source: Input) -> bool:
         return source.head.startswith(b"\x93NUMPY")
@@ -55,7 +57,7 @@ class Npy(MatrixFormat):
                 f"{source.name} holds a dense matrix without its metadata: name the file, so that "
                 f"its operator file beside it can be read"
             )
-        operator = sidecar(source.path)
+        (operator,) = self.beside(source.path)
         if not operator.exists():
             raise MalformedInput(f"{source.name} needs {operator.name} beside it: it is not there")
         with opened(operator) as beside:
@@ -63,11 +65,6 @@ class Npy(MatrixFormat):
 
 
 FORMAT = Npy()
-
-
-def sidecar(path: Path) -> Path:
-    """Where the operator file of the dense matrix at `path` lies."""
-    return path.with_name(f"{path.stem}.operator.npz")
 
 
 def _dense(matrix: Matrix) -> Iterator[NDArray[Any]]:

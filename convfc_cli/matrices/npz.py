@@ -44,7 +44,6 @@ class Npz(MatrixFormat):
     suffix = ".npz"
     forms = ("csr", "operator")
     summary = "`scipy.sparse.load_npz` opens it; kernel, bias and metadata inside"
-    standalone = True
 
     def recognises(self, source: Input) -> bool:
         return source.head.startswith((b"PK\3\4", b"PK\5\6"))
@@ -214,6 +213,8 @@ class _StoredNpz(Stored):
                 )
             if info.file_size != info.compress_size or info.file_size > source.size:
                 raise MalformedInput(f"{source.name}: {info.filename!r} is larger than the file")
+        if min((info.header_offset for info in infos), default=0) or self._zip.comment:
+            raise MalformedInput(f"{source.name} holds more than its members")
         # A file of ours is known byte for byte; one written anew by numpy has another frame.
         if any(info.flag_bits & 8 for info in infos):
             members = [Member(info.filename, info.file_size, info.CRC) for info in infos]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from convfc_cli.errors import ConvfcError, Defect, SizeMissing, UsageError
@@ -41,6 +42,11 @@ class Entry:
     loader: Callable[[], Convolution] | None = None
     runner: Callable[[Any], Witness | str] | None = None
     resizer: "Callable[[tuple[int, ...]], Entry] | None" = None
+
+    @property
+    def matrix_dtype(self) -> str:
+        """The dtype of the matrix, unless another is asked for: narrower floats are widened."""
+        return "float64" if self.dtype == "float64" else "float32"
 
     @property
     def status(self) -> str:
@@ -94,6 +100,7 @@ class Model:
     kind: str
     entries: tuple[Entry, ...]
     sha256: str
+    path: Path | None = None
 
     def select(self, wanted: Sequence[str]) -> tuple[Entry, ...]:
         """The layers of these names, in the model's order; all of them where none is named.
@@ -108,6 +115,8 @@ class Model:
         return tuple(entry for entry in self.entries if entry.position in chosen)
 
     def _one(self, wanted: str) -> Entry:
+        if not wanted:
+            raise UsageError("-l is empty: name a layer, or @0 for the first")
         if wanted.startswith("@") and wanted[1:].isdigit():
             for entry in self.entries:
                 if entry.position == int(wanted[1:]):
@@ -127,7 +136,7 @@ class Model:
             if fitting:
                 places = ", ".join(f"@{entry.position} ({entry.name})" for entry in fitting[:8])
                 raise UsageError(f"{wanted!r} fits several layers of {self.name}: say {places}")
-        names = [name for entry in self.entries for name in (entry.name, entry.output)]
+        names = sorted({name for entry in self.entries for name in (entry.name, entry.output)})
         close = get_close_matches(wanted, names, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "`convfc inspect` lists them"
         raise UsageError(f"{self.name} has no layer {wanted!r}: {hint}")

@@ -34,9 +34,8 @@ class Onnx(ModelFormat):
 
         model = _parsed(source)
         folder = None if source.path is None else source.path.absolute().parent
-        return Model(
-            source.name, self.name, list_layers(model, source.name, folder, shapes), source.sha256()
-        )
+        entries = list_layers(model, source.name, folder, shapes)
+        return Model(source.name, self.name, entries, source.sha256(), source.path)
 
 
 FORMAT = Onnx()

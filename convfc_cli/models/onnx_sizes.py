@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from convfc_cli.errors import ConvfcError, UsageError
+from convfc_cli.geometry import LARGEST
 from convfc_cli.models.model import Shapes
 from convfc_cli.models.onnx_constants import FOLDED, value
 from convfc_cli.models.onnx_scope import STANDARD, Scope, scope_of, walk
@@ -131,8 +132,8 @@ def _settle(
     inner: dict[str, tuple[int, ...]] = {}
     for given, sizes in shapes.items():
         sizes = tuple(int(size) for size in sizes)
-        if not sizes or min(sizes) < 1:
-            raise UsageError(f"the shape {sizes} of --input-shape has a size below 1")
+        if not sizes or min(sizes) < 1 or max(sizes) > LARGEST:
+            raise UsageError(f"a size of --input-shape {list(sizes)} is below 1 or beyond 2**40")
         free = [key for key, value in inputs.items() if not _static(value)]
         if given is None:
             choice = free if len(free) == 1 else list(inputs)
@@ -147,7 +148,7 @@ def _settle(
         if given not in inputs:
             known = _names(graph)
             if given not in known:
-                close = get_close_matches(given, known, n=3, cutoff=0.5)
+                close = get_close_matches(given, sorted(set(known)), n=3, cutoff=0.5)
                 hint = (
                     f"did you mean {', '.join(close)}?" if close else f"inputs: {', '.join(inputs)}"
                 )
