@@ -31,7 +31,7 @@ from convfc_cli.matrices import registry as matrix_kinds
 from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.models import registry as model_kinds
-from convfc_cli.models.model import Entry, Model, Shapes
+from convfc_cli.models.model import Entry, Model, Shapes, by_tensor
 from convfc_cli.planning import Item, Options, Plan, make_plan, select
 from convfc_cli.verification import PROBES, Finding, Report, check_runtime, wrong
 from convfc_cli.verification import verify as verify_stored
@@ -119,20 +119,21 @@ def convert(
     output: str | os.PathLike[str] | None = None,
     *,
     layers: Sequence[str] | str = (),
-    shapes: Shapes | None = None,
+    input_shape: Shapes | Sequence[int] | None = None,
     options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> Conversion:
     """Write the matrices of a model's layers, each proven after it is written.
 
     `output` is a folder (it ends in / or exists as one; by default `NAME.fc` in the current
-    directory) or, for one layer, a file whose suffix picks the format.
+    directory) or, for one layer, a file whose suffix picks the format. `input_shape` settles open
+    sizes: (batch, channels, *spatial) of the model's input, or a mapping from tensors to theirs.
 
     Raises `UsageError` (nothing to do, no such layer, a size missing, the output exists),
     `Unsupported`, `Refused` (too large), `OutputFailed`, `WrongContents` where another runtime
     contradicts the layer as it was read: in each case nothing is half written.
     """
-    selected = select(model, layers, shapes or {})
+    selected = select(model, layers, by_tensor(input_shape))
     plan = make_plan(*selected, output, options)
     observer.planned(plan)
     return _carry_out(plan, options, observer)
@@ -143,14 +144,14 @@ def stream(
     out: BinaryIO,
     *,
     layers: Sequence[str] | str = (),
-    shapes: Shapes | None = None,
+    input_shape: Shapes | Sequence[int] | None = None,
     options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> None:
     """Write one layer's npz to an output that need not seek. Nothing is read back."""
     if options.form == "dense":
         raise UsageError("a stream carries an npz: --form dense needs a file, -o NAME.npy")
-    opened_model, entries = select(model, layers, shapes or {})
+    opened_model, entries = select(model, layers, by_tensor(input_shape))
     if len(entries) > 1:
         raise UsageError(f"a stream carries one layer, not {len(entries)}: name it with -l")
     plan = make_plan(opened_model, entries, "stream.npz", options, to_disk=False)
@@ -176,8 +177,7 @@ def matrix(
 ) -> "csr_array[Any, tuple[int, int]]":
     """The matrix M of one layer in memory, vec(conv(x)) = M vec(x) + b, without its bias.
 
-    `layer` may be left out where there is only one; `input_shape` is (batch, channels, *spatial)
-    of the model's input, or a mapping from tensors to theirs.
+    `layer` may be left out where there is only one; `input_shape` as in `convert`.
 
     Raises `UsageError`, `Unsupported`, `MalformedInput`. There is no ceiling: the matrix takes
     about 8 bytes for each nonzero.
@@ -187,8 +187,7 @@ def matrix(
     """
     from scipy.sparse import csr_array
 
-    shapes = _shapes(input_shape)
-    _, entries = select(model, [layer] if layer else [], shapes)
+    _, entries = select(model, [layer] if layer else [], by_tensor(input_shape))
     if len(entries) != 1:
         names = ", ".join(entry.name for entry in entries[:8])
         raise UsageError(f"{os.fspath(model)} has {len(entries)} layers: say which ({names})")
@@ -235,14 +234,6 @@ def verify(
             seed=seed,
             progress=observer.advanced,
         )
-
-
-def _shapes(given: Shapes | Sequence[int] | None) -> Shapes:
-    if given is None:
-        return {}
-    if isinstance(given, Sequence):
-        return {None: tuple(given)}
-    return given
 
 
 def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:

@@ -64,7 +64,7 @@ def test_the_index_map_in_numpy_explains_every_nonzero(in_copy: Path, layer: str
     scope: dict[str, object] = {"np": np}
     exec(compile(example, "README.md", "exec"), scope)
     shapes = {None: (1, 1, 12, 12)}
-    convfc.convert("sample_models/mixed.onnx", "m.npz", layers=[layer], shapes=shapes)
+    convfc.convert("sample_models/mixed.onnx", "m.npz", layers=[layer], input_shape=shapes)
     operator = convfc.load("m.npz")
     with np.load("m.npz") as arrays:
         meta, kernel = json.loads(str(arrays["convfc"])), arrays["kernel"]

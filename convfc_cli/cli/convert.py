@@ -124,14 +124,14 @@ def convert(
                 model,
                 sys.stdout.buffer,
                 layers=layers,
-                shapes=shapes,
+                input_shape=shapes,
                 options=chosen,
                 observer=reporter,
             )
             say("convfc: not verified: nothing is read back from a stream", quiet=quiet)
             return
         done = conversion.convert(
-            model, output, layers=layers, shapes=shapes, options=chosen, observer=reporter
+            model, output, layers=layers, input_shape=shapes, options=chosen, observer=reporter
         )
     if as_json:
         print_json(_json(done))

@@ -22,6 +22,17 @@ Shapes = Mapping[str | None, Sequence[int]]
 """Shapes of tensors, by name; None names the model's only input."""
 
 
+def by_tensor(given: Shapes | Sequence[int] | None) -> Shapes:
+    """Shapes by name from what the functions of the API take: a mapping, one shape, or nothing.
+
+    >>> by_tensor((1, 3, 224, 224))
+    {None: (1, 3, 224, 224)}
+    """
+    if given is None:
+        return {}
+    return given if isinstance(given, Mapping) else {None: tuple(given)}
+
+
 @dataclass(frozen=True)
 class Entry:
     """One layer of a model, as it is listed."""

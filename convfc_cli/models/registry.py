@@ -2,13 +2,14 @@
 
 import os
 import pkgutil
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 from convfc_cli.errors import MalformedInput
 from convfc_cli.files import Input, opened
-from convfc_cli.models.model import Model, ModelFormat, Shapes
+from convfc_cli.models.model import Model, ModelFormat, Shapes, by_tensor
 
 
 @cache
@@ -23,16 +24,16 @@ def formats() -> dict[str, ModelFormat]:
     return found
 
 
-def read(path: str | os.PathLike[str], shapes: Shapes | None = None) -> Model:
+def read(path: str | os.PathLike[str], input_shape: Shapes | Sequence[int] | None = None) -> Model:
     """List the layers of a model file; `-` is standard input.
 
-    `shapes` settles sizes that the model leaves open: {"x": (1, 3, 224, 224)}, or {None: ...} for
-    the model's only input.
+    `input_shape` settles sizes that the model leaves open: (1, 3, 224, 224) of its only input, or a
+    mapping from tensors to theirs, {"x": (1, 3, 224, 224)}.
 
     Raises `UsageError` (no such file, shapes that do not fit), `MalformedInput`, `Refused`.
     """
     with opened(path) as source:
-        return open_model(source, shapes or {})
+        return open_model(source, by_tensor(input_shape))
 
 
 def open_model(source: Input, shapes: Shapes) -> Model:
