@@ -1,9 +1,9 @@
 """What can become a matrix: frozen values, validated once.
 
 A `Linear` has the shapes of its input and output tensors, a bias, `rows` (its matrix, written by
-a builder) and `apply` (itself, computed in an independent way, the oracle). Whatever consumes one
-asks for nothing else to do its arithmetic, so that a new kind of layer is a new class and no branch.
-`Convolution` is one kind; its matrix is written by `toeplitz` and its oracle is `direct`.
+a builder) and `apply` (itself, computed in an independent way, the oracle). A new kind of layer is
+a new class: builder and proof do their arithmetic through this contract alone. `Convolution` is one
+kind; its matrix is written by `toeplitz` and its oracle is `direct`.
 
 Tensors have the shape (channels, *spatial): there is no batch axis.
 """
