@@ -268,6 +268,8 @@ def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
 def _write(plan: Plan, item: Item, options: Options, observer: Observer) -> Result:
     layer = item.entry.load()
     runtime = _run_original(item.entry, layer) if options.verify else None
+    if runtime is not None and options.flip_kernel:
+        runtime = replace(runtime, detail=f"{runtime.detail}; the kernel was flipped after that")
     matrix = _matrix(plan.model, item, layer, options)
     # What lies beside takes its name first: a matrix never stands without its metadata.
     paths = [*item.kind.beside(item.path), item.path]
