@@ -481,16 +481,30 @@ def test_a_compressed_npz_is_malformed_and_says_the_way_out(compression):
     assert "numpy.savez" in text
 
 
+def with_flag(file, member, bit):
+    """The zip with a flag of one member set in its directory."""
+    name, data = member.encode(), bytearray(file)
+    place = data.rindex(name) - 46  # the directory stands after the members
+    assert data[place : place + 4] == b"PK\1\2"
+    data[place + 8] |= bit
+    return bytes(data)
+
+
 def test_an_encrypted_member_is_malformed():
-    data = bytearray(crafted.saved(crafted.arrays(CSR)))
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        directory = archive.start_dir
-    assert data[directory : directory + 4] == b"PK\1\2"
-    data[directory + 8] |= 1
-    kind, text = outcome(bytes(data))
+    data = crafted.saved(crafted.arrays(CSR))
+    kind, text = outcome(with_flag(data, "convfc.npy", 1))
     assert kind == "MalformedInput"
     assert "encrypted" in text
     assert "numpy.savez" in text
+
+
+@pytest.mark.parametrize("bit", [0x20, 0x40], ids=["patched", "strong encryption"])
+@pytest.mark.parametrize("name", ["kernel", "bias", "data"])
+def test_a_member_that_zipfile_cannot_read_is_malformed_whatever_else_is_wrong(name, bit):
+    for file in (crafted.saved(crafted.arrays(CSR)), rewritten(shape=lambda array: array[::-1])):
+        kind, text = outcome(with_flag(file, f"{name}.npy", bit))
+        assert kind == "MalformedInput"
+        assert "flag bit" in text or "damaged" in text
 
 
 def test_a_directory_that_points_before_the_file_is_malformed():

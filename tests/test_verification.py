@@ -6,6 +6,7 @@ right. A faulty code writes the file and verifies it: what is checked and what c
 
 import io
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convfc_cli import direct, streams, taps, toeplitz, verification
+from convfc_cli.errors import Refused
 from convfc_cli.geometry import Axis
 from convfc_cli.layers import Convolution
 from convfc_cli.layout import Layout
@@ -576,6 +578,52 @@ def test_a_report_is_ok_unless_something_does_not_hold():
     assert wrong.to_json()["ok"] is False
 
 
+@every_case
+def test_the_verdict_is_proven_only_where_a_probability_stands_behind_it(kind, form):
+    matrix = example(form)
+    data = rendered(kind, matrix)
+    drawn, given_seed = (crafted.verified(kind, matrix, data, seed=seed) for seed in (None, 7))
+    assert drawn.verdict == ("consistent" if form == "operator" else "proven")
+    assert given_seed.verdict == "consistent"
+    if form != "operator":
+        detail = next(f.detail for f in given_seed.findings if f.check == "entries")
+        assert "2^-" not in detail
+        assert "nothing is proven against a crafted file" in detail
+
+
+def test_the_verdict_on_a_wrong_file_is_wrong_and_in_the_json():
+    contents = crafted.arrays(rendered(NPZ, example()))
+    contents["data"][5] += 1
+    report = crafted.checked(saved(contents))
+    assert report.verdict == report.to_json()["verdict"] == "wrong"
+
+
+def test_probes_and_seeds_draw_other_numbers_each_time():
+    drawn = [
+        verification._uniform(seed, probe, (2, 3))
+        for seed in (0, 1, 2**128, 2**256 - 1, 2**256, 2**300)
+        for probe in (0, 1, 7)
+    ]
+    assert all((array.shape, array.dtype) == ((2, 3), np.uint64) for array in drawn)
+    assert len({array.tobytes() for array in drawn}) == len(drawn)
+    assert np.array_equal(verification._uniform(5, 2, (4,)), verification._uniform(5, 2, (4,)))
+    many = verification._uniform(9, 0, (2**14,))
+    ones = [int(np.count_nonzero(many >> np.uint64(bit) & np.uint64(1))) for bit in range(64)]
+    assert 2**13 - 600 < min(ones) <= max(ones) < 2**13 + 600
+
+
+def test_a_layer_with_more_inputs_than_memory_is_refused_with_both_sizes(monkeypatch):
+    data = rendered(NPZ, example())
+    monkeypatch.setattr(verification, "LARGEST", 8 * 48 * 5)
+    assert crafted.checked(data).ok
+    monkeypatch.setattr(verification, "LARGEST", 8 * 48 * 5 - 1)
+    with pytest.raises(Refused) as error:
+        crafted.checked(data)
+    assert str(8 * 48 * 5) in str(error.value)
+    assert str(8 * 48 * 5 - 1) in str(error.value)
+    assert crafted.checked(data, probes=1).ok
+
+
 # --- the origin ---------------------------------------------------------------------------------
 
 
@@ -646,6 +694,80 @@ def test_no_bias_is_the_same_origin_as_a_bias_of_zeros():
     without = Matrix(Convolution(layer.kernel, layer.index_map))
     zeros = Convolution(layer.kernel, layer.index_map, np.zeros(2, np.float32))
     assert crafted.checked(rendered(NPZ, without), original=Matrix(zeros)).ok
+
+
+def stored_with(origin, dtype=np.float32):
+    """A file of the example with another origin."""
+    return rendered(NPZ, Matrix(example(dtype=dtype).layer, origin=origin))
+
+
+@pytest.mark.parametrize(
+    "change", [{"layer": "conv/2"}, {"output": "z"}, {"position": 4}, {"op": "ConvTranspose"}]
+)
+def test_a_file_that_names_another_layer_is_not_of_that_origin(change):
+    matrix = example()
+    origin = replace(matrix.origin, **change)
+    assert crafted.checked(stored_with(matrix.origin), original=matrix).ok
+    report = crafted.checked(stored_with(origin), original=matrix)
+    assert not report.ok
+    assert report.complaint.startswith("origin: the model's layer is not the ")
+    assert origin.op in report.complaint
+    assert repr(origin.layer) in report.complaint
+
+
+@pytest.mark.parametrize(
+    ("origin", "dtype", "told"),
+    [
+        ({}, np.float32, "the model's, bit for bit"),
+        ({"flipped": True}, np.float32, "the model's, flipped"),
+        ({"dtype": "float64"}, np.float32, "the model's, rounded to float32"),
+        ({"dtype": "float64"}, np.float64, "the model's, bit for bit"),
+        ({"dtype": "float16"}, np.float32, "the model's, bit for bit"),
+        (
+            {"flipped": True, "dtype": "float64"},
+            np.float32,
+            "the model's, flipped and rounded to float32",
+        ),
+    ],
+)
+def test_an_origin_says_how_the_kernel_was_changed(origin, dtype, told):
+    origin = replace(example().origin, **origin)
+    matrix = Matrix(example(dtype=dtype).layer, origin=origin)
+    report = crafted.checked(stored_with(origin, dtype), original=matrix)
+    assert report.ok
+    (finding,) = (finding for finding in report.findings if finding.check == "origin")
+    assert finding.detail == f"geometry, kernel and bias are {told}"
+
+
+def test_the_same_layer_of_another_model_file_is_accepted_and_told():
+    matrix = example()
+    other = replace(matrix, origin=replace(matrix.origin, file="b.onnx", sha256="cd" * 32))
+    report = crafted.checked(rendered(NPZ, matrix), original=other)
+    assert report.ok
+    (finding,) = (finding for finding in report.findings if finding.check == "origin")
+    assert "the model file is another" in finding.detail
+
+
+LISTED = {
+    **{"layer": "conv/1", "output": "y;0", "position": 3, "op": "Conv", "form": "csr"},
+    **{"shape": [12, 48], "nonzeros": 72, "sha256": "ab" * 32},
+}
+
+
+def test_a_file_that_is_what_its_manifest_lists_is_right():
+    report = crafted.checked(rendered(NPZ, example()), listed=LISTED | {"bytes": 1})
+    assert report.ok
+    assert [f.holds for f in report.findings if f.check == "manifest"] == [True]
+
+
+@pytest.mark.parametrize("key", LISTED)
+@pytest.mark.parametrize("value", [None, "other", 5, [48, 12]])
+def test_a_file_that_is_not_what_its_manifest_lists_is_wrong(key, value):
+    report = crafted.checked(rendered(NPZ, example()), listed=LISTED | {key: value})
+    assert not report.ok
+    assert report.complaint.startswith(f"manifest: {key} is ")
+    assert str(LISTED[key]) in report.complaint
+    assert str(value) in report.complaint
 
 
 # --- faults in the code -------------------------------------------------------------------------

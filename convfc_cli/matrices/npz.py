@@ -310,5 +310,5 @@ class _Damage:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError | OSError):
+        if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError | OSError | RuntimeError):
             raise MalformedInput(f"{self._name} is damaged: {str(error).lower()}") from error
