@@ -33,7 +33,9 @@ from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Entry, Model, Shapes, by_tensor
 from convfc_cli.planning import Item, Options, Plan, make_plan, select
-from convfc_cli.verification import PROBES, Finding, Report, check_runtime, wrong
+from convfc_cli.report import Finding, Report, wrong
+from convfc_cli.rounding import check_runtime
+from convfc_cli.verification import PROBES
 from convfc_cli.verification import verify as verify_stored
 
 if TYPE_CHECKING:

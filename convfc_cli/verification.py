@@ -13,21 +13,16 @@ exact       Each entry's bits are an integer (`_planes`). For inputs r drawn uni
             wrong; k independent probes with 2**-32k. A right matrix never fails. NaN payloads,
             infinities and -0.0 are bits like any others. Source: Freivalds 1977, here over the
             ring Z/2**64, in which unsigned arithmetic is exact.
-product     M x + b in float64 against the oracle, within the same bound as below for two orders of
-            summation.
-runtime     The original node, run by another runtime, against the oracle: that kernel and padding
-            were read as the model means them. |y - M x - b| <= n u (1 + 2**-20) S + n 2**-150,
-            with S = |M| |x| + |b|, n the row's entries (+ 1 for the bias), u the runtime's unit
-            roundoff. Source: Jeannerod & Rump 2013, for any order of summation.
+product     M x + b in float64 against the oracle, within the rounding bound (`rounding`).
 
-What is trusted: the oracle (`direct`), NumPy's and SciPy's arithmetic, and, for a file alone,
-that its kernel and geometry are the model's.
+What is trusted: the oracle (`direct`), the layout, NumPy's and SciPy's arithmetic, and, for a file
+alone, that its kernel and geometry are the model's.
 """
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -35,10 +30,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.errors import Defect, Refused, WrongContents
-from convfc_cli.layers import Convolution, Linear, Slab, Weights
-from convfc_cli.layout import Layout
+from convfc_cli.layers import Convolution, Linear, Weights
 from convfc_cli.matrices.format import Block, Progress, Stored
 from convfc_cli.matrices.matrix import Matrix, digest
+from convfc_cli.report import Finding, Report
+from convfc_cli.rounding import (
+    as_float64,
+    as_ones,
+    largest_ratio,
+    left_out_note,
+    real_answer,
+    worst_ratio,
+)
 from convfc_cli.streams import CHUNK
 
 Array = NDArray[Any]
@@ -48,73 +51,6 @@ LARGEST = 2**32
 
 PROBES = 3
 """Exact probes by default: a wrong matrix passes with probability at most 2**-96."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was checked: what, whether it holds (None: it could not be checked), and how
-    strongly.
-    """
-
-    check: str
-    holds: bool | None
-    detail: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What is known of one file after `verify`."""
-
-    file: str
-    layer: str
-    shape: tuple[int, int]
-    nonzeros: int
-    form: str
-    seed: int
-    strength: str
-    """How strong the proof is: 2^-96, `digest only` for an operator file, `seed given`."""
-
-    findings: tuple[Finding, ...] = ()
-    trusted: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything that was checked holds."""
-        return all(finding.holds is not False for finding in self.findings)
-
-    @property
-    def verdict(self) -> str:
-        """`proven`, `consistent` where no probability stands behind it, or `wrong`."""
-        if not self.ok:
-            return "wrong"
-        return "proven" if self.strength.startswith("2^-") else "consistent"
-
-    @property
-    def complaint(self) -> str:
-        """The first thing that does not hold, or nothing."""
-        wrong = [finding for finding in self.findings if finding.holds is False]
-        return f"{wrong[0].check}: {wrong[0].detail}" if wrong else ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain values."""
-        return {**asdict(self), "ok": self.ok, "verdict": self.verdict}
-
-
-@dataclass(frozen=True)
-class Witness:
-    """The original layer run by another runtime: the y it made of x, both without a batch axis.
-
-    `unit` is the unit roundoff of its sums, 2**-24 for float32; `largest` what they can hold:
-    outputs whose terms add up to more are left out. `slack` is what rounding a result y itself may
-    add, where the output's format is coarser.
-    """
-
-    runtime: str
-    x: Array
-    y: Array
-    unit: float
-    largest: float
-    slack: Callable[[Array], Array] = field(default=lambda y: np.zeros_like(y))
 
 
 def verify(
@@ -174,11 +110,6 @@ def _digest_finding(stored: Stored) -> Finding:
     if holds:
         return Finding("digest", True, "geometry, kernel and bias are as they were written")
     return Finding("digest", False, "geometry, kernel or bias are not as they were written")
-
-
-def wrong(file: str, check: str, detail: str) -> Report:
-    """The report of a file that could not be gone through."""
-    return Report(file, "", (0, 0), 0, "", 0, "", (Finding(check, False, detail),))
 
 
 def check_size(inputs: int, probes: int) -> None:
@@ -253,63 +184,6 @@ def _bias_finding(stored: Stored) -> Finding:
     return Finding("bias", True, f"{len(bias):,} values, bit for bit")
 
 
-def check_runtime(layer: Linear, witness: Witness) -> Finding:
-    """Hold what another runtime made of the original node to the layer as it was read."""
-    runtime = f"the original node, run by {witness.runtime}"
-    shape = layer.output_shape
-    if witness.y.shape != shape:
-        return Finding("runtime", False, f"{runtime}, gives {witness.y.shape}, the layer {shape}")
-    layout = Layout()
-    y, bias = layout.vector(witness.y), layout.vector(layer.bias_tensor())
-    x, ones = witness.x.astype(np.float64), np.ones(layer.input_shape, np.uint64)
-    largest, left_out = 0.0, 0
-    for slab in layer.slabs(layout, CHUNK // 4):
-        part = slice(slab.rows.start, slab.rows.stop)
-        answer, scale = _real(slab, x, bias[part])
-        terms = slab.apply(ones, _ones).astype(np.float64) + 1
-        with np.errstate(all="ignore"):
-            unit = witness.unit + 2.0**-52  # the oracle rounds too
-            bound = terms * (unit * (1 + 2.0**-20) * scale + 2.0**-150) + witness.slack(answer)
-            bound[scale >= witness.largest] = np.inf
-            error = _float64(y[part]) - answer
-        worst, wrong, skipped = _worst(error, bound)
-        if wrong is not None:
-            place = layout.unflatten(slab.rows.start + wrong, shape)
-            told = f"gives {y[part][wrong]!s}, the layer as it was read {answer[wrong]:.9g}"
-            return Finding("runtime", False, f"output {place}: {runtime}, {told}")
-        largest, left_out = max(largest, worst), left_out + skipped
-    note = _left_out(left_out)
-    compared = True if left_out < prod(shape) else None
-    return Finding("runtime", compared, f"{runtime}: {_small(largest)} of the rounding bound{note}")
-
-
-def _real(slab: Slab, x: Array, bias: Array) -> tuple[Array, Array]:
-    """(M x + b, |M| |x| + |b|) of a slab, by the oracle in float64."""
-    bias = _float64(bias)
-    with np.errstate(all="ignore"):  # a stranger's weights may overflow
-        answer = slab.apply(x, _float64) + bias
-        scale = slab.apply(np.abs(x), lambda w: np.abs(_float64(w))) + np.abs(bias)
-    return answer, scale
-
-
-def _worst(error: Array, bound: Array) -> tuple[float, int | None, int]:
-    """(largest |error|/bound, the first place beyond 1 or None, how many are not finite)."""
-    finite = np.isfinite(bound)
-    with np.errstate(all="ignore"):
-        ratio = np.where(finite, np.abs(error) / bound, 0.0)
-    wrong = np.flatnonzero(~(ratio <= 1))
-    first = int(wrong[0]) if len(wrong) else None
-    return float(ratio.max(initial=0.0)), first, finite.size - int(np.count_nonzero(finite))
-
-
-def _left_out(count: int) -> str:
-    return f"; {count:,} outputs left out, not finite" if count else ""
-
-
-def _small(ratio: float) -> str:
-    return f"at most {ratio:.2g}"
-
-
 class _Checks:
     """One pass over the rows of a stored matrix."""
 
@@ -338,10 +212,10 @@ class _Checks:
         most = max(1, CHUNK // per_row)
         numbered = self._numbered().slabs(layout, most) if self.numbered else None
         for slab in self.layer.slabs(layout, most):
-            counts = slab.apply(ones, _ones).astype(np.int64)
+            counts = slab.apply(ones, as_ones).astype(np.int64)
             expected = [[slab.apply(r, plane) for r in self.exact] for plane in self.planes]
             bias = self.bias[slab.rows.start : slab.rows.stop]
-            answer, scale = _real(slab, self.x, bias)
+            answer, scale = real_answer(slab, self.x, bias)
             places = next(numbered) if numbered else None
             numbers = [places.apply(r, _plus_one) for r in self.exact] if places else []
             for block in self.stored.rows(counts):
@@ -384,8 +258,8 @@ class _Checks:
         yield Finding(
             "product",
             True if self.left_out < self.rows else None,
-            f"M x + b on real inputs, in float64: {_small(self.worst)} of the rounding bound"
-            f"{_left_out(self.left_out)}",
+            f"M x + b on real inputs, in float64: {largest_ratio(self.worst)} of the rounding bound"
+            f"{left_out_note(self.left_out)}",
         )
 
     def _check_structure(self, block: Block) -> None:
@@ -434,11 +308,11 @@ class _Checks:
     def _check_real(
         self, block: Block, x: Array, answer: Array, scale: Array, counts: Array
     ) -> None:
-        bias = _float64(self.bias[block.first : block.first + len(answer)])
+        bias = as_float64(self.bias[block.first : block.first + len(answer)])
         with np.errstate(all="ignore"):
-            error = _product(block, _float64(block.data), x) + bias - answer
+            error = _product(block, as_float64(block.data), x) + bias - answer
             bound = (counts + 1) * (2.0**-52 * (1 + 2.0**-20) * scale + 2.0**-1021)
-        worst, wrong, left_out = _worst(error, bound)
+        worst, wrong, left_out = worst_ratio(error, bound)
         self.worst, self.left_out = max(self.worst, worst), self.left_out + left_out
         if wrong is not None:
             raise WrongContents(
@@ -492,10 +366,6 @@ def _bits(array: Array) -> Array:
     return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
 
 
-def _ones(weights: Array) -> Array:
-    return np.ones(weights.shape, np.uint64)
-
-
 def _uniform(seed: int, probe: int, shape: tuple[int, ...]) -> Array:
     """Uniform 64-bit integers: SHAKE-256 of the seed, so that no one without it can tell them."""
     key = seed.to_bytes(max(32, (seed.bit_length() + 7) // 8), "little") + bytes([probe])
@@ -505,11 +375,6 @@ def _uniform(seed: int, probe: int, shape: tuple[int, ...]) -> Array:
 
 def _plus_one(numbers: Array) -> Array:
     return numbers.astype(np.uint64) + np.uint64(1)
-
-
-def _float64(weights: Array) -> Array:
-    with np.errstate(invalid="ignore"):  # signalling NaNs
-        return weights.astype(np.float64)
 
 
 def _product(block: Block, data: Array, x: Array) -> Array:

@@ -19,8 +19,9 @@ from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.format import MatrixFormat
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.report import Report
 from convfc_cli.taps import IndexMap
-from convfc_cli.verification import Report, verify
+from convfc_cli.verification import verify
 
 Array = NDArray[Any]
 

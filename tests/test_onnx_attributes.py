@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, MalformedInput, SizeMissing, Unsupported
-from convfc_cli.verification import Witness, check_runtime
+from convfc_cli.rounding import Witness, check_runtime
 from tests.models import conv_model, dense, info, make_model, only, ramp, tensor
 
 Array = NDArray[Any]

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from convfc_cli.errors import ConvfcError
 from convfc_cli.layers import Convolution
 from convfc_cli.models import onnx_constants, onnx_layer, onnx_runtime
-from convfc_cli.verification import Witness, check_runtime
+from convfc_cli.rounding import Witness, check_runtime
 from tests.models import conv_model, convfc, info, make_model, only, ramp, save, tensor
 
 Array = NDArray[Any]

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
 from convfc_cli.models.registry import read
-from convfc_cli.verification import Witness, check_runtime
+from convfc_cli.rounding import Witness, check_runtime
 from tests.models import (
     IR,
     conv_model,

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convfc_cli import direct, streams, taps, toeplitz, verification
+from convfc_cli import direct, rounding, streams, taps, toeplitz, verification
 from convfc_cli.errors import Refused
 from convfc_cli.geometry import Axis
 from convfc_cli.layers import Convolution
@@ -22,9 +22,11 @@ from convfc_cli.layout import Layout
 from convfc_cli.matrices import format as matrix_format
 from convfc_cli.matrices import npy, registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.report import Finding, Report
+from convfc_cli.rounding import Witness, check_runtime
 from convfc_cli.streams import Repeat
 from convfc_cli.taps import IndexMap, RowTaps, Segment
-from convfc_cli.verification import Witness, check_runtime, verify
+from convfc_cli.verification import verify
 from tests import brute, crafted
 from tests.crafted import CASES, example, failures, label, outcome, rendered, saved
 from tests.strategies import LAYOUTS, SPECIAL, layouts, problems
@@ -569,8 +571,8 @@ def test_progress_tells_of_every_entry(kind, form):
 
 
 def test_a_report_is_ok_unless_something_does_not_hold():
-    finding = verification.Finding
-    report = partial(verification.Report, "f", "l", (1, 1), 1, "csr", 0, "2^-96")
+    finding = Finding
+    report = partial(Report, "f", "l", (1, 1), 1, "csr", 0, "2^-96")
     assert report((finding("a", True, ""), finding("b", None, "not checked"))).ok
     wrong = report((finding("a", True, ""), finding("b", False, "no"), finding("c", False, "nor")))
     assert not wrong.ok
@@ -1144,7 +1146,7 @@ def test_a_sum_beyond_what_float32_holds_is_left_out_not_wrong():
 
 
 def test_a_witness_larger_than_a_slab_is_held_to_every_output(monkeypatch):
-    monkeypatch.setattr(verification, "CHUNK", 16)
+    monkeypatch.setattr(rounding, "CHUNK", 16)
     axis = Axis(9, 9, 3, 1, 1, 1)
     kernel = np.ones((4, 1, 3), np.float32)
     layer = Convolution(kernel, IndexMap(kernel.shape, (axis,)))

@@ -20,7 +20,7 @@ from convfc_cli.cli.output import (
 from convfc_cli.errors import ConvfcError, UsageError, gravest
 
 if TYPE_CHECKING:
-    from convfc_cli.verification import Report
+    from convfc_cli.report import Report
 
 File = tuple[str | Path, dict[str, Any] | None] | ConvfcError
 """A file and what its folder's manifest says of it, or why there is none."""

@@ -15,8 +15,8 @@ from typing import Any
 from convfc_cli.errors import ConvfcError, Defect, SizeMissing, UsageError
 from convfc_cli.files import Input
 from convfc_cli.layers import Convolution
+from convfc_cli.rounding import Witness
 from convfc_cli.taps import IndexMap
-from convfc_cli.verification import Witness
 
 Shapes = Mapping[str | None, Sequence[int]]
 """Shapes of tensors, by name; None names the model's only input."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from convfc_cli.models.onnx_constants import decoded, opset_ids, sources, value
 from convfc_cli.models.onnx_layer import attributes
 from convfc_cli.models.onnx_scope import Scope
+from convfc_cli.rounding import Witness
 from convfc_cli.taps import IndexMap
-from convfc_cli.verification import Witness
 
 Array = NDArray[Any]
 

@@ -1,0 +1,109 @@
+"""Real inputs: how far two ways of adding the same products may differ, and what may not.
+
+A sum of n products, in any order and at unit roundoff u, differs from the exact one by at most
+n u (1 + 2**-20) S + n 2**-150, with S the sum of their magnitudes; the bias is one term more.
+Source: Jeannerod & Rump 2013.
+
+`check_runtime` holds what another runtime made of the original node to the layer as it was read: so
+that a kernel misread, or a padding misunderstood, does not pass.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.layers import Linear, Slab
+from convfc_cli.layout import Layout
+from convfc_cli.report import Finding
+from convfc_cli.streams import CHUNK
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Witness:
+    """The original layer run by another runtime: the y it made of x, both without a batch axis.
+
+    `unit` is the unit roundoff of its sums, 2**-24 for float32; `largest` what they can hold:
+    outputs whose terms add up to more are left out. `slack` is what rounding a result y itself may
+    add, where the output's format is coarser.
+    """
+
+    runtime: str
+    x: Array
+    y: Array
+    unit: float
+    largest: float
+    slack: Callable[[Array], Array] = field(default=lambda y: np.zeros_like(y))
+
+
+def check_runtime(layer: Linear, witness: Witness) -> Finding:
+    """Hold what another runtime made of the original node to the layer as it was read."""
+    runtime = f"the original node, run by {witness.runtime}"
+    shape = layer.output_shape
+    if witness.y.shape != shape:
+        return Finding("runtime", False, f"{runtime}, gives {witness.y.shape}, the layer {shape}")
+    layout = Layout()
+    y, bias = layout.vector(witness.y), layout.vector(layer.bias_tensor())
+    x, ones = witness.x.astype(np.float64), np.ones(layer.input_shape, np.uint64)
+    largest, left_out = 0.0, 0
+    for slab in layer.slabs(layout, CHUNK // 4):
+        part = slice(slab.rows.start, slab.rows.stop)
+        answer, scale = real_answer(slab, x, bias[part])
+        terms = slab.apply(ones, as_ones).astype(np.float64) + 1
+        with np.errstate(all="ignore"):
+            unit = witness.unit + 2.0**-52  # the oracle rounds too
+            bound = terms * (unit * (1 + 2.0**-20) * scale + 2.0**-150) + witness.slack(answer)
+            bound[scale >= witness.largest] = np.inf
+            error = as_float64(y[part]) - answer
+        worst, wrong, skipped = worst_ratio(error, bound)
+        if wrong is not None:
+            place = layout.unflatten(slab.rows.start + wrong, shape)
+            told = f"gives {y[part][wrong]!s}, the layer as it was read {answer[wrong]:.9g}"
+            return Finding("runtime", False, f"output {place}: {runtime}, {told}")
+        largest, left_out = max(largest, worst), left_out + skipped
+    note = left_out_note(left_out)
+    compared = True if left_out < prod(shape) else None
+    return Finding(
+        "runtime", compared, f"{runtime}: {largest_ratio(largest)} of the rounding bound{note}"
+    )
+
+
+def real_answer(slab: Slab, x: Array, bias: Array) -> tuple[Array, Array]:
+    """(M x + b, |M| |x| + |b|) of a slab, by the oracle in float64."""
+    bias = as_float64(bias)
+    with np.errstate(all="ignore"):  # a stranger's weights may overflow
+        answer = slab.apply(x, as_float64) + bias
+        scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
+    return answer, scale
+
+
+def worst_ratio(error: Array, bound: Array) -> tuple[float, int | None, int]:
+    """(largest |error|/bound, the first place beyond 1 or None, how many are not finite)."""
+    finite = np.isfinite(bound)
+    with np.errstate(all="ignore"):
+        ratio = np.where(finite, np.abs(error) / bound, 0.0)
+    wrong = np.flatnonzero(~(ratio <= 1))
+    first = int(wrong[0]) if len(wrong) else None
+    return float(ratio.max(initial=0.0)), first, finite.size - int(np.count_nonzero(finite))
+
+
+def left_out_note(count: int) -> str:
+    return f"; {count:,} outputs left out, not finite" if count else ""
+
+
+def largest_ratio(ratio: float) -> str:
+    return f"at most {ratio:.2g}"
+
+
+def as_ones(weights: Array) -> Array:
+    return np.ones(weights.shape, np.uint64)
+
+
+def as_float64(weights: Array) -> Array:
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return weights.astype(np.float64)
