@@ -160,7 +160,8 @@ def stream(
     observer.planned(plan)
     item = plan.items[0]
     observer.started(item.entry.name, item.size)
-    matrix = _matrix(plan.model, item, item.entry.load(), options)
+    layer = _rounded(item.entry.load(), options.dtype)
+    matrix = Matrix(layer, item.spec, _origin(plan.model, item.entry))
     try:
         item.kind.write(matrix, out, observer.advanced)
         out.flush()
@@ -175,11 +176,13 @@ def matrix(
     layer: str | None = None,
     *,
     input_shape: Shapes | Sequence[int] | None = None,
-    layout: Layout = Layout(),  # noqa: B008 - frozen
+    layout: str | None = None,
+    transpose: bool = False,
 ) -> "csr_array[Any, tuple[int, int]]":
     """The matrix M of one layer in memory, vec(conv(x)) = M vec(x) + b, without its bias.
 
-    `layer` may be left out where there is only one; `input_shape` as in `convert`.
+    `layer` may be left out where there is only one; `input_shape` as in `convert`; `layout` is one
+    of `layout.ORDERS`, by default the model's own.
 
     Raises `UsageError`, `Unsupported`, `MalformedInput`. There is no ceiling: the matrix takes
     about 8 bytes for each nonzero.
@@ -193,7 +196,8 @@ def matrix(
     if len(entries) != 1:
         names = ", ".join(entry.name for entry in entries[:8])
         raise UsageError(f"{os.fspath(model)} has {len(entries)} layers: say which ({names})")
-    rows = entries[0].load().rows(layout)
+    entry = entries[0]
+    rows = entry.load().rows(Layout(layout or entry.layout, transpose))
     arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
     return csr_array(arrays, shape=rows.shape)
 
@@ -270,9 +274,7 @@ def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
 def _write(plan: Plan, item: Item, options: Options, observer: Observer) -> Result:
     layer = item.entry.load()
     runtime = _run_original(item.entry, layer) if options.verify else None
-    if runtime is not None and options.flip_kernel:
-        runtime = replace(runtime, detail=f"{runtime.detail}; the kernel was flipped after that")
-    matrix = _matrix(plan.model, item, layer, options)
+    matrix = Matrix(_rounded(layer, options.dtype), item.spec, _origin(plan.model, item.entry))
     # What lies beside takes its name first: a matrix never stands without its metadata.
     paths = [*item.kind.beside(item.path), item.path]
     with replacing_all(*paths, force=options.force) as files:
@@ -319,6 +321,8 @@ def _reread(path: Path, file: BinaryIO) -> Input:
 
 def _run_original(entry: Entry, layer: Convolution) -> Finding:
     """Hold the layer as it was read to the original node; raises where they differ."""
+    note = "; the kernel was flipped after that" if entry.flipped else ""
+    layer = layer.flipped() if entry.flipped else layer
     witness = entry.run(np.random.default_rng(secrets.randbits(128)))
     if isinstance(witness, str):
         return Finding("runtime", None, f"the original node was not run: {witness}")
@@ -328,15 +332,14 @@ def _run_original(entry: Entry, layer: Convolution) -> Finding:
             f"layer {entry.name}: {finding.detail}; one of them misreads the model, so nothing is "
             f"written (--no-verify writes it all the same; please report the model)"
         )
-    return finding
+    return replace(finding, detail=finding.detail + note)
 
 
-def _matrix(model: Model, item: Item, layer: Convolution, options: Options) -> Matrix:
-    layer = prepared(layer, flip=options.flip_kernel, dtype=options.dtype)
-    return Matrix(layer, item.spec, _origin(model, item.entry, options.flip_kernel))
+def _rounded(layer: Convolution, dtype: str | None) -> Convolution:
+    return layer if dtype is None else layer.astype(dtype)
 
 
-def _origin(model: Model, entry: Entry, flipped: bool) -> Origin:
+def _origin(model: Model, entry: Entry) -> Origin:
     return Origin(
         file=Path(model.name).name,
         sha256=model.sha256,
@@ -345,20 +348,8 @@ def _origin(model: Model, entry: Entry, flipped: bool) -> Origin:
         position=entry.position,
         op=entry.op,
         dtype=entry.dtype,
-        flipped=flipped,
+        flipped=bool(entry.flipped),
     )
-
-
-def prepared(layer: Convolution, *, flip: bool, dtype: str | None) -> Convolution:
-    """The layer with its kernel flipped along every spatial axis, and in another dtype."""
-    kernel, bias = layer.kernel, layer.bias
-    if flip:
-        kernel = kernel[(slice(None), slice(None), *(slice(None, None, -1),) * (kernel.ndim - 2))]
-    if dtype is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            kernel = kernel.astype(dtype)
-            bias = None if bias is None else bias.astype(dtype)
-    return Convolution(kernel, layer.index_map, bias)
 
 
 def _original(model: Model, matrix: Matrix) -> Matrix | None:
@@ -370,7 +361,7 @@ def _original(model: Model, matrix: Matrix) -> Matrix | None:
         if (entry.output, entry.position) == (origin.output, origin.position):
             if isinstance(entry.error, SizeMissing):
                 entry = entry.at(matrix.layer.input_shape)
-            layer = entry.load()
-            layer = prepared(layer, flip=origin.flipped, dtype=matrix.layer.dtype.name)
-            return Matrix(layer, matrix.spec, _origin(model, entry, origin.flipped))
+            entry = replace(entry, flipped=origin.flipped)
+            layer = entry.load().astype(matrix.layer.dtype.name)
+            return Matrix(layer, matrix.spec, _origin(model, entry))
     return None

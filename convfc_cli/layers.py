@@ -145,6 +145,18 @@ class Convolution(Linear):
     def adjoint(self) -> "Convolution":
         return Convolution(self.kernel, self.index_map.adjoint())
 
+    def flipped(self) -> "Convolution":
+        """The convolution with its kernel turned round along every spatial axis."""
+        spatial = tuple(range(2, self.kernel.ndim))
+        return Convolution(np.flip(self.kernel, spatial), self.index_map, self.bias)
+
+    def astype(self, dtype: str) -> "Convolution":
+        """The convolution with its weights rounded to another dtype."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            kernel = self.kernel.astype(dtype)
+            bias = None if self.bias is None else self.bias.astype(dtype)
+        return Convolution(kernel, self.index_map, bias)
+
     def rows(
         self,
         layout: Layout = Layout(),  # noqa: B008 - frozen

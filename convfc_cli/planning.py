@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +33,14 @@ class Options:
     """What to make of the selected layers."""
 
     form: str | None = None
-    layout: Layout = field(default_factory=Layout)
+    layout: str | None = None
+    """One of `layout.ORDERS`; by default the order in which the model flattens the layer."""
+
+    transpose: bool = False
     dtype: str | None = None
     kernel_index: bool = False
-    flip_kernel: bool = False
+    flip_kernel: bool | None = None
+    """Whether to flip the kernels; by default those that the file says are flipped."""
     max_bytes: int | None = None
     force: bool = False
     keep_going: bool = False
@@ -92,7 +96,7 @@ def select(
             )
             entry = found.select(layers)[0]
             try:
-                return found, (entry.at(tuple(own)[1:]),)
+                return found, (entry.at(entry.channels_first(own[1:])),)
             except MalformedInput as error:
                 raise UsageError(f"layer {entry.name}: {error} (see --input-shape)") from error
     if not found.entries:
@@ -125,10 +129,13 @@ def make_plan(
     if form not in kind.forms:
         wanted = matrix_kinds.by_form(form).suffix
         raise UsageError(f"a {kind.suffix} file does not hold the form {form}: name it *{wanted}")
-    spec = Spec(options.layout, form, options.kernel_index)
     items, failures = [], []
     width = max(3, len(str(len(model.entries) - 1)))
     for entry in entries:
+        if options.flip_kernel is not None:
+            entry = replace(entry, flipped=options.flip_kernel)
+        layout = Layout(options.layout or entry.layout, options.transpose)
+        spec = Spec(layout, form, options.kernel_index)
         try:
             index_map = entry.require()
         except ConvfcError as reason:

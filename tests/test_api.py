@@ -109,7 +109,7 @@ def test_matrix_equals_the_file(model: Path, tmp_path: Path) -> None:
 
 def test_matrix_in_another_layout(model: Path) -> None:
     plain = convfc.matrix(model, "first").toarray()
-    turned = convfc.matrix(model, "first", layout=convfc.Layout(transpose=True)).toarray()
+    turned = convfc.matrix(model, "first", transpose=True).toarray()
     np.testing.assert_array_equal(turned, plain.T)
 
 
@@ -147,9 +147,7 @@ def test_errors_of_matrix(arguments: tuple[Any, ...], error: type[Exception], to
 
 
 def test_convert(model: Path, tmp_path: Path) -> None:
-    done = convfc.convert(
-        model, f"{tmp_path}/to/", options=Options(layout=convfc.Layout("fortran"))
-    )
+    done = convfc.convert(model, f"{tmp_path}/to/", options=Options(layout="fortran"))
     assert done.exit_code == 0
     assert done.failures == ()
     assert [result.item.path.name for result in done.results] == ["000-first.npz", "001-second.npz"]
@@ -232,10 +230,10 @@ LAYOUTS = [
 def test_load(tmp_path: Path, form: str, order: str, turned: bool, transposed: bool) -> None:
     path = net(tmp_path / "m.onnx", transposed=transposed)
     layout = convfc.Layout(order, turned)
-    options = Options(form=form, layout=layout)
+    options = Options(form=form, layout=order, transpose=turned)
     done = convfc.convert(path, f"{tmp_path}/to/", options=options)
     operator = convfc.load(done.results[0].item.path)
-    matrix = convfc.matrix(path, layout=layout).toarray().astype(np.float64)
+    matrix = convfc.matrix(path, layout=order, transpose=turned).toarray().astype(np.float64)
     assert isinstance(operator, LinearOperator)
     assert operator.shape == matrix.shape == ((60, 90) if turned else (90, 60))
     assert operator.dtype == np.float32
@@ -265,10 +263,11 @@ def test_load(tmp_path: Path, form: str, order: str, turned: bool, transposed: b
 @pytest.mark.parametrize(("order", "turned"), LAYOUTS)
 def test_entries_of_an_operator(tmp_path: Path, order: str, turned: bool) -> None:
     path = net(tmp_path / "m.onnx")
-    layout = convfc.Layout(order, turned)
-    convfc.convert(path, tmp_path / "c.npz", options=Options(form="operator", layout=layout))
+    convfc.convert(
+        path, tmp_path / "c.npz", options=Options(form="operator", layout=order, transpose=turned)
+    )
     operator = convfc.load(tmp_path / "c.npz")
-    matrix = convfc.matrix(path, layout=layout).toarray()
+    matrix = convfc.matrix(path, layout=order, transpose=turned).toarray()
     for row, column in np.ndindex(matrix.shape):
         output, source, kernel = operator.entry(row, column)
         value = 0 if kernel is None else operator.layer.kernel[kernel]

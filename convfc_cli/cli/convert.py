@@ -7,7 +7,7 @@ import click
 
 from convfc_cli.cli import options
 from convfc_cli.cli.output import Reporter, is_terminal, print_json, say
-from convfc_cli.layout import ORDERS, Layout
+from convfc_cli.layout import ORDERS
 
 if TYPE_CHECKING:
     from convfc_cli.conversion import Conversion
@@ -50,9 +50,8 @@ Examples:
 @click.option(
     "--layout",
     type=click.Choice(list(ORDERS)),
-    default="channels-first",
-    show_default=True,
-    help="How rows and columns flatten their tensors.",
+    help="How rows and columns flatten their tensors; by default as the model's own Flatten does: "
+    "channels-first in ONNX, channels-last in Keras.",
 )
 @click.option(
     "--transpose",
@@ -68,9 +67,10 @@ Examples:
     "--kernel-index", is_flag=True, help="Also store each entry's flat index into the kernel."
 )
 @click.option(
-    "--flip-kernel",
-    is_flag=True,
-    help="Flip the kernel: for files that hold true convolutions, not cross-correlations.",
+    "--flip-kernel/--no-flip-kernel",
+    default=None,
+    help="Flip the kernels, or not: for files that hold true convolutions, not cross-correlations. "
+    "By default as the file says.",
 )
 @click.option(
     "--max-bytes",
@@ -92,8 +92,6 @@ def convert(
     layers: tuple[str, ...],
     output: str | None,
     input_shapes: tuple[options.Shape, ...],
-    layout: str,
-    transpose: bool,
     no_verify: bool,
     as_json: bool,
     quiet: bool,
@@ -109,7 +107,7 @@ def convert(
     from convfc_cli.planning import Options
 
     shapes = options.shapes(input_shapes)
-    chosen = Options(layout=Layout(layout, transpose), verify=not no_verify, **rest)
+    chosen = Options(verify=not no_verify, **rest)
     with Reporter(quiet=quiet, paths=not as_json and output != "-") as reporter:
         if output == "-":
             if is_terminal(sys.stdout):

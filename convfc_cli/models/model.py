@@ -50,6 +50,13 @@ class Entry:
     dtype: str = ""
     """The weights' dtype in the model; empty where only loading tells."""
 
+    layout: str = "channels-first"
+    """The order in which the model itself flattens the layer's tensors: one of `layout.ORDERS`."""
+
+    flipped: bool | None = False
+    """Whether the weights in the file are those of a true convolution and are flipped when they are
+    loaded; None where the file does not say."""
+
     loader: Callable[[], Convolution] | None = None
     runner: Callable[[Any], Witness | str] | None = None
     resizer: "Callable[[tuple[int, ...]], Entry] | None" = None
@@ -75,19 +82,32 @@ class Entry:
         return self.index_map
 
     def load(self) -> Convolution:
-        """The layer with its weights. Raises what `require` raises."""
+        """The layer with its weights, as a cross-correlation. Raises what `require` raises, and
+        `UsageError` where the file does not say whether its kernels are flipped.
+        """
         self.require()
         if self.loader is None:
             raise Defect(f"layer {self.name} has no loader")
         try:
-            return self.loader()
+            if self.flipped is None:
+                raise UsageError(
+                    "its file does not say whether the kernels are flipped (Theano's) or not: "
+                    "--flip-kernel or --no-flip-kernel says it"
+                )
+            layer = self.loader()
         except ConvfcError as error:
             raise self._named(error) from error
+        return layer.flipped() if self.flipped else layer
 
     def _named(self, error: ConvfcError) -> ConvfcError:
         named = copy(error)
         named.args = (f"layer {self.name} ({self.op}): {error}",)
         return named
+
+    def channels_first(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """(channels, *spatial) of a tensor that the model has in the layer's own order."""
+        last = self.layout == "channels-last"
+        return (shape[-1], *shape[:-1]) if last else tuple(shape)
 
     def at(self, input_shape: tuple[int, ...]) -> "Entry":
         """The layer on an input of this (channels, *spatial), whatever size its model gives it."""
