@@ -7,7 +7,7 @@ proven, and renamed. In a folder, `manifest.json` comes last (`manifest`).
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -29,6 +29,7 @@ from convfc_cli.layout import Layout
 from convfc_cli.manifest import MANIFEST, manifest
 from convfc_cli.matrices import registry as matrix_kinds
 from convfc_cli.matrices.container import write_all
+from convfc_cli.matrices.format import MatrixFormat, Stored
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Entry, Model, Shapes, by_tensor
@@ -44,7 +45,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """One file written, and what is known of it: no report where it was not verified."""
+    """One matrix written, and what is known of it: no report where it was not verified.
+
+    `size` is that of its file in bytes; of one of several in a file, about its share.
+    """
 
     item: Item
     size: int
@@ -163,7 +167,7 @@ def stream(
     layer = _rounded(item.entry.load(), options.dtype)
     matrix = Matrix(layer, item.spec, _origin(plan.model, item.entry))
     try:
-        item.kind.write(matrix, out, observer.advanced)
+        item.kind.write([matrix], out, observer.advanced)
         out.flush()
     except BrokenPipeError:
         raise
@@ -204,6 +208,7 @@ def matrix(
 
 def verify(
     path: str | os.PathLike[str],
+    layer: str | None = None,
     *,
     model: Model | str | os.PathLike[str] | None = None,
     listed: dict[str, Any] | None = None,
@@ -211,35 +216,68 @@ def verify(
     seed: int | None = None,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> Report:
-    """Prove one matrix file; with `model`, also that its kernel and geometry are that model's; with
-    `listed`, that it is what its folder's manifest says (`manifest.matrix_files`).
+    """Prove one matrix: the only one of a file, or that of `layer`; with `model`, also that its
+    kernel and geometry are that model's; with `listed`, that it is what its folder's manifest says
+    (`manifest.matrix_files`).
 
     Raises `UsageError`, `MalformedInput` (damaged, or no matrix file), `Refused`. Wrong contents
     are a report that is not `ok`.
     """
     with opened(path) as source:
         try:
-            stored = matrix_kinds.stored(source)
+            stored = matrix_kinds.one(matrix_kinds.stored(source), layer, source.name)
         except WrongContents as error:
             return wrong(source.name, "entries", str(error))
-        observer.started(source.name, source.size)
-        original = None
-        if model is not None:
-            found = model if isinstance(model, Model) else model_kinds.read(model)
-            original = _original(found, stored.matrix)
-            if original is None:
-                origin = stored.matrix.origin
-                told = f"{found.name} has no layer @{origin.position} {origin.layer!r}"
-                return wrong(source.name, "origin", f"{told} with the output {origin.output!r}")
-        return verify_stored(
-            stored,
-            source.name,
-            original=original,
-            listed=listed,
-            probes=probes,
-            seed=seed,
-            progress=observer.advanced,
-        )
+        return _report(stored, model, listed, probes, seed, observer, source.size)
+
+
+def verify_all(
+    path: str | os.PathLike[str],
+    *,
+    model: Model | str | os.PathLike[str] | None = None,
+    listed: dict[str, Any] | None = None,
+    probes: int = PROBES,
+    seed: int | None = None,
+    observer: Observer = Silent(),  # noqa: B008 - has no state
+) -> Iterator[Report]:
+    """`verify` of each matrix of a file."""
+    with opened(path) as source:
+        try:
+            found = matrix_kinds.stored(source)
+        except WrongContents as error:
+            yield wrong(source.name, "entries", str(error))
+            return
+        for stored in found:
+            size = source.size // len(found)
+            yield _report(stored, model, listed, probes, seed, observer, size)
+
+
+def _report(
+    stored: Stored,
+    model: Model | str | os.PathLike[str] | None,
+    listed: dict[str, Any] | None,
+    probes: int,
+    seed: int | None,
+    observer: Observer,
+    size: int,
+) -> Report:
+    observer.started(stored.name, size)
+    original = None
+    if model is not None:
+        found = model if isinstance(model, Model) else model_kinds.read(model)
+        original = _original(found, stored.matrix)
+        if original is None:
+            origin = stored.matrix.origin
+            told = f"{found.name} has no layer @{origin.position} {origin.layer!r}"
+            return wrong(stored.name, "origin", f"{told} with the output {origin.output!r}")
+    return verify_stored(
+        stored,
+        original=original,
+        listed=listed,
+        probes=probes,
+        seed=seed,
+        progress=observer.advanced,
+    )
 
 
 def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
@@ -249,17 +287,22 @@ def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
     if plan.folder is not None:
         make_folder(plan.folder)
     try:
-        for item in plan.items:
-            observer.started(item.entry.name, item.size * (2 if options.verify else 1))
-            try:
-                result = _write(plan, item, options, observer)
-            except ConvfcError as error:
-                if not options.keep_going or error.exit_code in (6, 70):
-                    raise
-                failures.append((item.entry, error))
-                continue
-            results.append(result)
-            observer.finished(result)
+        for items in plan.files:
+            observer.started(
+                items[0].entry.name,
+                sum(item.size for item in items) * (2 if options.verify else 1),
+            )
+            made = []
+            for item in items:
+                try:
+                    made.append(_make(plan.model, item, options))
+                except ConvfcError as error:
+                    if not options.keep_going or error.exit_code in (6, 70):
+                        raise
+                    failures.append((item.entry, error))
+            for result in _write(plan, made, options, observer) if made else []:
+                results.append(result)
+                observer.finished(result)
         done = Conversion(plan, tuple(results), tuple(failures))
         if plan.folder is not None and results:
             text = manifest(plan.model, [result.described() for result in results], done.failed())
@@ -271,44 +314,70 @@ def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
     return done
 
 
-def _write(plan: Plan, item: Item, options: Options, observer: Observer) -> Result:
+@dataclass(frozen=True)
+class _Made:
+    """A matrix that is ready to be written, and how the original node compares to it."""
+
+    item: Item
+    matrix: Matrix
+    runtime: Finding | None
+
+
+def _make(model: Model, item: Item, options: Options) -> _Made:
     layer = item.entry.load()
     runtime = _run_original(item.entry, layer) if options.verify else None
-    matrix = Matrix(_rounded(layer, options.dtype), item.spec, _origin(plan.model, item.entry))
+    matrix = Matrix(_rounded(layer, options.dtype), item.spec, _origin(model, item.entry))
+    return _Made(item, matrix, runtime)
+
+
+def _write(
+    plan: Plan, made: Sequence[_Made], options: Options, observer: Observer
+) -> Sequence[Result]:
+    """Write one file, prove it, and give it its name."""
+    kind, path = made[0].item.kind, made[0].item.path
     # What lies beside takes its name first: a matrix never stands without its metadata.
-    paths = [*item.kind.beside(item.path), item.path]
+    paths = [*kind.beside(path), path]
     with replacing_all(*paths, force=options.force) as files:
         for file in files[:-1]:
+            (matrix,) = (one.matrix for one in made)
             operator = replace(matrix, spec=Spec(matrix.layout, "operator"))
-            matrix_kinds.by_form("operator").write(operator, file, lambda size: None)
-        item.kind.write(matrix, files[-1], observer.advanced)
-        report = None
-        if runtime is not None:
+            matrix_kinds.by_form("operator").write([operator], file, lambda size: None)
+        kind.write([one.matrix for one in made], files[-1], observer.advanced)
+        reports: Sequence[Report | None] = [None] * len(made)
+        if options.verify:
             sources = [_reread(path, file) for path, file in zip(paths, files, strict=True)]
-            report = _read_back(item, sources, matrix, options, observer)
-            report = replace(report, findings=(*report.findings, runtime))
+            reports = _read_back(kind, sources, made, options, observer)
         if plan.folder is not None:  # from here until the new manifest stands, it is incomplete
             (plan.folder / MANIFEST).unlink(missing_ok=True)
-        return Result(item, files[-1].seek(0, os.SEEK_END), report)
+        size = files[-1].seek(0, os.SEEK_END)
+        sizes = [size] if len(made) == 1 else [one.item.size for one in made]
+        return [
+            Result(one.item, size, report)
+            for one, size, report in zip(made, sizes, reports, strict=True)
+        ]
 
 
 def _read_back(
-    item: Item, sources: list[Input], matrix: Matrix, options: Options, observer: Observer
-) -> Report:
+    kind: MatrixFormat,
+    sources: list[Input],
+    made: Sequence[_Made],
+    options: Options,
+    observer: Observer,
+) -> list[Report]:
     """Prove the file that was just written, before it takes its name."""
-    report = verify_stored(
-        item.kind.open(sources[-1], *sources[:-1]),
-        str(item.path),
-        original=matrix,
-        probes=options.probes,
-        progress=observer.advanced,
-    )
-    if not report.ok:
-        raise Defect(
-            f"{item.path} was not written as computed ({report.complaint}): the disk, the memory "
-            f"or convfc is at fault; nothing was put there"
+    reports = []
+    for one, stored in zip(made, kind.open(sources[-1], *sources[:-1]), strict=True):
+        report = verify_stored(
+            stored, original=one.matrix, probes=options.probes, progress=observer.advanced
         )
-    return report
+        if not report.ok:
+            raise Defect(
+                f"{stored.name} was not written as computed ({report.complaint}): the disk, the "
+                f"memory or convfc is at fault; nothing was put there"
+            )
+        runtime = [one.runtime] if one.runtime is not None else []
+        reports.append(replace(report, findings=(*report.findings, *runtime)))
+    return reports
 
 
 def _reread(path: Path, file: BinaryIO) -> Input:

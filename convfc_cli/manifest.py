@@ -76,5 +76,5 @@ def unlisted(folder: Path, listed: Iterable[Path]) -> list[Path]:
     for path in tuple(known):
         for kind in formats().values():
             known.update(kind.beside(path))
-    suffixes = {kind.suffix for kind in formats().values()}
+    suffixes = {suffix for kind in formats().values() for suffix in kind.suffixes}
     return [p for p in sorted(folder.iterdir()) if p.suffix in suffixes and p not in known]

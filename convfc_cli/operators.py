@@ -64,8 +64,9 @@ class MatrixOperator(LinearOperator):
         return self.layout.vector(layer.apply(tensor))
 
 
-def load(path: str | os.PathLike[str]) -> MatrixOperator:
-    """Open a matrix file, stored or operator, as a linear operator.
+def load(path: str | os.PathLike[str], layer: str | None = None) -> MatrixOperator:
+    """Open a matrix file, stored or operator, as a linear operator; `layer` says which where the
+    file holds several.
 
     Raises `UsageError`, `MalformedInput`.
 
@@ -73,4 +74,4 @@ def load(path: str | os.PathLike[str]) -> MatrixOperator:
     >>> y = operator @ x + operator.bias                   # doctest: +SKIP
     """
     with opened(path) as source:
-        return MatrixOperator(registry.stored(source).matrix)
+        return MatrixOperator(registry.one(registry.stored(source), layer, source.name).matrix)

@@ -5,7 +5,6 @@ a size that is open, a destination that is in the way, more bytes than are allow
 """
 
 import os
-import re
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from convfc_cli.matrices.format import MatrixFormat
 from convfc_cli.matrices.matrix import Spec
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Entry, Model, Shapes
+from convfc_cli.naming import stem
 from convfc_cli.verification import PROBES, check_size
 
 CEILING = 8 * 2**30
@@ -74,6 +74,14 @@ class Plan:
     folder: Path | None
 
     @property
+    def files(self) -> list[list[Item]]:
+        """The matrices by the file that they go into."""
+        found: dict[Path, list[Item]] = {}
+        for item in self.items:
+            found.setdefault(item.path, []).append(item)
+        return list(found.values())
+
+    @property
     def size(self) -> int:
         """About the bytes of all files."""
         return sum(item.size for item in self.items)
@@ -118,17 +126,22 @@ def make_plan(
     `Refused`.
     """
     folder, file = _destination(model, output)
-    if file is not None and len(entries) > 1:
+    kind = matrix_kinds.by_suffix(file) if file else matrix_kinds.by_form(options.form or "csr")
+    if file is not None and len(entries) > 1 and not kind.several:
         names = " ".join(f"-l @{entry.position}" for entry in entries[:3])
+        roomy = " or ".join(
+            f"*{k.suffixes[0]}" for k in matrix_kinds.formats().values() if k.several
+        )
         raise UsageError(
             f"{len(entries)} layers do not fit into one file {file}: pick one ({names} ...), or "
-            f"name a folder, ending in /"
+            f"name a folder, ending in /, or a file that holds several, {roomy}"
         )
-    kind = matrix_kinds.by_suffix(file) if file else matrix_kinds.by_form(options.form or "csr")
     form = options.form or kind.forms[0]
     if form not in kind.forms:
-        wanted = matrix_kinds.by_form(form).suffix
-        raise UsageError(f"a {kind.suffix} file does not hold the form {form}: name it *{wanted}")
+        wanted = matrix_kinds.by_form(form).suffixes[0]
+        raise UsageError(
+            f"a {kind.suffixes[0]} file does not hold the form {form}: name it *{wanted}"
+        )
     items, failures = [], []
     width = max(3, len(str(len(model.entries) - 1)))
     for entry in entries:
@@ -144,10 +157,8 @@ def make_plan(
             failures.append((entry, reason))
             continue
         dtype = np.dtype(options.dtype or entry.matrix_dtype)
-        path = (
-            file
-            or Path(folder or ".") / f"{entry.position:0{width}}-{_safe(entry.name)}{kind.suffix}"
-        )
+        name = f"{stem(entry.position, entry.name, width)}{kind.suffixes[0]}"
+        path = file or Path(folder or ".") / name
         if options.verify and to_disk and form != "operator":
             check_size(spec.shape(index_map)[1], options.probes)
         items.append(Item(entry, spec, kind, path, kind.size(spec, index_map, dtype)))
@@ -177,11 +188,6 @@ def _destination(
     if text.endswith(("/", os.sep)) or Path(text).is_dir():
         return Path(text), None
     return None, Path(text)
-
-
-def _safe(name: str) -> str:
-    """A name that any file system takes; the position before it makes it unique."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[-80:].strip("._") or "layer"
 
 
 def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:

@@ -55,7 +55,6 @@ PROBES = 3
 
 def verify(
     stored: Stored,
-    name: str,
     *,
     original: Matrix | None = None,
     listed: dict[str, Any] | None = None,
@@ -93,7 +92,7 @@ def verify(
     if original is None:
         trusted.append("kernel and geometry in the file: origin not checked, add --model")
     return Report(
-        file=name,
+        file=stored.name,
         layer=matrix.origin.layer,
         shape=matrix.shape,
         nonzeros=matrix.layer.index_map.nnz,

@@ -49,20 +49,20 @@ def sidecar(path: Path) -> Path:
 
 def written(kind: MatrixFormat, matrix: Matrix, folder: Path, name: str = "matrix") -> Path:
     """A file as the code under test writes it, with its operator file where it needs one."""
-    path = folder / f"{name}{kind.suffix}"
+    path = folder / f"{name}{kind.suffixes[0]}"
     with open(path, "wb") as out:
-        kind.write(matrix, out, lambda done: None)
+        kind.write([matrix], out, lambda done: None)
     if kind.beside(path):
         operator = Matrix(matrix.layer, Spec(matrix.layout, "operator"), matrix.origin)
         with open(sidecar(path), "wb") as out:
-            registry.by_form("operator").write(operator, out, lambda done: None)
+            registry.by_form("operator").write([operator], out, lambda done: None)
     return path
 
 
 def rendered(kind: MatrixFormat, matrix: Matrix) -> bytes:
     """The bytes that the code under test writes."""
     out = io.BytesIO()
-    kind.write(matrix, out, lambda done: None)
+    kind.write([matrix], out, lambda done: None)
     return out.getvalue()
 
 
@@ -74,9 +74,9 @@ def in_memory(data: bytes) -> Input:
 def checked(source: Path | bytes, **options: Any) -> Report:
     """The report of `verify`, of a file or of the bytes of an npz."""
     if isinstance(source, bytes):
-        return verify(registry.stored(in_memory(source)), "crafted", **options)
+        return verify(registry.stored(in_memory(source))[0], **options)
     with opened(source) as file:
-        return verify(registry.stored(file), str(source), **options)
+        return verify(registry.stored(file)[0], **options)
 
 
 def failures(report: Report) -> list[str]:
@@ -167,7 +167,7 @@ def beside(kind: MatrixFormat, matrix: Matrix) -> Input | None:
 
 def verified(kind: MatrixFormat, matrix: Matrix, data: bytes, **options: Any) -> Report:
     """The report on these bytes as a file of this kind, in memory."""
-    return verify(kind.open(in_memory(data), beside(kind, matrix)), "crafted", **options)
+    return verify(kind.open(in_memory(data), beside(kind, matrix))[0], **options)
 
 
 CASES = [(kind, form) for kind in registry.formats().values() for form in kind.forms]

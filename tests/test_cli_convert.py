@@ -157,7 +157,7 @@ def test_an_exact_name_beats_an_ending(folder: Path) -> None:
     [
         ("cnov2d", "did you mean conv2d"),
         ("2d", None),  # fits node_conv2d alone: an ending
-        ("nothing like it", "`convfc inspect` lists them"),
+        ("nothing like it", "there are conv2d, conv2d_1"),
         ("@2", "it has 2, @0 to @1"),
         ("@x", "no layer '@x'"),
     ],

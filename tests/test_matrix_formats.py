@@ -60,11 +60,11 @@ def test_the_registry_knows_each_kind_by_its_name_in_order():
     formats = registry.formats()
     assert list(formats) == sorted(formats)
     assert all(kind.name == name for name, kind in formats.items())
-    assert len({kind.suffix for kind in formats.values()}) == len(formats)
+    assert len({kind.suffixes[0] for kind in formats.values()}) == len(formats)
     assert {form for kind in formats.values() for form in kind.forms} == set(FORMS)
     for kind in formats.values():
         assert kind.summary
-        assert registry.by_suffix(Path(f"some.thing{kind.suffix.upper()}")) is kind
+        assert registry.by_suffix(Path(f"some.thing{kind.suffixes[0].upper()}")) is kind
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -77,7 +77,7 @@ def test_a_suffix_of_no_kind_is_refused_with_those_there_are():
         registry.by_suffix(Path("matrix.mat"))
     assert "matrix.mat" in str(error.value)
     for kind in registry.formats().values():
-        assert kind.suffix in str(error.value)
+        assert kind.suffixes[0] in str(error.value)
 
 
 @every_case
@@ -90,7 +90,7 @@ def test_what_is_written_is_sniffed_read_back_equal_and_verified(
     path = crafted.written(kind, matrix, tmp_path)
     renamed = path.rename(path.with_suffix(".bin"))  # no suffix helps, the content does
     with opened(renamed) as source:
-        found = registry.stored(source).matrix
+        found = registry.stored(source)[0].matrix
     assert_same_layer(found.layer, matrix.layer)
     assert found.spec == matrix.spec
     assert found.origin == matrix.origin
@@ -111,7 +111,7 @@ def test_what_is_written_is_sniffed_read_back_equal_and_verified(
 def test_the_digest_is_stated_and_bias_is_flattened_as_the_outputs(kind, form, tmp_path):
     matrix = example(form, Layout("channels-last"))
     with opened(crafted.written(kind, matrix, tmp_path)) as source:
-        stored = registry.stored(source)
+        (stored,) = registry.stored(source)
         assert stored.matrix.bias.tolist() == [0.5, -2] * 6
         assert form == "operator" or stored.bias().tolist() == [0.5, -2] * 6
         assert isinstance(stored.stated_digest, str)
@@ -136,7 +136,7 @@ def test_the_bytes_are_the_same_twice_and_to_a_pipe(kind, form):
     assert rendered(kind, example(form)) == first
     for most in (1, 1000, 10**9):
         pipe = Pipe(most)
-        kind.write(example(form), pipe, lambda done: None)
+        kind.write([example(form)], pipe, lambda done: None)
         assert bytes(pipe.taken) == first
 
 
@@ -144,7 +144,7 @@ def test_the_bytes_are_the_same_twice_and_to_a_pipe(kind, form):
 def test_progress_counts_the_bytes_of_the_arrays(kind, form):
     told = []
     out = io.BytesIO()
-    kind.write(example(form), out, told.append)
+    kind.write([example(form)], out, told.append)
     size = len(out.getvalue())
     assert all(done >= 0 for done in told)
     assert 0 < sum(told) <= size
@@ -182,7 +182,7 @@ def test_any_layer_comes_back_and_is_verified(kind, form, problem, layout, sizes
     matrix = Matrix(problem.layer, Spec(layout, form))
     with stream_sizes(sizes):
         data = rendered(kind, matrix)
-    stored = kind.open(crafted.in_memory(data), crafted.beside(kind, matrix))
+    (stored,) = kind.open(crafted.in_memory(data), crafted.beside(kind, matrix))
     assert_same_layer(stored.matrix.layer, problem.layer)
     assert stored.matrix.spec == matrix.spec
     report = crafted.verified(kind, matrix, data)
@@ -202,7 +202,7 @@ def test_any_origin_comes_back(kind, form, texts, position, flipped):
     origin = Origin(file, sha256, layer, output, position, op, dtype, flipped)
     matrix = Matrix(example().layer, Spec(form=form), origin)
     data = rendered(kind, matrix)
-    stored = kind.open(crafted.in_memory(data), crafted.beside(kind, matrix))
+    (stored,) = kind.open(crafted.in_memory(data), crafted.beside(kind, matrix))
     assert stored.matrix.origin == origin
     assert crafted.verified(kind, matrix, data).layer == layer
 
@@ -303,7 +303,7 @@ def test_a_kernel_index_is_stored_on_request_and_read_by_numpy(problem, layout):
     contents = crafted.arrays(data)
     assert contents["kernel_index"].tolist() == problem.csr(layout).kernel_index.tolist()
     assert outcome(data) == ("ok", "")
-    stored = registry.stored(crafted.in_memory(data))
+    (stored,) = registry.stored(crafted.in_memory(data))
     assert stored.matrix.spec.kernel_index is True
     without = rendered(NPZ, Matrix(problem.layer, Spec(layout)))
     assert "kernel_index" not in crafted.arrays(without)
@@ -382,10 +382,10 @@ def test_damage_in_the_first_of_many_blocks_is_not_taken_for_wrong_weights(name,
 @pytest.mark.parametrize("index", [False, True])
 def test_an_npz_is_not_finished_before_its_last_row(index):
     matrix = example(kernel_index=index)
-    stored = registry.stored(crafted.in_memory(rendered(NPZ, matrix)))
+    (stored,) = registry.stored(crafted.in_memory(rendered(NPZ, matrix)))
     with pytest.raises(MalformedInput, match="beyond its end"):
         stored.finish()
-    stored = registry.stored(crafted.in_memory(rendered(NPZ, matrix)))
+    (stored,) = registry.stored(crafted.in_memory(rendered(NPZ, matrix)))
     counts = np.tile(np.repeat([4, 8], 3), 2)  # the first row of either channel is cut by padding
     assert sum(len(block.data) for block in stored.rows(counts)) == 72
     stored.finish()

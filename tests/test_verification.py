@@ -21,12 +21,11 @@ from convfc_cli.layers import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import format as matrix_format
 from convfc_cli.matrices import npy, registry
-from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.report import Finding, Report
 from convfc_cli.rounding import Witness, check_runtime
 from convfc_cli.streams import Repeat
 from convfc_cli.taps import IndexMap, RowTaps, Segment
-from convfc_cli.verification import verify
 from tests import brute, crafted
 from tests.crafted import CASES, example, failures, label, outcome, rendered, saved
 from tests.strategies import LAYOUTS, SPECIAL, layouts, problems
@@ -1161,7 +1160,8 @@ def test_a_witness_larger_than_a_slab_is_held_to_every_output(monkeypatch):
         assert f"output {place}: " in finding.detail
 
 
-def test_verify_leaves_the_name_of_the_file_as_it_was_given():
-    stored = registry.stored(crafted.in_memory(rendered(NPZ, example())))
-    report = verify(stored, "here/it is.npz")
-    assert (report.file, report.layer) == ("here/it is.npz", Origin(layer="conv/1").layer)
+def test_verify_leaves_the_name_of_the_file_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = crafted.written(NPZ, example(), tmp_path)
+    report = crafted.checked(path.relative_to(tmp_path))
+    assert (report.file, report.layer) == ("matrix.npz", "conv/1")

@@ -31,6 +31,7 @@ Examples:
 
 @click.command("map", epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("matrix")
+@click.option("-l", "--layer", metavar="NAME", help="Which layer's, where MATRIX holds several.")
 @click.option("--output", type=options.IndexType(), metavar="C,Y,X", help="One output element.")
 @click.option(
     "--input", "source", type=options.IndexType(), metavar="C,Y,X", help="One input element."
@@ -45,6 +46,7 @@ Examples:
 @options.common
 def map_(
     matrix: str,
+    layer: str | None,
     output: tuple[int, ...] | None,
     source: tuple[int, ...] | None,
     kernel: tuple[int, ...] | None,
@@ -61,7 +63,7 @@ def map_(
 
     if sum(given is not None for given in (output, source, kernel, entry)) != 1:
         raise UsageError("say what to look up: one of --output, --input, --kernel, --entry")
-    operator = load(matrix)
+    operator = load(matrix, layer)
     index_map = operator.index_map
     try:
         if entry is not None:

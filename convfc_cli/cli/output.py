@@ -117,13 +117,19 @@ class Reporter:
         self._quiet, self._paths = quiet, paths
         self._bar: Progress | None = None
         self._task: Any = None
+        self._printed = ""
 
     def __enter__(self) -> "Reporter":
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the progress bar off the screen; the next file begins another."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
     def planned(self, plan: "Plan") -> None:
         """The plan, before anything is written."""
@@ -169,11 +175,10 @@ class Reporter:
         from convfc_cli.planning import human
 
         path = str(result.item.path)
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-        if self._paths:
+        self.stop()
+        if self._paths and path != self._printed:
             print(path, flush=True)
+            self._printed = path
         rows, columns = result.item.shape
         told = f"  {result.item.entry.name}: {rows:,} x {columns:,}, {human(result.size)}, "
         if result.report is None:

@@ -85,26 +85,19 @@ def verify(
                 raise file
             path, listed = file
             with Reporter(quiet=quiet) as reporter:
-                report = conversion.verify(
+                for report in conversion.verify_all(
                     path, model=found, listed=listed, probes=probes, seed=seed, observer=reporter
-                )
+                ):
+                    reporter.stop()
+                    reports.append(report)
+                    codes.append(0 if report.ok else 1)
+                    if not as_json:
+                        _tell(report, table=human and not quiet)
         except ConvfcError as error:
-            if len(files) == 1:
+            if len(files) == 1 and not reports:
                 raise
             say(f"convfc: error: {error}")
             codes.append(error.exit_code)
-            continue
-        reports.append(report)
-        codes.append(0 if report.ok else 1)
-        if as_json:
-            continue
-        if human and not quiet:
-            print_report(report)
-        else:
-            told = report.strength if report.ok else report.complaint
-            print("\t".join(map(printable, (report.verdict, report.file, told))), flush=True)
-        if not report.ok:
-            say(f"convfc: {report.file} is WRONG: {report.complaint}")
     if as_json:
         print_json([report.to_json() for report in reports])
     proven = sum(report.verdict == "proven" for report in reports)
@@ -112,6 +105,16 @@ def verify(
     also = f", {consistent} consistent (nothing is proven of them)" if consistent else ""
     say(f"{proven} of {len(codes)} proven{also}", quiet=quiet)
     ctx.exit(gravest(codes))
+
+
+def _tell(report: "Report", *, table: bool) -> None:
+    if table:
+        print_report(report)
+    else:
+        told = report.strength if report.ok else report.complaint
+        print("\t".join(map(printable, (report.verdict, report.file, told))), flush=True)
+    if not report.ok:
+        say(f"convfc: {report.file} is WRONG: {report.complaint}")
 
 
 def _files(given: tuple[str, ...]) -> list[File]:

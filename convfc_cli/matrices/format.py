@@ -1,7 +1,7 @@
 """What a kind of matrix file has to offer: the contract that each module of `matrices` fulfils."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -36,7 +36,10 @@ class Block:
 
 
 class Stored(ABC):
-    """An open matrix file."""
+    """One matrix of an open file."""
+
+    name: str
+    """What to call it: the file, and where in it."""
 
     matrix: Matrix
     """What the file says it holds: the layer, restored from it, and how it is laid out."""
@@ -75,10 +78,17 @@ class MatrixFormat(ABC):
     """One kind of matrix file."""
 
     name: str
-    suffix: str
+    suffixes: tuple[str, ...]
+    """What file names of this kind end in, the usual one first."""
+
     forms: tuple[str, ...]
+    """The forms that it holds, the usual one first."""
+
     summary: str
     """One line for the README's table."""
+
+    several: bool = False
+    """Whether one file holds the matrices of several layers."""
 
     def beside(self, path: Path) -> list[Path]:
         """The operator file beside the one at `path`, where that has no room for metadata."""
@@ -93,12 +103,15 @@ class MatrixFormat(ABC):
         """About the bytes that `write` will write: known before any weight is read."""
 
     @abstractmethod
-    def write(self, matrix: Matrix, out: BinaryIO, progress: Progress) -> None:
-        """Write the file in one pass to an output that need not seek."""
+    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
+        """Write a file of these matrices (one, unless `several`) in bounded memory.
+
+        In one pass, to an output that need not seek, unless the format is one of `several`.
+        """
 
     @abstractmethod
-    def open(self, source: Input, beside: Input | None = None) -> Stored:
-        """Read the metadata and make ready to read the rows.
+    def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
+        """Read the metadata of each matrix and make ready to read its rows.
 
         `beside` is the operator file where the format has one; by default it is looked for
         beside the file. Raises `MalformedInput`, and `WrongContents` where the parts

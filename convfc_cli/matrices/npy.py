@@ -4,7 +4,7 @@ The file has no room for metadata, so the operator file of the same matrix (`npz
 beside it: `NAME.npy` and `NAME.operator.npz`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -28,7 +28,7 @@ class Npy(MatrixFormat):
     """A dense array."""
 
     name = "npy"
-    suffix = ".npy"
+    suffixes = (".npy",)
     forms = ("dense",)
     summary = "`numpy.load` opens it; metadata in the operator file beside it"
 
@@ -43,15 +43,16 @@ class Npy(MatrixFormat):
         beside = npz.FORMAT.size(replace(spec, form="operator"), index_map, dtype)
         return len(header(shape, dtype)) + prod(shape) * dtype.itemsize + beside
 
-    def write(self, matrix: Matrix, out: BinaryIO, progress: Progress) -> None:
+    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
+        (matrix,) = matrices
         write_all(out, header(matrix.shape, matrix.layer.dtype))
         for rows in _dense(matrix):
             write_all(out, rows)
             progress(rows.nbytes)
 
-    def open(self, source: Input, beside: Input | None = None) -> Stored:
+    def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
         if beside is not None:
-            return _StoredNpy(source, beside)
+            return (_StoredNpy(source, beside),)
         if source.path is None:
             raise UsageError(
                 f"{source.name} holds a dense matrix without its metadata: name the file, so that "
@@ -61,7 +62,7 @@ class Npy(MatrixFormat):
         if not operator.exists():
             raise MalformedInput(f"{source.name} needs {operator.name} beside it: it is not there")
         with opened(operator) as beside:
-            return _StoredNpy(source, beside)
+            return (_StoredNpy(source, beside),)
 
 
 FORMAT = Npy()
@@ -87,12 +88,12 @@ class _StoredNpy(Stored):
     structural = False
 
     def __init__(self, source: Input, beside: Input) -> None:
-        operator = npz.FORMAT.open(beside)
+        (operator,) = npz.FORMAT.open(beside)
         if operator.matrix.form != "operator":
             raise MalformedInput(f"{beside.name} is no operator file, but {operator.matrix.form}")
         self.stated_digest = operator.stated_digest
         self.matrix = replace(operator.matrix, spec=replace(operator.matrix.spec, form="dense"))
-        self._name, self._file = source.name, source.file
+        self.name, self._file = source.name, source.file
         source.file.seek(0)
         shape, dtype, length = read_header(source.file, source.name)
         if prod(shape) * dtype.itemsize + length != source.size:
@@ -123,5 +124,5 @@ class _StoredNpy(Stored):
         """The next `count` entries."""
         data = self._file.read(count * self._dtype.itemsize)
         if len(data) != count * self._dtype.itemsize:
-            raise MalformedInput(f"{self._name} is cut short")
+            raise MalformedInput(f"{self.name} is cut short")
         return np.frombuffer(data, self._dtype)

@@ -14,7 +14,7 @@ Members, in this order, each an `.npy` array:
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from typing import IO, Any, BinaryIO
@@ -41,7 +41,7 @@ class Npz(MatrixFormat):
     """Stored zip of arrays, readable by numpy and scipy."""
 
     name = "npz"
-    suffix = ".npz"
+    suffixes = (".npz",)
     forms = ("csr", "operator")
     summary = "`scipy.sparse.load_npz` opens it; kernel, bias and metadata inside"
 
@@ -60,14 +60,15 @@ class Npz(MatrixFormat):
         pointers = (spec.shape(index_map)[0] + 1) * index
         return total + index_map.nnz * entry + pointers + index_map.rows * dtype.itemsize
 
-    def write(self, matrix: Matrix, out: BinaryIO, progress: Progress) -> None:
+    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
+        (matrix,) = matrices
         container = StoredZip(out)
         for name, shape, dtype, chunks in _members(matrix):
             container.add(f"{name}.npy", _reported([header(shape, dtype)], chunks, progress))
         container.close()
 
-    def open(self, source: Input, beside: Input | None = None) -> Stored:
-        return _StoredNpz(source)
+    def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
+        return (_StoredNpz(source),)
 
 
 FORMAT = Npz()
@@ -116,7 +117,7 @@ class _StoredNpz(Stored):
     structural = True
 
     def __init__(self, source: Input) -> None:
-        self._name = source.name
+        self.name = source.name
         try:
             self._zip = zipfile.ZipFile(source.file)
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
@@ -159,10 +160,10 @@ class _StoredNpz(Stored):
             stream.end()
 
     def check_undamaged(self) -> None:
-        with _Damage(self._name):
+        with _Damage(self.name):
             damaged = self._zip.testzip()
         if damaged:
-            raise MalformedInput(f"{self._name} is damaged: the checksum of {damaged} is wrong")
+            raise MalformedInput(f"{self.name} is damaged: the checksum of {damaged} is wrong")
 
     def _open_rows(self) -> None:
         matrix, shape = self.matrix, self.matrix.shape
@@ -194,10 +195,10 @@ class _StoredNpz(Stored):
         names = {f"{name}.npy" for name in names}
         found = set(self._zip.namelist())
         if missing := sorted(names - found):
-            raise MalformedInput(f"{self._name} has no member {missing[0]}")
+            raise MalformedInput(f"{self.name} has no member {missing[0]}")
         if unknown := sorted(found - names):
             raise MalformedInput(
-                f"{self._name} has a member {unknown[0]!r} that the form {matrix.form} lacks"
+                f"{self.name} has a member {unknown[0]!r} that the form {matrix.form} lacks"
             )
 
     def _check_container(self, source: Input) -> None:
@@ -239,7 +240,7 @@ class _StoredNpz(Stored):
         try:
             return self._zip.open(filename)
         except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:
-            raise MalformedInput(f"{self._name} is damaged: {error}") from error
+            raise MalformedInput(f"{self.name} is damaged: {error}") from error
 
     def _member(
         self,
@@ -251,12 +252,12 @@ class _StoredNpz(Stored):
     ) -> "_Member":
         if not self._has(name):
             raise MalformedInput(
-                f"{self._name} has no member {name}: it is no {FORMAT.name} of ours"
+                f"{self.name} has no member {name}: it is no {FORMAT.name} of ours"
             )
         info = self._zip.getinfo(f"{name}.npy")
         if limit is not None and info.file_size > limit:
-            raise MalformedInput(f"{self._name}: {name} has {info.file_size} bytes, too many")
-        member = _Member(f"{self._name}: {name}", self._open(info.filename), info.file_size)
+            raise MalformedInput(f"{self.name}: {name} has {info.file_size} bytes, too many")
+        member = _Member(f"{self.name}: {name}", self._open(info.filename), info.file_size)
         if dtypes and member.dtype.str not in dtypes:
             raise WrongContents(f"{name} is {member.dtype}, not whole numbers of 32 or 64 bits")
         if length is not None and member.shape != (length,):

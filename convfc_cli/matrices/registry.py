@@ -1,6 +1,7 @@
 """The kinds of matrix file there are: every module of this package that has a FORMAT."""
 
 import pkgutil
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.files import Input
 from convfc_cli.matrices.format import MatrixFormat, Stored
+from convfc_cli.naming import Label, pick
 
 
 @cache
@@ -25,9 +27,9 @@ def formats() -> dict[str, MatrixFormat]:
 def by_suffix(path: Path) -> MatrixFormat:
     """The kind that a file name asks for."""
     for kind in formats().values():
-        if path.suffix.lower() == kind.suffix:
+        if path.suffix.lower() in kind.suffixes:
             return kind
-    known = ", ".join(kind.suffix for kind in formats().values())
+    known = ", ".join(suffix for kind in formats().values() for suffix in kind.suffixes)
     raise UsageError(
         f"{path}: its suffix names no matrix format (known: {known}); "
         f"end it in / to write into a folder"
@@ -40,8 +42,8 @@ def by_form(form: str) -> MatrixFormat:
     return formats()[preferred]
 
 
-def stored(source: Input) -> Stored:
-    """Open a matrix file, whatever its kind; raises `MalformedInput` if it is none."""
+def stored(source: Input) -> tuple[Stored, ...]:
+    """The matrices of a file, whatever its kind; raises `MalformedInput` if it is none."""
     for kind in formats().values():
         if kind.recognises(source):
             return kind.open(source)
@@ -53,3 +55,15 @@ def stored(source: Input) -> Stored:
     if source.looks_like_text():
         raise MalformedInput(f"{source.name} is a text file, not a matrix file ({known})")
     raise MalformedInput(f"{source.name} is no matrix file that convfc writes ({known})")
+
+
+def one(found: Sequence[Stored], layer: str | None, where: str) -> Stored:
+    """The matrix of the layer that is meant (see `naming.pick`), or the only one there is."""
+    if layer is None:
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(stored.matrix.origin.layer for stored in found[:8])
+        raise UsageError(f"{where} holds {len(found)} matrices: say which layer's ({names})")
+    origins = [stored.matrix.origin for stored in found]
+    labels = [Label(origin.position, origin.layer, origin.output) for origin in origins]
+    return found[labels.index(pick(layer, labels, where))]

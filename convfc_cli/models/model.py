@@ -8,13 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from convfc_cli.errors import ConvfcError, Defect, SizeMissing, UsageError
 from convfc_cli.files import Input
 from convfc_cli.layers import Convolution
+from convfc_cli.naming import Label, pick
 from convfc_cli.rounding import Witness
 from convfc_cli.taps import IndexMap
 
@@ -134,43 +134,14 @@ class Model:
     path: Path | None = None
 
     def select(self, wanted: Sequence[str]) -> tuple[Entry, ...]:
-        """The layers of these names, in the model's order; all of them where none is named.
-
-        A layer answers to its name, its output's name, an ending of either that no other layer
-        has, and
-        `@3`, its position. Raises `UsageError` for a name that fits none or several.
+        """The layers of these names (see `naming.pick`), in the model's order; all of them where
+        none is named.
         """
         if not wanted:
             return self.entries
-        chosen = {entry.position for name in wanted for entry in [self._one(name)]}
+        labels = [Label(entry.position, entry.name, entry.output) for entry in self.entries]
+        chosen = {pick(name, labels, self.name).position for name in wanted}
         return tuple(entry for entry in self.entries if entry.position in chosen)
-
-    def _one(self, wanted: str) -> Entry:
-        if not wanted:
-            raise UsageError("-l is empty: name a layer, or @0 for the first")
-        if wanted.startswith("@") and wanted[1:].isdigit():
-            for entry in self.entries:
-                if entry.position == int(wanted[1:]):
-                    return entry
-            raise UsageError(
-                f"{self.name} has no layer {wanted}: it has {len(self.entries)}, "
-                f"@0 to @{len(self.entries) - 1}"
-            )
-        tests: tuple[Callable[[Entry], bool], ...] = (
-            lambda entry: wanted in (entry.name, entry.output),
-            lambda entry: entry.name.endswith(wanted) or entry.output.endswith(wanted),
-        )
-        for test in tests:
-            fitting = [entry for entry in self.entries if test(entry)]
-            if len(fitting) == 1:
-                return fitting[0]
-            if fitting:
-                places = ", ".join(f"@{entry.position} ({entry.name})" for entry in fitting[:8])
-                raise UsageError(f"{wanted!r} fits several layers of {self.name}: say {places}")
-        names = sorted({name for entry in self.entries for name in (entry.name, entry.output)})
-        close = get_close_matches(wanted, names, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(close)}?" if close else "`convfc inspect` lists them"
-        raise UsageError(f"{self.name} has no layer {wanted!r}: {hint}")
 
 
 class ModelFormat(ABC):
