@@ -32,7 +32,7 @@ from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.format import MatrixFormat, Stored
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.models import registry as model_kinds
-from convfc_cli.models.model import Entry, Model, Shapes, by_tensor
+from convfc_cli.models.model import Bare, Entry, Model, Shapes, by_tensor
 from convfc_cli.planning import Item, Options, Plan, make_plan, select
 from convfc_cli.report import Finding, Report, wrong
 from convfc_cli.rounding import check_runtime
@@ -126,6 +126,7 @@ def convert(
     *,
     layers: Sequence[str] | str = (),
     input_shape: Shapes | Sequence[int] | None = None,
+    bare: Bare | None = None,
     options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> Conversion:
@@ -133,13 +134,14 @@ def convert(
 
     `output` is a folder (it ends in / or exists as one; by default `NAME.fc` in the current
     directory) or, for one layer, a file whose suffix picks the format. `input_shape` settles open
-    sizes: (batch, channels, *spatial) of the model's input, or a mapping from tensors to theirs.
+    sizes: the shape of the model's input with its batch, in the model's own order, or a mapping
+    from tensors to theirs. `bare` describes a convolution of which the file has the weights alone.
 
     Raises `UsageError` (nothing to do, no such layer, a size missing, the output exists),
     `Unsupported`, `Refused` (too large), `OutputFailed`, `WrongContents` where another runtime
     contradicts the layer as it was read: in each case nothing is half written.
     """
-    selected = select(model, layers, by_tensor(input_shape))
+    selected = select(model, layers, by_tensor(input_shape), bare)
     plan = make_plan(*selected, output, options)
     observer.planned(plan)
     return _carry_out(plan, options, observer)
@@ -151,13 +153,14 @@ def stream(
     *,
     layers: Sequence[str] | str = (),
     input_shape: Shapes | Sequence[int] | None = None,
+    bare: Bare | None = None,
     options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> None:
     """Write one layer's npz to an output that need not seek. Nothing is read back."""
     if options.form == "dense":
         raise UsageError("a stream carries an npz: --form dense needs a file, -o NAME.npy")
-    opened_model, entries = select(model, layers, by_tensor(input_shape))
+    opened_model, entries = select(model, layers, by_tensor(input_shape), bare)
     if len(entries) > 1:
         raise UsageError(f"a stream carries one layer, not {len(entries)}: name it with -l")
     plan = make_plan(opened_model, entries, "stream.npz", options, to_disk=False)
@@ -180,6 +183,7 @@ def matrix(
     layer: str | None = None,
     *,
     input_shape: Shapes | Sequence[int] | None = None,
+    bare: Bare | None = None,
     layout: str | None = None,
     transpose: bool = False,
 ) -> "csr_array[Any, tuple[int, int]]":
@@ -196,7 +200,7 @@ def matrix(
     """
     from scipy.sparse import csr_array
 
-    _, entries = select(model, [layer] if layer else [], by_tensor(input_shape))
+    _, entries = select(model, [layer] if layer else [], by_tensor(input_shape), bare)
     if len(entries) != 1:
         names = ", ".join(entry.name for entry in entries[:8])
         raise UsageError(f"{os.fspath(model)} has {len(entries)} layers: say which ({names})")

@@ -10,7 +10,8 @@ them (explicit pads, SAME, VALID, output_padding, output_shape) is a function of
 its strings travel no further. A transposed convolution's axis is the same relation read the other
 way: `inputs` is then the size of the layer's *output*, `outputs` that of its *input*.
 
-Sources: Ma & Lu 2017, Eq. 5-7; the ONNX operator specifications of Conv and ConvTranspose.
+Sources: Ma & Lu 2017, Eq. 5-7; the ONNX operator specifications of Conv and ConvTranspose; Keras by
+experiment.
 """
 
 from dataclasses import dataclass
@@ -205,6 +206,92 @@ def onnx_transposed_axis(
         )
     low = max(0, total // 2 if upper else total - total // 2)
     return transposed_axis(inputs, kernel, stride, dilation, low, total - low, output_padding)
+
+
+def keras_convolution_axis(
+    inputs: int, kernel: int, stride: int, dilation: int, padding: str
+) -> Axis:
+    """The axis of a Keras convolution: `padding` is valid, same (UPPER) or causal (all before).
+
+    >>> keras_convolution_axis(8, 3, 1, 2, "causal").offset
+    4
+    """
+    _check_steps(kernel, stride, dilation)
+    if padding == "causal":
+        low, high = span(kernel, dilation) - 1, 0
+    elif _is_same(padding):
+        low, high = same_padding(inputs, kernel, stride, dilation, upper=True)
+    else:
+        low, high = 0, 0
+    return convolution_axis(inputs, kernel, stride, dilation, low, high)
+
+
+def keras_transposed_axis(
+    inputs: int,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    padding: str,
+    output_padding: int | None = None,
+) -> Axis:
+    """The axis of a Keras transposed convolution, which states its output's size, not its padding.
+
+    | padding | output_padding | m                                  | low                         |
+    |---------|----------------|------------------------------------|-----------------------------|
+    | valid   | None           | n s + max(e - s, 0)                | 0                           |
+    | valid   | op             | (n - 1)s + e + op                  | 0                           |
+    | same    | None           | n s                                | floor(max(0, (n-1)s+e-m)/2) |
+    | same    | op             | (n - 1)s + e - 2 floor(e / 2) + op | floor(max(0, (n-1)s+e-m)/2) |
+
+    Found by experiment with Keras 2 and 3 on TensorFlow.
+
+    >>> keras_transposed_axis(3, 3, 2, 1, "same").inputs
+    6
+    >>> keras_transposed_axis(3, 3, 2, 1, "same", 0).offset
+    1
+    """
+    _check_steps(kernel, stride, dilation)
+    reach = span(kernel, dilation)
+    natural = (inputs - 1) * stride + reach
+    if output_padding is not None and not 0 <= output_padding < stride:
+        raise GeometryError(
+            f"output_padding {output_padding} must be at least 0 and less than stride {stride}"
+        )
+    if _is_same(padding):
+        if output_padding is None:
+            outputs = inputs * stride
+        else:
+            outputs = natural - 2 * (reach // 2) + output_padding
+        low = max(0, natural - outputs) // 2
+    else:
+        outputs = natural + max(stride - reach, 0)
+        if output_padding is not None:
+            outputs = natural + output_padding
+        low = 0
+    # What lies beyond the last tap is zeros: as many as an output_padding of any size would add.
+    if inputs < 1 or outputs < 1:
+        raise GeometryError(
+            f"no output: {inputs} inputs spread over {outputs} (kernel {kernel}, stride {stride}, "
+            f"dilation {dilation}, padding {padding}, output_padding {output_padding})"
+        )
+    return Axis(
+        inputs=outputs, outputs=inputs, kernel=kernel, stride=stride, dilation=dilation, offset=low
+    )
+
+
+def pooled(inputs: int, window: int, stride: int, padding: str) -> int:
+    """How many outputs a Keras pooling layer has along one axis; `padding` is valid or same.
+
+    >>> pooled(5, 2, 2, "valid"), pooled(5, 2, 2, "same")
+    (2, 3)
+    """
+    return keras_convolution_axis(inputs, window, stride, 1, padding).outputs
+
+
+def _is_same(padding: str) -> bool:
+    if padding not in ("valid", "same"):
+        raise GeometryError(f"padding {padding!r} is none of valid, same, causal")
+    return padding == "same"
 
 
 def _is_upper(auto_pad: str) -> bool:

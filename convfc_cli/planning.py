@@ -20,7 +20,7 @@ from convfc_cli.matrices import registry as matrix_kinds
 from convfc_cli.matrices.format import MatrixFormat
 from convfc_cli.matrices.matrix import Spec
 from convfc_cli.models import registry as model_kinds
-from convfc_cli.models.model import Entry, Model, Shapes
+from convfc_cli.models.model import Bare, Entry, Model, Shapes
 from convfc_cli.naming import stem
 from convfc_cli.verification import PROBES, check_size
 
@@ -88,16 +88,19 @@ class Plan:
 
 
 def select(
-    model: str | os.PathLike[str], layers: Sequence[str] | str, shapes: Shapes
+    model: str | os.PathLike[str],
+    layers: Sequence[str] | str,
+    shapes: Shapes,
+    bare: Bare | None = None,
 ) -> tuple[Model, tuple[Entry, ...]]:
     """Open a model and pick layers; a nameless shape is the only input's or the only layer's."""
     layers = [layers] if isinstance(layers, str) else layers
     with opened(model) as source:
         own = shapes.get(None) if len(layers) == 1 else None
         try:
-            found = model_kinds.open_model(source, shapes)
+            found = model_kinds.open_model(source, shapes, bare)
         except UsageError:
-            if own is None:
+            if own is None or bare is not None:
                 raise
             found = model_kinds.open_model(
                 source, {k: v for k, v in shapes.items() if k is not None}

@@ -19,6 +19,8 @@ Examples:
   convfc convert model.onnx --input-shape x=1,3,224,224 --keep-going
   convfc convert model.onnx -l @3 --form dense -o third.npy
   convfc convert model.onnx -l conv1 -o - | convfc verify -
+  convfc convert model.keras -o all.h5
+  convfc convert state.h5 --weight c1.weight --kernel-order oihw --input-shape 1,3,32,32
 """
 
 
@@ -41,6 +43,7 @@ Examples:
     "By default MODEL.fc/ in the current directory.",
 )
 @options.input_shape
+@options.bare
 @click.option(
     "--form",
     type=click.Choice(["csr", "dense", "operator"]),
@@ -99,14 +102,15 @@ def convert(
 ) -> None:
     """Write the matrix of every convolution of MODEL, and prove it.
 
-    MODEL is an ONNX file, or - for standard input. The paths written go to standard output.
+    MODEL is an ONNX, Keras or HDF5 file, or - for standard input. The paths written go to standard
+    output.
     """
     from convfc_cli import conversion
     from convfc_cli.errors import SizeMissing
     from convfc_cli.manifest import unlisted
     from convfc_cli.planning import Options
 
-    shapes = options.shapes(input_shapes)
+    shapes, bare = options.shapes(input_shapes), options.described(rest)
     chosen = Options(verify=not no_verify, **rest)
     with Reporter(quiet=quiet, paths=not as_json and output != "-") as reporter:
         if output == "-":
@@ -123,13 +127,20 @@ def convert(
                 sys.stdout.buffer,
                 layers=layers,
                 input_shape=shapes,
+                bare=bare,
                 options=chosen,
                 observer=reporter,
             )
             say("convfc: not verified: nothing is read back from a stream", quiet=quiet)
             return
         done = conversion.convert(
-            model, output, layers=layers, input_shape=shapes, options=chosen, observer=reporter
+            model,
+            output,
+            layers=layers,
+            input_shape=shapes,
+            bare=bare,
+            options=chosen,
+            observer=reporter,
         )
     if as_json:
         print_json(_json(done))

@@ -36,15 +36,17 @@ Examples:
   convfc inspect model.onnx
   convfc inspect model.onnx --input-shape x=1,3,224,224
   convfc inspect model.onnx | cut -f 2,7
+  convfc inspect weights.h5               datasets that may be kernels, and what is missing
 """
 
 
 @click.command(epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("model")
 @options.input_shape
+@options.bare
 @options.common
 def inspect(
-    model: str, input_shapes: tuple[options.Shape, ...], as_json: bool, quiet: bool
+    model: str, input_shapes: tuple[options.Shape, ...], as_json: bool, quiet: bool, **rest: Any
 ) -> None:
     """List the convolutions of MODEL: shapes, nonzeros, and the bytes of each matrix.
 
@@ -54,7 +56,7 @@ def inspect(
     from convfc_cli.models.registry import read
     from convfc_cli.planning import human
 
-    found = read(model, options.shapes(input_shapes))
+    found = read(model, options.shapes(input_shapes), options.described(rest))
     if not found.entries:
         raise UsageError(f"{found.name} has no convolution: there is nothing to list")
     listed = [_described(entry) for entry in found.entries]
@@ -66,7 +68,7 @@ def inspect(
         columns = WIDE if console(sys.stdout).width >= WIDTH else NARROW
         rows = ([_cell(item, column) for column in columns] for item in listed)
         print_table(columns, rows, numbers=("@", "nonzeros", "csr"))
-        failed = [item for item in listed if item["status"] == "unsupported"]
+        failed = [item for item in listed if item["status"] in ("unsupported", "weights alone")]
         for item in failed[:REASONS]:
             say(f"@{item['position']} {item['layer']}: {item['reason']}", quiet=quiet)
         if failed[REASONS:]:
@@ -110,7 +112,7 @@ def _described(entry: "Entry") -> dict[str, Any]:
         "reason": str(entry.error) if entry.error else None,
         "input_shape": index_map.input_shape if index_map else None,
         "output_shape": index_map.output_shape if index_map else None,
-        "kernel_shape": index_map.kernel_shape if index_map else None,
+        "kernel_shape": index_map.kernel_shape if index_map else entry.stored,
         "groups": index_map.groups if index_map else None,
         "nonzeros": index_map.nnz if index_map else None,
         "bytes": size,

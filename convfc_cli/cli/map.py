@@ -32,17 +32,15 @@ Examples:
 @click.command("map", epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("matrix")
 @click.option("-l", "--layer", metavar="NAME", help="Which layer's, where MATRIX holds several.")
-@click.option("--output", type=options.IndexType(), metavar="C,Y,X", help="One output element.")
-@click.option(
-    "--input", "source", type=options.IndexType(), metavar="C,Y,X", help="One input element."
-)
+@click.option("--output", type=options.INDEX, metavar="C,Y,X", help="One output element.")
+@click.option("--input", "source", type=options.INDEX, metavar="C,Y,X", help="One input element.")
 @click.option(
     "--kernel",
-    type=options.IndexType(),
+    type=options.INDEX,
     metavar="O,I,A,B",
     help="One kernel element (out, in/groups, *spatial; a transposed layer's as its file has it).",
 )
-@click.option("--entry", type=options.IndexType(), metavar="ROW,COLUMN", help="One matrix entry.")
+@click.option("--entry", type=options.INDEX, metavar="ROW,COLUMN", help="One matrix entry.")
 @options.common
 def map_(
     matrix: str,

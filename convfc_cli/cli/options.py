@@ -8,6 +8,8 @@ import click
 
 if TYPE_CHECKING:  # generic since click 8.4, and only for type checkers
     _ParamType = click.ParamType[Any]
+
+    from convfc_cli.models.model import Bare
 else:
     _ParamType = click.ParamType
 
@@ -50,10 +52,13 @@ class SizeType(_ParamType):
         return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
-class IndexType(_ParamType):
+class IntegersType(_ParamType):
     """Whole numbers with commas between: 0,5,5."""
 
-    name = "index"
+    name = "integers"
+
+    def __init__(self, what: str) -> None:
+        self._what = what
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -61,8 +66,13 @@ class IndexType(_ParamType):
         if isinstance(value, tuple):
             return value
         if not re.fullmatch(r"\d{1,15}(,\d{1,15})*", value):
-            self.fail(f"{value!r} is no position: write whole numbers, 0,5,5", param, ctx)
+            self.fail(f"{value!r} is no {self._what}", param, ctx)
         return tuple(int(number) for number in value.split(","))
+
+
+INDEX = IntegersType("position: write whole numbers, 0,5,5")
+
+SIZES = IntegersType("size of each axis: write one whole number for all, or 2,1")
 
 
 def shapes(given: Sequence[Shape]) -> dict[str | None, tuple[int, ...]]:
@@ -82,6 +92,91 @@ input_shape = click.option(
     help="Size of a tensor that the model leaves open. Without NAME: the model's only input, or "
     "with one -l that layer's own input. Repeatable.",
 )
+
+
+class PadType(_ParamType):
+    """Padding: a word, or for each axis a number or LOW:HIGH."""
+
+    name = "pad"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple) or value in PADS:
+            return value
+        ends = [re.fullmatch(r"(-?\d{1,15})(?::(-?\d{1,15}))?", part) for part in value.split(",")]
+        if not all(ends):
+            words = ", ".join(PADS)
+            self.fail(f"{value!r} is none of {words}, 1 for all axes, 1,2 or 0:1,0:1", param, ctx)
+        return tuple((int(end[1]), int(end[2] or end[1])) for end in ends if end)
+
+
+PADS = ("valid", "same", "same-lower", "causal")
+
+_BARE = (
+    click.option(
+        "--weight",
+        metavar="DATASET",
+        help="The kernel, in an HDF5 file that has weights alone; `convfc inspect` lists what may "
+        "be one. It goes with --kernel-order and --input-shape, and with the options below.",
+    ),
+    click.option(
+        "--kernel-order",
+        metavar="LETTERS",
+        help="What the kernel's axes are: o output and i input channels, d h w spatial ones, m "
+        "outputs of each input (depthwise): oihw in PyTorch, hwio in Keras; of a transposed layer "
+        "iohw in PyTorch, hwoi in Keras.",
+    ),
+    click.option("--bias", metavar="DATASET", help="The bias, or none."),
+    click.option(
+        "--stride", type=SIZES, metavar="N[,N]", help="One for all axes, or one for each."
+    ),
+    click.option(
+        "--pad",
+        type=PadType(),
+        metavar="PAD",
+        help="Zeros around the input: 1, 1,2 for each axis, 0:1,0:1 before and after; or valid "
+        "(the default), same (the odd one after), same-lower (before), causal. With --transposed, "
+        "what is cropped.",
+    ),
+    click.option("--dilation", type=SIZES, metavar="N[,N]", help="As --stride."),
+    click.option("--groups", type=click.IntRange(1, 2**40), metavar="N", help="Groups; 1 if none."),
+    click.option("--transposed", is_flag=True, help="It is a transposed convolution."),
+    click.option(
+        "--output-padding",
+        type=SIZES,
+        metavar="N[,N]",
+        help="Of a transposed convolution: outputs added at the end.",
+    ),
+)
+
+
+def bare(command: Command) -> Command:
+    """The options that describe a convolution of which a file has the weights alone."""
+    for option in reversed(_BARE):
+        command = option(command)
+    return command
+
+
+def described(given: dict[str, Any]) -> "Bare | None":
+    """Take the options of `bare` out of what a command was given, as one description."""
+    names = ("weight", "kernel_order", "bias", "stride", "pad", "dilation", "groups", "transposed")
+    found = {name: given.pop(name) for name in (*names, "output_padding")}
+    found = {name: value for name, value in found.items() if value not in (None, False)}
+    weight, order = found.pop("weight", None), found.pop("kernel_order", None)
+    if weight is None:
+        if order is not None or found:
+            name = "kernel_order" if order is not None else min(found)
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with --weight")
+        return None
+    if order is None:
+        raise click.UsageError("--weight needs --kernel-order, such as oihw or hwio")
+    from convfc_cli.models.model import Bare
+
+    if found.get("bias") == "none":
+        found["bias"] = ""
+    if found.get("pad") == "valid":
+        del found["pad"]
+    return Bare(weight, order, **found)
+
 
 quiet = click.option(
     "-q", "--quiet", is_flag=True, help="No messages and no progress: only data and errors."

@@ -117,7 +117,7 @@ class Reporter:
         self._quiet, self._paths = quiet, paths
         self._bar: Progress | None = None
         self._task: Any = None
-        self._printed = ""
+        self._printed = self._told = ""
 
     def __enter__(self) -> "Reporter":
         return self
@@ -186,5 +186,6 @@ class Reporter:
             return
         say(f"{told}{result.report.verdict} ({result.report.strength})", quiet=self._quiet)
         for finding in result.report.findings:
-            if finding.check == "runtime":
+            if finding.check == "runtime" and finding.detail != self._told:
                 say(f"    {finding.detail}", quiet=self._quiet)
+                self._told = finding.detail  # what holds of every layer is said once

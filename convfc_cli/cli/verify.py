@@ -40,6 +40,7 @@ Examples:
     "--model", metavar="MODEL", help="Also prove that kernel and geometry are this model's."
 )
 @options.input_shape
+@options.bare
 @click.option(
     "--probes",
     type=click.IntRange(1, 8),
@@ -56,6 +57,7 @@ Examples:
 @click.pass_context
 def verify(
     ctx: click.Context,
+    /,
     matrices: tuple[str, ...],
     model: str | None,
     input_shapes: tuple[options.Shape, ...],
@@ -63,6 +65,7 @@ def verify(
     seed: int | None,
     as_json: bool,
     quiet: bool,
+    **rest: Any,
 ) -> None:
     """Prove that MATRICES are what they say they are.
 
@@ -72,13 +75,14 @@ def verify(
     from convfc_cli import conversion
     from convfc_cli.models.registry import read
 
-    if input_shapes and model is None:
-        raise UsageError("--input-shape is of a model's tensors: it goes with --model")
+    bare = options.described(rest)
+    if (input_shapes or bare) and model is None:
+        raise UsageError("--input-shape and --weight are of a model's: they go with --model")
     reports: list[Report] = []
     codes: list[int] = []
     human = is_terminal(sys.stdout)
     files = _files(matrices)
-    found = model if model is None else read(model, options.shapes(input_shapes))
+    found = model if model is None else read(model, options.shapes(input_shapes), bare)
     for file in files:
         try:
             if isinstance(file, ConvfcError):

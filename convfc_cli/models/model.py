@@ -33,6 +33,33 @@ def by_tensor(given: Shapes | Sequence[int] | None) -> Shapes:
     return given if isinstance(given, Mapping) else {None: tuple(given)}
 
 
+Pads = str | tuple[tuple[int, int], ...]
+"""valid, same, same-lower, causal, or the zeros before and after along each axis."""
+
+
+@dataclass(frozen=True)
+class Bare:
+    """What a person says of a convolution of which a file has only the weights.
+
+    `order` names the axes of the stored kernel: o output channels, i input channels, m the outputs
+    of each input channel (depthwise), d, h and w the spatial ones. Of o and i, the one that groups
+    share out is stored for each group: i, or o where `transposed`. One number in `stride`, `pad`,
+    `dilation` or `output_padding` stands for all axes.
+    """
+
+    weight: str
+    order: str
+    bias: str | None = None
+    """The dataset of the bias; None where nothing is said of one, empty where there is none."""
+
+    stride: tuple[int, ...] = (1,)
+    pad: Pads = ((0, 0),)
+    dilation: tuple[int, ...] = (1,)
+    groups: int = 1
+    transposed: bool = False
+    output_padding: tuple[int, ...] = (0,)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One layer of a model, as it is listed."""
@@ -46,6 +73,9 @@ class Entry:
 
     index_map: IndexMap | None = None
     """All of the layer but its weights; None where there is an `error`."""
+
+    stored: tuple[int, ...] | None = None
+    """The shape of weights that the file has alone, saying nothing of how they are used."""
 
     dtype: str = ""
     """The weights' dtype in the model; empty where only loading tells."""
@@ -68,10 +98,12 @@ class Entry:
 
     @property
     def status(self) -> str:
-        """`ready`, `needs a size` or `unsupported`."""
+        """`ready`, `needs a size`, `weights alone` or `unsupported`."""
         if self.error is None:
             return "ready"
-        return "needs a size" if isinstance(self.error, SizeMissing) else "unsupported"
+        if isinstance(self.error, SizeMissing):
+            return "needs a size"
+        return "weights alone" if self.stored is not None else "unsupported"
 
     def require(self) -> IndexMap:
         """The index map; raises the layer's error, with its name, if it has one."""
@@ -156,5 +188,9 @@ class ModelFormat(ABC):
         """Whether a file is of this kind, by its first bytes, not by its suffix."""
 
     @abstractmethod
-    def open(self, source: Input, shapes: Shapes) -> Model:
-        """List the layers, with sizes settled by `shapes`. Raises `MalformedInput`, `Refused`."""
+    def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
+        """List the layers, with sizes settled by `shapes`; with `bare`, the one that it describes.
+
+        The model stays readable after `source` is closed. Raises `MalformedInput`, `Refused`, and
+        `UsageError` for shapes or a description that do not fit.
+        """

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from convfc_cli.errors import MalformedInput, Refused
+from convfc_cli.errors import MalformedInput, Refused, UsageError
 from convfc_cli.files import Input
-from convfc_cli.models.model import Model, ModelFormat, Shapes
+from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes
 from convfc_cli.models.onnx_wire import survey
 
 if TYPE_CHECKING:
@@ -29,7 +29,12 @@ class Onnx(ModelFormat):
             wire == 2 and number in {2, 3, 4, 6, 7, 8, 14} and source.head[0] < 0x80
         )
 
-    def open(self, source: Input, shapes: Shapes) -> Model:
+    def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
+        if bare is not None:
+            raise UsageError(
+                f"{source.name} is an ONNX model and says itself how its weights are used: "
+                f"--weight is for files of weights alone"
+            )
         from convfc_cli.models.onnx_graph import list_layers
 
         model = _parsed(source)

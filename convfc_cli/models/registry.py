@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convfc_cli.errors import MalformedInput
 from convfc_cli.files import Input, opened
-from convfc_cli.models.model import Model, ModelFormat, Shapes, by_tensor
+from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes, by_tensor
 
 
 @cache
@@ -24,23 +24,28 @@ def formats() -> dict[str, ModelFormat]:
     return found
 
 
-def read(path: str | os.PathLike[str], input_shape: Shapes | Sequence[int] | None = None) -> Model:
+def read(
+    path: str | os.PathLike[str],
+    input_shape: Shapes | Sequence[int] | None = None,
+    bare: Bare | None = None,
+) -> Model:
     """List the layers of a model file; `-` is standard input.
 
     `input_shape` settles sizes that the model leaves open: (1, 3, 224, 224) of its only input, or a
-    mapping from tensors to theirs, {"x": (1, 3, 224, 224)}.
+    mapping from tensors to theirs, {"x": (1, 3, 224, 224)}. `bare` describes a convolution of which
+    the file has only the weights; its input is (1, channels, *spatial).
 
     Raises `UsageError` (no such file, shapes that do not fit), `MalformedInput`, `Refused`.
     """
     with opened(path) as source:
-        return open_model(source, by_tensor(input_shape))
+        return open_model(source, by_tensor(input_shape), bare)
 
 
-def open_model(source: Input, shapes: Shapes) -> Model:
+def open_model(source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
     """`read` of a file that is open already."""
     for kind in formats().values():
         if kind.recognises(source):
-            return kind.open(source, shapes)
+            return kind.open(source, shapes, bare)
     known = ", ".join(formats())
     if source.looks_like_text():
         raise MalformedInput(f"{source.name} is a text file, not a model (known: {known})")

@@ -1,0 +1,817 @@
+"""A stranger's HDF5 file, opened safely: the only place that reads HDF5.
+
+HDF5 is a file system in a file. It can point outside of itself, declare far more than it holds, and
+ask for code to be loaded in order to be read. None of that happens here:
+
+- only hard links are followed; external and virtual storage is refused; no filter plugin is loaded;
+- what a dataset declares is held against what the file stores before any memory is taken;
+- HDF5 neither expands nor converts values: they are taken as they are stored, and chunks are
+  expanded here, each to its own size at most;
+- whatever HDF5 raises is a `MalformedInput` of one line.
+
+Names and text are UTF-8; a byte that is not becomes a lone surrogate, as in Python's file names.
+"""
+
+import io
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
+from convfc_cli.files import Input
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+READ_CEILING = 4 * 2**30
+"""The most bytes of a dataset that are read at once."""
+
+TEXT_CEILING = 64 * 2**20
+"""The most bytes of one text, and of one attribute without its texts of varying length."""
+
+TEXTS_CEILING = 2**30
+"""The most bytes of all texts of varying length in one attribute, if it has several."""
+
+ELEMENTS_CEILING = 10_000
+"""The most elements of one attribute, and the most attributes of one object."""
+
+DEPTH_CEILING = 64
+"""The most groups within one another."""
+
+LINKS_CEILING = 200_000
+"""The most links of one group, and the most that a walk meets."""
+
+CHUNK_CEILING = 64 * 2**20
+"""The most bytes of a chunk, unless its dataset has at least half as many."""
+
+UNWRITTEN_CEILING = 2**20
+"""The most bytes of a dataset that was declared and never written: all of it is fill value."""
+
+EXPANSION = 1100
+"""The most bytes that one stored byte may stand for: deflate reaches 1032."""
+
+SLACK = 2**16
+"""Bytes that a dataset in chunks may declare beyond that, and chunks that any read may touch."""
+
+SMALL_CHUNK = 2**13
+"""Bytes of a chunk below which a read may touch no more than `SLACK` chunks."""
+
+PLAIN = frozenset(["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
+"""The numbers that are read, as NumPy has them."""
+
+LZF = 32000
+"""The number of h5py's own filter."""
+
+CHECKSUM = 4
+"""Bytes of a checksum; one may be compressed along with a chunk."""
+
+GCOL = b"GCOL"
+"""What a heap of texts of varying length begins with."""
+
+LONGEST_NAME = 200
+"""Characters of a name in a message."""
+
+
+def is_hdf5(source: Input) -> bool:
+    """Whether it is HDF5, by the signature; a block of the user's own may come before it."""
+    offset = 0
+    while offset < source.size:
+        if os.pread(source.file.fileno(), len(SIGNATURE), offset) == SIGNATURE:
+            return True
+        offset = 2 * offset or 512
+    return False
+
+
+def open_tree(source: Input) -> "Group":
+    """The root of a file; it stays readable after `source.file` is closed.
+
+    Raises `MalformedInput` for a file that is damaged, cut short, or not HDF5.
+    """
+    if not is_hdf5(source):
+        raise MalformedInput(f"{source.name} is not an HDF5 file: the signature is missing")
+    return _root(source.name, _Bytes(source.file.fileno(), source.size))
+
+
+@cache
+def _h5py() -> Any:
+    """h5py, imported when it is needed, and told before that to load no code for any file."""
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
+    import h5py
+
+    return h5py
+
+
+class _Bytes(io.RawIOBase):
+    """The bytes of a file, under a descriptor and a position of its own.
+
+    HDF5 keeps texts of varying length in heaps, where many may be one and the same. It is not given
+    a heap of more than `heap_ceiling` bytes, nor one that it would not come to the end of.
+    """
+
+    def __init__(self, descriptor: int, size: int, heap_ceiling: int | None = None) -> None:
+        super().__init__()
+        self.size = size
+        self._position = 0
+        self._descriptor = os.dup(descriptor)
+        self._heap_ceiling = heap_ceiling
+
+    def again(self, heap_ceiling: int) -> "_Bytes":
+        """The same bytes once more, without large heaps."""
+        return _Bytes(self._descriptor, self.size, heap_ceiling)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            piece = view[done : done + 2**30]  # not every system reads more at once
+            count = os.preadv(self._descriptor, [piece], self._position)
+            if not count:  # HDF5 would take what was in its memory for what was read
+                raise OSError("the file ends before what is read of it")
+            done += count
+            self._position += count
+        if bytes(view[:4]) == GCOL:
+            self._check_heap(self._position - done)
+        return done
+
+    def _check_heap(self, start: int) -> None:
+        """Raise unless the objects of a heap fill it one by one: HDF5 would go round forever."""
+        size = int.from_bytes(os.pread(self._descriptor, 8, start + 8), "little")
+        if self._heap_ceiling is not None and size > self._heap_ceiling:
+            raise OSError(f"texts from a heap of {size} bytes: too many for one attribute")
+        at = 16
+        for _ in range(2**16):
+            if at + 16 > size:
+                break
+            head = os.pread(self._descriptor, 16, start + at)
+            length = int.from_bytes(head[8:], "little")
+            step = (
+                16 + length + -length % 8 if any(head[:2]) else length
+            )  # object 0 is what is free
+            if step < 16:
+                break
+            at += step
+        if at > size or at + 16 <= size:
+            raise OSError("the objects of a heap do not fill it")
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+@dataclass(frozen=True, eq=False)
+class _Tree:
+    """What all objects of a file share; while one of them lives, the file is open."""
+
+    name: str
+    bytes: _Bytes
+    file: Any
+
+    def at(self, path: str) -> str:
+        """How a message names an object: on one line, whatever its name."""
+        return f"{self.name}: {_shown(path)}"
+
+    def damaged(self, path: str, reason: str) -> MalformedInput:
+        """The error that says what is wrong with an object."""
+        return MalformedInput(f"{self.name} is a damaged HDF5 file: {_shown(path)}: {reason}")
+
+    @contextmanager
+    def told(self, path: str) -> Iterator[None]:
+        """Whatever is raised while an object is read, as an error of ours."""
+        try:
+            yield
+        except ConvfcError:
+            raise
+        except Exception as error:  # h5py has no class of its own: it raises nine builtin ones
+            raise self.damaged(path, _reason(error)) from error
+
+
+def _root(name: str, content: _Bytes) -> "Group":
+    try:
+        file = _h5py().File(content, "r")
+        return Group(_Tree(name, content, file), "/", file["/"].id, -1)
+    except Exception as error:
+        content.close()
+        raise MalformedInput(f"{name} is a damaged HDF5 file: {_reason(error)}") from error
+
+
+def _shown(name: str) -> str:
+    told = name if name.isprintable() else ascii(name)[1:-1]
+    return told if len(told) <= LONGEST_NAME else told[:LONGEST_NAME] + "..."
+
+
+def _reason(error: Exception) -> str:
+    """The part of h5py's text that says why.
+
+    >>> _reason(OSError("Unable to synchronously open file (truncated file: eof = 96)"))
+    'truncated file: eof = 96'
+    """
+    text = " ".join(str(error.args[0] if error.args else "").split())
+    if text.startswith(("Unable to ", "Can't ")) and text.endswith(")") and "(" in text:
+        text = text[text.index("(") + 1 : -1]
+    return _shown(text) or type(error).__name__
+
+
+class _Object:
+    """What groups and datasets have in common: a path, and attributes."""
+
+    def __init__(self, tree: _Tree, path: str, handle: Any, address: int) -> None:
+        self.path = path
+        self._tree = tree
+        self._handle = handle
+        self._address = address
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._place}>"
+
+    @property
+    def _place(self) -> str:
+        return self._tree.at(self.path)
+
+    def _damaged(self, reason: str) -> MalformedInput:
+        return self._tree.damaged(self.path, reason)
+
+    def same_object(self, other: "_Object") -> bool:
+        """Whether both are one object of one file, under two names perhaps."""
+        return self._tree is other._tree and self._address == other._address
+
+    def attributes(self) -> list[str]:
+        """The names of its attributes, in order of name."""
+        h5a = _h5py().h5a
+        with self._tree.told(self.path):
+            count = h5a.get_num_attrs(self._handle)
+            if count > ELEMENTS_CEILING:
+                raise Refused(
+                    f"{self._place} has {count} attributes: at most {ELEMENTS_CEILING} are read"
+                )
+            found: list[bytes] = []
+            h5a.iterate(self._handle, found.append)
+            return [_text(name) for name in found]
+
+    def attribute(self, name: str) -> Any:
+        """The value of an attribute in plain Python; None where it is absent.
+
+        Text of any kind is `str`; several values are a list, nested where they have several axes;
+        no value is "" if it is text, else []. Raises `MalformedInput` for what is neither text
+        nor integers, floats or booleans, `Refused` for too much of it.
+        """
+        h5a = _h5py().h5a
+        key = _key(name)
+        with self._tree.told(self.path):
+            if key is None or not h5a.exists(self._handle, key):
+                return None
+            return self._value(h5a.open(self._handle, key), f"attribute {name!a}")
+
+    def _value(self, holder: Any, what: str) -> Any:
+        """The value of an attribute, or of a dataset of text, which is read just so."""
+        h5 = _h5py()
+        kind, space = holder.get_type(), holder.get_space()
+        is_text = kind.get_class() == h5.h5t.STRING
+        if space.get_simple_extent_type() == h5.h5s.NULL:
+            return "" if is_text else []
+        shape = _shape(space)
+        count = math.prod(shape)
+        size = count * kind.get_size()
+        if count > ELEMENTS_CEILING or size > TEXT_CEILING:
+            raise Refused(
+                f"{self._place}: {what} has {count} elements and {size} bytes: at most "
+                f"{ELEMENTS_CEILING} and {TEXT_CEILING} are read"
+            )
+        if is_text and kind.is_variable_str():
+            usual = h5.h5t.C_S1.copy()
+            usual.set_size(h5.h5t.VARIABLE)
+            usual.set_cset(kind.get_cset())
+            usual.set_strpad(kind.get_strpad())
+            if not kind.equal(usual):
+                raise self._damaged(f"{what} is text of an unusual kind")
+            values = np.empty(shape, h5.h5t.string_dtype())
+            holder = holder if count <= 1 else self._without_large_heaps(holder, count)
+            _fill(holder, values, h5.h5t.py_create(values.dtype))
+            return _each(values.tolist(), lambda text: _text(text or b""))
+        if is_text:
+            values = np.empty(shape, f"V{kind.get_size()}")
+            _fill(holder, values, kind)
+            padding = kind.get_strpad()
+            return _each(values.tolist(), lambda text: _text(_unpadded(text, padding)))
+        plain = _plain(kind)
+        if plain is None or plain.kind == "V":
+            raise self._damaged(f"{what} is {_type_name(kind)}, not text or numbers")
+        values = np.empty(shape, plain)
+        _fill(holder, values, kind)
+        return _native(values).tolist()
+
+    def _without_large_heaps(self, holder: Any, count: int) -> Any:
+        """The same attribute through a handle of its own.
+
+        In there HDF5 remembers no heap yet, and is given none so large that `count` texts could
+        be too much: how long they are is nowhere to be read.
+        """
+        root = _root(self._tree.name, self._tree.bytes.again(TEXTS_CEILING // count))
+        found = root.child(self.path[1:]) if self.path != "/" else root
+        assert found is not None
+        return _h5py().h5a.open(found._handle, holder.name)
+
+
+class Dataset(_Object):
+    """An array in the file; none of its values is read before it is asked for.
+
+    `shape` is () for a single value, and where there is none. `dtype` is that of what `read` gives;
+    for what it does not read (text, records, references, ...) `object`: `type_name` says what it
+    is.
+    """
+
+    def __init__(self, tree: _Tree, path: str, handle: Any, address: int) -> None:
+        """Raises `Refused` where the values lie outside of the file or in other datasets."""
+        super().__init__(tree, path, handle, address)
+        h5 = _h5py()
+        with tree.told(path):
+            self._plan = handle.get_create_plist()
+            self._layout = self._plan.get_layout()
+            if self._plan.get_external_count():
+                outside = _shown(_text(self._plan.get_external(0)[0]))
+                raise Refused(
+                    f"{self._place} has its values in another file, '{outside}': it is not opened"
+                )
+            if self._layout == h5.h5d.VIRTUAL:
+                raise Refused(
+                    f"{self._place} is virtual, put together from other datasets: "
+                    f"these are not looked for"
+                )
+            kind, space = handle.get_type(), handle.get_space()
+            self.shape = _shape(space)
+            self.type_name = _type_name(kind)
+            self._is_null = space.get_simple_extent_type() == h5.h5s.NULL
+            self._item = int(kind.get_size())
+            self._stored = _plain(kind) or np.dtype(object)
+        self._last: tuple[tuple[int, ...], NDArray[Any] | None] = ((), None)
+        self.dtype = self._stored.newbyteorder("=")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it declares to have, stored or not."""
+        return 0 if self._is_null else math.prod(self.shape) * self._item
+
+    def read(self) -> "NDArray[Any]":
+        """All of it, in native byte order.
+
+        Raises `Unsupported` for what is no plain array or compressed by a filter that HDF5 does
+        not bring along, `Refused` for more than 4 GiB or than the file can hold.
+        """
+        return self._read(0, self.shape[0] if self.shape else 1)
+
+    def part(self, start: int, stop: int) -> "NDArray[Any]":
+        """`read()[start:stop]` without the rest, also of arrays too large to be read at once."""
+        if not self.shape:
+            raise self._damaged("a single value where an array is expected")
+        start, stop, _ = slice(start, stop).indices(self.shape[0])
+        return self._read(start, max(start, stop))
+
+    def text(self) -> str:
+        """The text that it holds; raises `MalformedInput` where it is not a single one."""
+        if self._handle.get_type().get_class() != _h5py().h5t.STRING or math.prod(self.shape) != 1:
+            raise self._damaged(f"{self.type_name} of shape {self.shape}, not a text")
+        with self._tree.told(self.path):
+            if not self._is_null:
+                self._check_stored()
+                if self._layout == _h5py().h5d.CHUNKED:
+                    raise Unsupported(f"{self._place} is a text in chunks: none are read")
+            found = self._value(self._handle, "the text")
+            for _ in self.shape:
+                (found,) = found
+            return str(found)
+
+    def _read(self, start: int, stop: int) -> "NDArray[Any]":
+        if self._stored.hasobject or self._is_null:
+            what = "nothing" if self._is_null else self.type_name
+            raise Unsupported(
+                f"{self._place} holds {what}: only integers, floats and booleans are read"
+            )
+        with self._tree.told(self.path):
+            self._check_stored()
+            shape = (stop - start, *self.shape[1:]) if self.shape else ()
+            size = math.prod(shape) * self._item
+            if size > READ_CEILING:
+                raise Refused(
+                    f"{self._place}: {size} bytes are too many to be read at once: "
+                    f"at most {READ_CEILING} are"
+                )
+            values = np.empty(shape, self._stored)
+            if self._layout == _h5py().h5d.CHUNKED and values.size:
+                self._fill_from_chunks(values, start)
+            else:
+                _fill(self._handle, values, self._handle.get_type(), start)
+            return _native(values)
+
+    def _check_stored(self) -> None:
+        """Raise unless the file can hold what the dataset declares."""
+        stored = int(self._handle.get_storage_size())
+        if self._layout == _h5py().h5d.CHUNKED:
+            self._check_filters()
+            chunk = math.prod(self._plan.get_chunk()) * self._item
+            if chunk > max(CHUNK_CEILING, min(READ_CEILING, 2 * self.nbytes)):
+                raise Refused(
+                    f"{self._place} declares {self.nbytes} bytes in chunks of {chunk}: "
+                    f"at most {CHUNK_CEILING} are read, or twice the dataset"
+                )
+            most = EXPANSION * stored + SLACK
+        else:
+            most = stored or UNWRITTEN_CEILING
+        if self.nbytes > most or stored > self._tree.bytes.size:
+            raise Refused(
+                f"{self._place} declares {self.nbytes} bytes and stores {stored} in a file of "
+                f"{self._tree.bytes.size}: that cannot be, so nothing of it is read"
+            )
+
+    @cached_property
+    def _filters(self) -> list[tuple[int, tuple[int, ...], str]]:
+        """Number, parameters and name of each filter, in the order of writing."""
+        found = (self._plan.get_filter(index) for index in range(self._plan.get_nfilters()))
+        return [(code, values, _shown(_text(name))) for code, _, values, name in found]
+
+    def _check_filters(self) -> None:
+        """Raise unless `_unpacked` knows these filters."""
+        h5z = _h5py().h5z
+        for code, _, name in self._filters:
+            if code not in (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, LZF):
+                told = f"{name} (number {code})" if name else f"number {code}"
+                raise Unsupported(
+                    f"{self._place} is compressed by filter {told}: only gzip, shuffle, fletcher32 "
+                    f"and lzf are undone; write it with these, or without compression"
+                )
+        if len({code for code, _, _ in self._filters}) < len(self._filters):
+            raise Refused(f"{self._place} is compressed more than once: it is not expanded")
+
+    def _fill_from_chunks(self, values: "NDArray[Any]", start: int) -> None:
+        """Read rows from `start` on into `values`, chunk by chunk."""
+        bounds = [(start, start + len(values)), *((0, size) for size in self.shape[1:])]
+        chunk = self._plan.get_chunk()
+        spans = [
+            range(low - low % step, high, step)
+            for (low, high), step in zip(bounds, chunk, strict=True)
+        ]
+        count = math.prod(map(len, spans))
+        if count > SLACK + values.nbytes // SMALL_CHUNK:
+            raise Refused(
+                f"{self._place} has {values.nbytes} bytes in {count} chunks: "
+                f"so many small ones are not read"
+            )
+        values[...] = self._filler()
+        for corner in product(*spans):
+            block = self._chunk(corner, chunk)
+            if block is not None:
+                cut = [
+                    (low, max(low, at), min(high, at + step), at)
+                    for (low, high), at, step in zip(bounds, corner, chunk, strict=True)
+                ]
+                there = tuple(slice(first - low, last - low) for low, first, last, _ in cut)
+                here = tuple(slice(first - at, last - at) for _, first, last, at in cut)
+                values[there] = block[here]
+
+    def _filler(self) -> Any:
+        """What stands where nothing was written."""
+        value = np.zeros((), self._stored)
+        if self._plan.fill_value_defined() == _h5py().h5d.FILL_VALUE_USER_DEFINED:
+            self._plan.get_fill_value(value)
+        return value
+
+    def _chunk(self, corner: tuple[int, ...], shape: tuple[int, ...]) -> "NDArray[Any] | None":
+        """One chunk, None if it was never written. The last is kept: parts may be smaller."""
+        if self._last[0] == corner:
+            return self._last[1]
+        found = self._handle.get_chunk_info_by_coord(corner)
+        if found.byte_offset is None:
+            return None
+        size = math.prod(shape) * self._item
+        if found.size > min(self._tree.bytes.size, size + size // 8 + SLACK):
+            raise self._damaged(f"{found.size} bytes are stored for a chunk of {size}")
+        mask, packed = self._handle.read_direct_chunk(corner)
+        block = self._unpacked(packed, mask, size)
+        self._last = corner, np.frombuffer(block, self._stored).reshape(shape)
+        return self._last[1]
+
+    def _unpacked(self, packed: bytes, mask: int, size: int) -> bytes:
+        """The bytes of a chunk, the filters undone.
+
+        HDF5 itself would expand until the compressed bytes end, whatever memory that takes, and
+        some of its filters crash on bytes that are not theirs.
+        """
+        h5z = _h5py().h5z
+        for index, (code, values, _) in reversed(list(enumerate(self._filters))):
+            if mask >> index & 1:  # this chunk did not get smaller by it
+                continue
+            if code == h5z.FILTER_DEFLATE:
+                packed = _inflated(packed, size + CHECKSUM)
+            elif code == LZF:
+                packed = _lzf_expanded(packed, size + CHECKSUM)
+            elif code == h5z.FILTER_SHUFFLE:
+                packed = _unshuffled(packed, values[0])
+            else:
+                packed = _summed(packed)
+        if len(packed) != size:
+            raise ValueError(f"a chunk of {len(packed)} bytes where {size} belong")
+        return packed
+
+
+class Group(_Object):
+    """A folder of groups and datasets. Paths in it are relative: "a/b"."""
+
+    def names(self) -> list[str]:
+        """The names of its links in order, of whatever kind and wherever they lead."""
+        return self._names(LINKS_CEILING)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a link of that name, of whatever kind."""
+        *above, last = self._steps(name)
+        holder = self._follow(above)
+        return isinstance(holder, Group) and holder._has(last)
+
+    def child(self, name: str) -> "Group | Dataset | None":
+        """The object of that name; None where there is none, or one that holds nothing.
+
+        Raises `Refused` where a link on the way is not a hard link.
+        """
+        return self._follow(self._steps(name))
+
+    def group(self, name: str) -> "Group | None":
+        """The group of that name; None where there is none."""
+        found = self.child(name)
+        return found if isinstance(found, Group) else None
+
+    def dataset(self, name: str) -> Dataset | None:
+        """The dataset of that name; None where there is none."""
+        found = self.child(name)
+        return found if isinstance(found, Dataset) else None
+
+    def walk(self) -> Iterator[Dataset]:
+        """All datasets below in order of name, each once, however many names it has.
+
+        Raises `Refused` for a link that is not a hard link, and for too many or too deep ones.
+        """
+        seen = {self._address}
+        names = self.names()
+        left = LINKS_CEILING - len(names)
+        todo = [(self, iter(names))]
+        while todo:
+            group, rest = todo[-1]
+            name = next(rest, None)
+            if name is None:
+                todo.pop()
+                continue
+            found = group._open(name)
+            if found is None or found._address in seen:
+                continue
+            seen.add(found._address)
+            if isinstance(found, Dataset):
+                yield found
+            else:
+                names = found._names(left)
+                left -= len(names)
+                todo.append((found, iter(names)))
+
+    def _names(self, most: int) -> list[str]:
+        with self._tree.told(self.path):
+            if self._handle.get_num_objs() > most:
+                raise Refused(
+                    f"{self._place} has too many links: at most {LINKS_CEILING} are looked at"
+                )
+            found: list[bytes] = []
+            self._handle.links.iterate(found.append)
+            return [_text(name) for name in found]
+
+    def _has(self, name: str) -> bool:
+        key = _key(name)
+        with self._tree.told(self.path):
+            return key is not None and bool(self._handle.links.exists(key))
+
+    def _steps(self, path: str) -> list[str]:
+        """The names that a relative path goes through."""
+        steps = path.split("/")
+        if path.startswith("/") or ".." in steps:
+            raise Refused(f"{self._place}: the path '{_shown(path)}' leads out of it")
+        return steps
+
+    def _follow(self, steps: list[str]) -> "Group | Dataset | None":
+        here: Group | Dataset | None = self
+        for step in steps:
+            here = here._open(step) if isinstance(here, Group) else None
+        return here
+
+    def _open(self, name: str) -> "Group | Dataset | None":
+        key = _key(name)
+        if key is None or not self._has(name):
+            return None
+        path = f"{self.path.rstrip('/')}/{name}"
+        h5 = _h5py()
+        with self._tree.told(path):
+            link = self._handle.links.get_info(key)
+            kind = link.type
+            if kind != h5.h5l.TYPE_HARD:
+                raise Refused(
+                    f"{self._tree.at(path)} is {self._leading(key, kind)}: links are not followed"
+                )
+            if path.count("/") > DEPTH_CEILING:
+                raise Refused(
+                    f"{self._tree.at(path)} lies more than {DEPTH_CEILING} deep: "
+                    f"groups within groups are not followed any further"
+                )
+            handle = h5.h5o.open(self._handle, key)
+            if isinstance(handle, h5.h5d.DatasetID):
+                return Dataset(self._tree, path, handle, int(link.u))
+            if isinstance(handle, h5.h5g.GroupID):
+                return Group(self._tree, path, handle, int(link.u))
+            return None
+
+    def _leading(self, key: bytes, kind: int) -> str:
+        """What a link that is not a hard link is."""
+        links, h5l = self._handle.links, _h5py().h5l
+        if kind == h5l.TYPE_SOFT:
+            return f"a soft link to '{_shown(_text(links.get_val(key)))}'"
+        if kind == h5l.TYPE_EXTERNAL:
+            return f"an external link to '{_shown(_text(links.get_val(key)[0]))}'"
+        return f"a link of kind {kind}"
+
+
+def _text(raw: bytes | str) -> str:
+    return raw if isinstance(raw, str) else raw.decode("utf-8", "surrogateescape")
+
+
+def _key(name: str) -> bytes | None:
+    """A name as HDF5 has it; None for what can be no name."""
+    if name in ("", ".") or "\0" in name or "/" in name:
+        return None
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return None
+
+
+def _unpadded(raw: bytes, padding: int) -> bytes:
+    """A text of fixed length without what fills it up."""
+    h5t = _h5py().h5t
+    if padding == h5t.STR_SPACEPAD:
+        return raw.rstrip(b" ")
+    return raw.split(b"\0", 1)[0] if padding == h5t.STR_NULLTERM else raw.rstrip(b"\0")
+
+
+def _each(values: Any, of: Callable[[Any], str]) -> Any:
+    """The same nesting of lists with each value replaced."""
+    return [_each(value, of) for value in values] if isinstance(values, list) else of(values)
+
+
+def _shape(space: Any) -> tuple[int, ...]:
+    if space.get_simple_extent_type() != _h5py().h5s.SIMPLE:
+        return ()
+    return tuple(map(int, space.get_simple_extent_dims()))
+
+
+def _plain(kind: Any) -> "np.dtype[Any] | None":
+    """The NumPy type with the very bits of an HDF5 type; None where there is none.
+
+    bfloat16 is written as two opaque bytes.
+    """
+    h5t = _h5py().h5t
+    code, size = kind.get_class(), kind.get_size()
+    if code == h5t.OPAQUE and size == 2:
+        return np.dtype("V2")
+    if code == h5t.ENUM:
+        return np.dtype(bool) if kind.equal(h5t.py_create(np.dtype(bool), logical=True)) else None
+    letters = {h5t.INTEGER: "iu", h5t.FLOAT: "f"}.get(code, "")
+    for letter, order in product(letters, "<>"):
+        if f"{letter}{size}" in PLAIN:
+            dtype = np.dtype(f"{order}{letter}{size}")
+            if kind.equal(h5t.py_create(dtype)):
+                return dtype
+    return None
+
+
+def _type_name(kind: Any) -> str:
+    """What a type is called in listings and messages: NumPy's name, or a few words."""
+    plain = _plain(kind)
+    if plain is not None:
+        return "two opaque bytes" if plain.kind == "V" else plain.name
+    h5t = _h5py().h5t
+    names = {
+        h5t.INTEGER: "integers of an unusual kind",
+        h5t.FLOAT: "floats of an unusual kind",
+        h5t.TIME: "times",
+        h5t.STRING: "text",
+        h5t.BITFIELD: "bit fields",
+        h5t.OPAQUE: "opaque bytes",
+        h5t.COMPOUND: "records",
+        h5t.REFERENCE: "references",
+        h5t.ENUM: "an enumeration",
+        h5t.VLEN: "lists of varying length",
+        h5t.ARRAY: "arrays",
+    }
+    return names.get(kind.get_class(), "values of an unknown kind")
+
+
+def _fill(holder: Any, values: "NDArray[Any]", kind: Any, start: int = 0) -> None:
+    """Read an attribute, or a dataset from `start` on, into an array of HDF5's type `kind`."""
+    h5 = _h5py()
+    if not values.size:
+        return
+    if isinstance(holder, h5.h5a.AttrID):
+        holder.read(values, kind)
+        return
+    here, there = h5.h5s.create_simple(values.shape), holder.get_space()
+    if values.ndim:
+        there.select_hyperslab((start,) + (0,) * (values.ndim - 1), values.shape)
+    holder.read(here, there, values, kind)
+
+
+def _native(values: "NDArray[Any]") -> "NDArray[Any]":
+    """The same values in native byte order; their bytes are moved, so that a NaN keeps its bits."""
+    if values.dtype.kind == "b":
+        return np.not_equal(values.view(np.uint8), 0)
+    if values.dtype.isnative:
+        return values
+    return values.byteswap(inplace=True).view(values.dtype.newbyteorder("="))
+
+
+def _inflated(packed: bytes, most: int) -> bytes:
+    """Deflate undone."""
+    stream = zlib.decompressobj()
+    plain = stream.decompress(packed, most + 1)
+    if len(plain) > most or not stream.eof:
+        raise ValueError(f"{len(packed)} compressed bytes that are not of a chunk of {most}")
+    return plain
+
+
+def _lzf_expanded(packed: bytes, most: int) -> bytes:
+    """LZF undone.
+
+    A byte below 32 is followed by one literal byte more than it says. Any other is a repetition of
+    what came before: its length is in the upper three bits and, where these are all set, in one
+    byte more; how far back, in the lower five bits and in the last byte.
+
+    >>> _lzf_expanded(bytes([1, 65, 66, 0xE0, 7, 1]), 100)
+    b'ABABABABABABABABAB'
+    """
+    plain = bytearray()
+    at = 0
+    while at < len(packed):
+        control = packed[at]
+        if control < 32:
+            plain += packed[at + 1 : at + 2 + control]
+            at += 2 + control
+        else:
+            length = (control >> 5) + 2
+            if length == 9:
+                at += 1
+                length += packed[at]
+            back = ((control & 31) << 8) + packed[at + 1] + 1
+            at += 2
+            if back > len(plain):
+                raise ValueError("a repetition of what is not there")
+            piece = plain[-back:] if back <= length else plain[-back : len(plain) - back + length]
+            plain += (piece * (length // back + 1))[:length]
+        if len(plain) > most:
+            raise ValueError(f"{len(packed)} compressed bytes that are not of a chunk of {most}")
+    return bytes(plain)
+
+
+def _unshuffled(packed: bytes, width: int) -> bytes:
+    """Bytes of like place in their elements stood together; what fills no element is last."""
+    whole = len(packed) - len(packed) % width
+    planes = np.frombuffer(packed, np.uint8, whole).reshape(width, -1)
+    return planes.T.tobytes() + packed[whole:]
+
+
+def _summed(packed: bytes) -> bytes:
+    """What precedes a Fletcher checksum, which must be its own."""
+    plain, told = packed[:-CHECKSUM], int.from_bytes(packed[-CHECKSUM:], "little")
+    words = np.frombuffer(plain + bytes(len(plain) % 2), ">u2")
+    low = high = 0
+    for start in range(0, len(words), 2**16):
+        block = words[start : start + 2**16].astype(np.uint64)
+        high += len(block) * low + int(block @ np.arange(len(block), 0, -1, dtype=np.uint64))
+        low += int(block.sum())
+    wrong = (low - told % 2**16) % 65535 or (high - (told >> 16)) % 65535
+    if wrong or len(packed) < CHECKSUM:
+        raise ValueError("a checksum is wrong")
+    return plain

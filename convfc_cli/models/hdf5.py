@@ -1,0 +1,47 @@
+"""HDF5 that is no whole Keras model: weights alone, of whatever make, and NIR graphs.
+
+Weights alone (Keras's `.weights.h5`, PyTorch's state dicts, Caffe's `.caffemodel.h5`, MATLAB v7.3,
+bare datasets) say nothing of how they are used: see `hdf5_bare`. So do Keras's sharded weights: a
+JSON that names the files, which must lie beside it.
+"""
+
+from convfc_cli.files import Input
+from convfc_cli.hdf5_input import is_hdf5, open_tree
+from convfc_cli.models import hdf5_nir
+from convfc_cli.models.hdf5_bare import Tree, candidates, described
+from convfc_cli.models.hdf5_shards import is_sharded, shards
+from convfc_cli.models.model import Bare, Entry, Model, ModelFormat, Shapes
+
+
+class Hdf5(ModelFormat):
+    """HDF5 files that say nothing of layers, and NIR."""
+
+    name = "hdf5"
+    summary = (
+        "NIR graphs; weights alone, described by `--weight`: Keras's `.weights.h5` (also sharded), "
+        "PyTorch state dicts, Caffe, MATLAB v7.3"
+    )
+
+    def recognises(self, source: Input) -> bool:
+        """Whether it is HDF5 that is no Keras model, or the JSON of sharded weights."""
+        if is_sharded(source):
+            return True
+        return is_hdf5(source) and "model_config" not in open_tree(source).attributes()
+
+    def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
+        entries = _entries(source, shapes, bare)
+        return Model(source.name, self.name, entries, source.sha256(), source.path)
+
+
+FORMAT = Hdf5()
+
+
+def _entries(source: Input, shapes: Shapes, bare: Bare | None) -> tuple[Entry, ...]:
+    tree: Tree
+    if is_sharded(source):
+        tree = shards(source)
+    else:
+        tree = root = open_tree(source)
+        if bare is None and hdf5_nir.is_nir(root):
+            return hdf5_nir.list_layers(root, shapes)
+    return candidates(tree) if bare is None else described(tree, bare, shapes)

@@ -1,0 +1,333 @@
+"""Weights alone: datasets that may be kernels, and a convolution made of one and a description.
+
+A dataset does not say which of its axes is which, nor how the kernel is applied. Neither is guessed
+at: `candidates` lists what may be a kernel and says what is missing, `described` takes the one that
+a person describes.
+
+MATLAB (v7.3) stores arrays with their axes reversed, marks them with `MATLAB_class` and drops axes
+of size 1 at the end. Here they have the shape that they have in MATLAB.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import GeometryError, SizeMissing, UsageError
+from convfc_cli.geometry import Axis, convolution_axis, same_padding, span, transposed_axis
+from convfc_cli.hdf5_input import Dataset
+from convfc_cli.layers import Convolution
+from convfc_cli.models.hdf5_numbers import dtype_name, numbers
+from convfc_cli.models.model import Bare, Entry, Shapes
+from convfc_cli.taps import IndexMap
+
+Array = NDArray[Any]
+
+SPATIAL = "dhw"
+"""The letters of spatial axes, in the order in which tensors have them."""
+
+EXAMPLES = {
+    1: "oiw for PyTorch, wio for Keras",
+    2: "oihw for PyTorch and Caffe, hwio for Keras, iohw for a transposed PyTorch layer",
+    3: "oidhw for PyTorch, dhwio for Keras",
+}
+
+PAIRS = {"weight": "bias", "kernel": "bias", "W": "b", "0": "1", "weights": "biases"}
+"""How files call a kernel, and the bias that lies beside it."""
+
+
+class Tree(Protocol):
+    """What holds the datasets: a file's root, or several together."""
+
+    def walk(self) -> Iterator[Dataset]: ...
+
+    def dataset(self, name: str) -> Dataset | None: ...
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A dataset as its makers see it."""
+
+    dataset: Dataset
+
+    @property
+    def name(self) -> str:
+        return self.dataset.path.removeprefix("/")
+
+    @property
+    def _is_matlab(self) -> bool:
+        return isinstance(self.dataset.attribute("MATLAB_class"), str)
+
+    def shape(self, rank: int = 0) -> tuple[int, ...]:
+        """Its shape; MATLAB's with axes of size 1 at the end, up to `rank`."""
+        if not self._is_matlab:
+            return self.dataset.shape
+        shape = self.dataset.shape[::-1]
+        return shape + (1,) * (rank - len(shape))
+
+    def read(self, rank: int = 0) -> Array:
+        """Its values, as float32 or float64, in that shape."""
+        values = numbers(self.dataset)
+        return (values.transpose() if self._is_matlab else values).reshape(self.shape(rank))
+
+
+def candidates(tree: Tree) -> tuple[Entry, ...]:
+    """An entry for each dataset that may be a kernel: of three to five axes, and not what an
+    optimizer keeps. None can be converted before it is described.
+    """
+    entries: list[Entry] = []
+    for dataset in tree.walk():
+        weight = Weight(dataset)
+        shape = weight.shape()
+        if not 3 <= len(shape) <= 5 or dataset.dtype.kind not in "fV" or _is_optimizers(dataset):
+            continue
+        bias = next((name for name in _beside(weight.name) if tree.dataset(name)), None)
+        error = UsageError(
+            "its file says neither what its axes are nor how it is used: --weight picks it, "
+            "--kernel-order and --input-shape are needed, "
+            + (f"--bias {bias} or none, " if bias else "")
+            + "--stride, --pad, --dilation, --groups, --transposed where they are not the plainest"
+        )
+        entries.append(
+            Entry(
+                len(entries),
+                weight.name,
+                weight.name,
+                "weights",
+                error=error,
+                stored=shape,
+                dtype=dtype_name(dataset),
+            )
+        )
+    return tuple(entries)
+
+
+def _is_optimizers(dataset: Dataset) -> bool:
+    return dataset.path.split("/")[1].startswith("optimizer")
+
+
+def described(tree: Tree, bare: Bare, shapes: Shapes) -> tuple[Entry, ...]:
+    """The one layer that is described. Raises `UsageError` where the description does not fit."""
+    weight = _weight(tree, bare.weight)
+    bias = _bias(tree, bare, weight)
+    return (entry(0, weight.name, weight, bias, bare, _own(shapes, weight.name)),)
+
+
+def entry(
+    position: int,
+    name: str,
+    weight: Weight,
+    bias: Weight | None,
+    bare: Bare,
+    input_shape: tuple[int, ...] | None,
+) -> Entry:
+    """The entry of a described layer on an input of (channels, *spatial), None where it is open."""
+    geometry = Geometry.of(bare, weight.shape(len(bare.order)))
+    start = Entry(
+        position,
+        name,
+        name,
+        "ConvTranspose" if bare.transposed else "Conv",
+        dtype=dtype_name(weight.dataset),
+    )
+
+    def resized(shape: tuple[int, ...]) -> Entry:
+        index = geometry.index_map(shape)
+        return Entry(
+            position,
+            name,
+            name,
+            start.op,
+            index_map=index,
+            dtype=start.dtype,
+            loader=lambda: geometry.load(index, weight, bias),
+            resizer=resized,
+        )
+
+    if input_shape is not None:
+        return resized(input_shape)
+    channels, rank = geometry.channels, geometry.rank
+    hint = ",".join(map(str, (1, channels, *(64,) * rank)))
+    missing = SizeMissing(f"its file does not say the size of its input, {channels} channels")
+    missing.hint = hint
+    return Entry(position, name, name, start.op, error=missing, dtype=start.dtype, resizer=resized)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A description, held to the shape of the stored kernel."""
+
+    bare: Bare
+    stored: tuple[int, ...]
+    rank: int
+    sizes: dict[str, int]
+    """What each letter of the order stands for."""
+
+    @classmethod
+    def of(cls, bare: Bare, stored: tuple[int, ...]) -> "Geometry":
+        """Raises `UsageError` where the order is none, or does not fit the shape."""
+        letters = bare.order.lower()
+        rank = sum(letter in SPATIAL for letter in letters)
+        spatial = SPATIAL[3 - rank :]
+        wanted = {frozenset(f"oi{spatial}"), frozenset(f"im{spatial}")}
+        examples = EXAMPLES.get(rank, EXAMPLES[2])
+        if not 1 <= rank <= 3 or len(set(letters)) != len(letters) or set(letters) not in wanted:
+            raise UsageError(
+                f"--kernel-order {bare.order!r} must name each axis once: o and i (or i and m for "
+                f"depthwise) and {spatial or 'hw'}, such as {examples}"
+            )
+        if len(stored) != len(letters):
+            raise UsageError(
+                f"--kernel-order {bare.order} names {len(letters)} axes; {bare.weight} has "
+                f"{len(stored)}, {stored}"
+            )
+        if "m" in letters and (bare.transposed or bare.groups != 1):
+            raise UsageError("a depthwise order (with m) goes without --transposed and --groups")
+        for option in ("stride", "dilation", "output_padding"):
+            _per_axis(getattr(bare, option), rank, f"--{option.replace('_', '-')}")
+        if not isinstance(bare.pad, str):
+            _per_axis(bare.pad, rank, "--pad")
+        elif bare.transposed:
+            raise UsageError(
+                f"--pad {bare.pad} has several meanings with --transposed: say numbers"
+            )
+        elif bare.pad not in ("valid", "same", "same-lower", "causal"):
+            raise UsageError(f"--pad {bare.pad!r} is none of valid, same, same-lower, causal")
+        if any(bare.output_padding) and not bare.transposed:
+            raise UsageError("--output-padding goes with --transposed")
+        return cls(bare, stored, rank, dict(zip(letters, stored, strict=True)))
+
+    @property
+    def groups(self) -> int:
+        return self.sizes["i"] if "m" in self.sizes else self.bare.groups
+
+    @property
+    def channels(self) -> int:
+        """The channels of the layer's input."""
+        shared = self.bare.groups if not self.bare.transposed else 1
+        return self.sizes["i"] * shared
+
+    @property
+    def outputs(self) -> int:
+        """The channels of its output."""
+        if "m" in self.sizes:
+            return self.sizes["i"] * self.sizes["m"]
+        return self.sizes["o"] * (self.bare.groups if self.bare.transposed else 1)
+
+    def index_map(self, shape: Sequence[int]) -> IndexMap:
+        """All of the layer but its weights, over an input of (channels, *spatial)."""
+        if len(shape) != self.rank + 1 or shape[0] != self.channels:
+            raise UsageError(
+                f"--input-shape 1,{','.join(map(str, shape))} does not fit {self.bare.weight}: its "
+                f"kernel of {self.stored} in the order {self.bare.order} reads 1,{self.channels} "
+                f"and {self.rank} spatial sizes, batch and channels first"
+            )
+        spatial = SPATIAL[3 - self.rank :]
+        kernel = [self.sizes[letter] for letter in spatial]
+        try:
+            axes = tuple(map(self._axis, shape[1:], kernel, range(self.rank)))
+            if "m" in self.sizes:
+                first, second = self.outputs, 1
+            elif self.bare.transposed:
+                first, second = self.sizes["i"], self.sizes["o"]
+            else:
+                first, second = self.sizes["o"], self.sizes["i"]
+            return IndexMap((first, second, *kernel), axes, self.groups, self.bare.transposed)
+        except GeometryError as error:
+            raise UsageError(f"{self.bare.weight}: {error}") from error
+
+    def _axis(self, inputs: int, kernel: int, axis: int) -> Axis:
+        bare, rank = self.bare, self.rank
+        stride = _per_axis(bare.stride, rank, "")[axis]
+        dilation = _per_axis(bare.dilation, rank, "")[axis]
+        if isinstance(bare.pad, str):
+            low, high = _named_pads(bare.pad, inputs, kernel, stride, dilation)
+        else:
+            low, high = _per_axis(bare.pad, rank, "")[axis]
+        if not bare.transposed:
+            return convolution_axis(inputs, kernel, stride, dilation, low, high)
+        extra = _per_axis(bare.output_padding, rank, "")[axis]
+        return transposed_axis(inputs, kernel, stride, dilation, low, high, extra)
+
+    def load(self, index: IndexMap, weight: Weight, bias: Weight | None) -> Convolution:
+        """The layer with its weights."""
+        kernel = weight.read(len(self.bare.order))
+        letters = self.bare.order.lower()
+        first = "im" if "m" in letters else "io" if self.bare.transposed else "oi"
+        wanted = first + SPATIAL[3 - self.rank :]
+        kernel = kernel.transpose([letters.index(letter) for letter in wanted])
+        values = None
+        if bias is not None:
+            values = bias.read().reshape(-1).astype(kernel.dtype)
+            if values.shape != (self.outputs,):
+                raise UsageError(
+                    f"--bias {bias.name} has {len(values)} values, the layer {self.outputs} output "
+                    f"channels"
+                )
+        return Convolution(np.ascontiguousarray(kernel).reshape(index.kernel_shape), index, values)
+
+
+def _named_pads(pad: str, inputs: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    if pad == "causal":
+        return span(kernel, dilation) - 1, 0
+    if pad == "valid":
+        return 0, 0
+    return same_padding(inputs, kernel, stride, dilation, upper=pad == "same")
+
+
+def _per_axis(values: Sequence[Any], rank: int, option: str) -> Sequence[Any]:
+    """One value for each axis: as they are, or one for all."""
+    if len(values) == 1:
+        return tuple(values) * rank
+    if len(values) != rank:
+        raise UsageError(f"{option} has {len(values)} values for {rank} spatial axes")
+    return values
+
+
+def _own(shapes: Shapes, name: str) -> tuple[int, ...] | None:
+    """(channels, *spatial) of the layer's input, as it is given."""
+    for tensor, shape in shapes.items():
+        if tensor not in (None, name):
+            raise UsageError(f"--input-shape names {tensor!r}; the layer is {name!r}")
+        if len(shape) < 3:
+            raise UsageError(f"--input-shape {','.join(map(str, shape))}: give 1,C,H,W")
+        return tuple(shape[1:])
+    return None
+
+
+def _weight(tree: Tree, name: str) -> Weight:
+    dataset = tree.dataset(name.strip("/")) if name.strip("/") else None
+    if dataset is not None:
+        return Weight(dataset)
+    paths = [found.path.removeprefix("/") for found in tree.walk()]
+    close = get_close_matches(name, paths, n=3, cutoff=0.5) or paths[:4]
+    raise UsageError(f"the file has no dataset {name!r}; there are {', '.join(close) or 'none'}")
+
+
+def _bias(tree: Tree, bare: Bare, weight: Weight) -> Weight | None:
+    """The bias that is described; where nothing is said of it and one lies beside the kernel, that
+    is asked about, not passed over.
+    """
+    if bare.bias:
+        return _weight(tree, bare.bias)
+    if bare.bias is None:
+        for name in _beside(weight.name):
+            found = tree.dataset(name)
+            if found is not None and max(Weight(found).shape(), default=0) > 0:
+                raise UsageError(
+                    f"{name} lies beside {weight.name}: say --bias {name}, or --bias none"
+                )
+    return None
+
+
+def _beside(name: str) -> Iterator[str]:
+    """Where the bias of a kernel of this name would lie."""
+    for kernel, bias in PAIRS.items():
+        for suffix in ("", ":0"):
+            if name == kernel + suffix or name.endswith(
+                (f"/{kernel}{suffix}", f".{kernel}{suffix}")
+            ):
+                yield name[: len(name) - len(kernel + suffix)] + bias + suffix

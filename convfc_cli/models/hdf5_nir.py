@@ -1,0 +1,114 @@
+"""NIR graphs (neuromorphic intermediate representation): complete, so nothing is to be described.
+
+A group `node` holds the graph; `nodes` in it the nodes, each with a `type`; a convolution has
+`weight` (out, in/groups, *spatial), `bias`, `stride`, `padding`, `dilation`, `groups` and perhaps
+`input_shape`, the spatial sizes of its input. A node may be a graph itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from convfc_cli.errors import ConvfcError, MalformedInput, Unsupported, UsageError
+from convfc_cli.hdf5_input import Group
+from convfc_cli.models.hdf5_bare import Weight, entry
+from convfc_cli.models.model import Bare, Entry, Pads, Shapes
+
+ORDERS = {"Conv1d": "oiw", "Conv2d": "oihw"}
+
+DEEPEST = 32
+
+
+def is_nir(root: Group) -> bool:
+    """Whether a file holds a NIR graph."""
+    graph = root.group("node")
+    return graph is not None and graph.group("nodes") is not None
+
+
+def list_layers(root: Group, shapes: Shapes) -> tuple[Entry, ...]:
+    """All convolutions of a graph, in the order of their names."""
+    graph = root.group("node")
+    assert graph is not None
+    found = list(_convolutions(graph, "", 0))
+    names = [name for name, _, _ in found]
+    given = dict(shapes)
+    if None in given and len(found) == 1:
+        given[names[0]] = given.pop(None)
+    if unknown := [name for name in given if name not in names]:
+        raise UsageError(f"--input-shape {unknown[0] or 'needs a name'}: there are {names[:8]}")
+    return tuple(
+        _entry(position, name, kind, node, given.get(name))
+        for position, (name, kind, node) in enumerate(found)
+    )
+
+
+def _convolutions(graph: Group, scope: str, depth: int) -> Iterator[tuple[str, str, Group]]:
+    """(name, type, node) of every convolution."""
+    if depth > DEEPEST:
+        raise MalformedInput(f"{graph.path}: its graphs are nested more than {DEEPEST} deep")
+    nodes = graph.group("nodes")
+    for name in nodes.names() if nodes is not None else ():
+        node = nodes.group(name) if nodes is not None else None
+        kind = _text(node, "type") if node is not None else ""
+        if node is not None and kind == "NIRGraph":
+            yield from _convolutions(node, f"{scope}{name}/", depth + 1)
+        elif node is not None and kind.startswith("Conv"):
+            yield f"{scope}{name}", kind, node
+
+
+def _entry(position: int, name: str, kind: str, node: Group, given: Any) -> Entry:
+    listed = Entry(position, name, name, kind)
+    try:
+        if kind not in ORDERS:
+            raise Unsupported(f"{kind} is not read by this version")
+        weight, bias = _weight(node, "weight"), _weight(node, "bias")
+        groups = _whole(node, "groups")[0]
+        bare = Bare(
+            weight=f"{name}/weight",
+            order=ORDERS[kind],
+            bias=f"{name}/bias",
+            stride=_whole(node, "stride"),
+            pad=_pads(node),
+            dilation=_whole(node, "dilation"),
+            groups=groups,
+        )
+        size = tuple(given[1:]) if given else None
+        if size is None and node.dataset("input_shape") is not None:
+            size = (weight.shape()[1] * groups, *_whole(node, "input_shape"))
+        return entry(position, name, weight, bias, bare, size)
+    except UsageError as error:
+        if given:
+            raise
+        return replace(listed, error=MalformedInput(str(error)))
+    except ConvfcError as error:
+        return replace(listed, error=error)
+
+
+def _weight(node: Group, name: str) -> Weight:
+    dataset = node.dataset(name)
+    if dataset is None:
+        raise MalformedInput(f"{node.path} has no {name}")
+    return Weight(dataset)
+
+
+def _text(node: Group, name: str) -> str:
+    dataset = node.dataset(name)
+    return "" if dataset is None else dataset.text()
+
+
+def _whole(node: Group, name: str) -> tuple[int, ...]:
+    """Whole numbers: one, or one for each axis."""
+    values = _weight(node, name).dataset.read()
+    if values.dtype.kind not in "iu" or values.size > 3 or not values.size:
+        raise MalformedInput(f"{node.path}/{name} is no whole number for each axis")
+    return tuple(int(value) for value in values.reshape(-1))
+
+
+def _pads(node: Group) -> Pads:
+    dataset = _weight(node, "padding").dataset
+    if dataset.dtype.kind == "O":
+        text = dataset.text()
+        if text not in ("same", "valid"):
+            raise MalformedInput(f"{dataset.path} is {text!r}, neither same nor valid")
+        return text
+    return tuple((pad, pad) for pad in _whole(node, "padding"))

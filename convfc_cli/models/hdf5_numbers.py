@@ -1,0 +1,29 @@
+"""Weights in an HDF5 file as numbers."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import Unsupported
+from convfc_cli.hdf5_input import Dataset
+
+
+def numbers(dataset: Dataset) -> NDArray[Any]:
+    """The values, float32 or float64: narrower floats are widened exactly."""
+    dtype = dtype_name(dataset)
+    if dtype == "bfloat16":
+        bits = dataset.read().view(np.uint16).astype(np.uint32)
+        return (bits << 16).view(np.float32)
+    if dtype not in ("float16", "float32", "float64"):
+        raise Unsupported(f"{dataset.path} holds {dtype}, not floating-point numbers")
+    values = dataset.read()
+    return values.astype(np.float32) if dtype == "float16" else values
+
+
+def dtype_name(dataset: Dataset) -> str:
+    """What the values are; HDF5 has no bfloat16, so Keras and others store two opaque bytes."""
+    dtype = dataset.dtype
+    if dtype.kind == "V" and dtype.itemsize == 2:
+        return "bfloat16"
+    return "no numbers" if dtype.kind == "O" else str(dtype.name)

@@ -1,0 +1,89 @@
+"""Keras's sharded weights: a JSON with the map from groups to the files that hold them.
+
+The files must lie in the JSON's own folder, as plain names; their trees are read as one.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from convfc_cli.errors import MalformedInput, Refused, UsageError
+from convfc_cli.files import Input, opened
+from convfc_cli.hdf5_input import Dataset, Group, open_tree
+
+LONGEST = 2**26
+"""Bytes of the JSON that are read."""
+
+MOST = 1000
+"""Files of one set of weights."""
+
+
+class Shards:
+    """The trees of several files, as far as a list of datasets goes."""
+
+    def __init__(self, roots: list[Group]) -> None:
+        self._roots = roots
+
+    def walk(self) -> Iterator[Dataset]:
+        """All datasets, file by file."""
+        for root in self._roots:
+            yield from root.walk()
+
+    def dataset(self, name: str) -> Dataset | None:
+        """The dataset of this path, in whichever file it is."""
+        found = (root.dataset(name) for root in self._roots)
+        return next((dataset for dataset in found if dataset is not None), None)
+
+
+def is_sharded(source: Input) -> bool:
+    """Whether it looks like the JSON of sharded weights: an object with a `weight_map`."""
+    if not source.head.lstrip().startswith(b"{"):
+        return False
+    if b'"weight_map"' in source.head:
+        return True
+    return source.size <= LONGEST and isinstance(_content(source), dict)
+
+
+def shards(source: Input) -> Shards:
+    """The weights that a JSON names. Raises `Refused` for a file outside its folder."""
+    content = _content(source)
+    if content is None:
+        raise MalformedInput(f"{source.name} is no JSON of sharded weights, or a damaged one")
+    if source.path is None:
+        raise UsageError(f"{source.name} names other files: give its path, not its content")
+    names: list[str] = []
+    for files in content["weight_map"].values():
+        for name in files if isinstance(files, list) else [files]:
+            if not isinstance(name, str):
+                raise MalformedInput(f"{source.name} maps weights to {str(name)[:40]!r}, no file")
+            if name not in names:
+                names.append(name)
+    if len(names) > MOST:
+        raise Refused(f"{source.name} names {len(names)} files, more than {MOST}")
+    return Shards([_opened(source.path.parent, name, source.name) for name in names])
+
+
+def _opened(folder: Path, name: str, where: str) -> Group:
+    path = folder / name
+    if Path(name).name != name or "\\" in name or path.is_symlink():
+        raise Refused(f"{where} names {name!r}: only a file in its own folder is opened, no link")
+    try:
+        with opened(path) as shard:
+            return open_tree(shard)
+    except UsageError as error:
+        raise MalformedInput(f"{where} names {name!r}: {error}") from error
+
+
+def _content(source: Input) -> dict[str, Any] | None:
+    """The JSON, if it maps weights to files."""
+    if source.size > LONGEST:
+        return None
+    source.file.seek(0)
+    try:
+        content = json.loads(source.file.read(LONGEST))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
+        return None
+    return content

@@ -1,0 +1,146 @@
+"""Keras models, whole: `.h5` of Keras 1, 2 and 3, and the `.keras` zip. Keras is never imported.
+
+Which of them a file is, its content says: HDF5 with the attribute `model_config`, or a zip with
+`config.json` in it. The configuration is read as data; nothing in it is run.
+"""
+
+import json
+import tempfile
+import zipfile
+import zlib
+
+from convfc_cli.errors import MalformedInput, Refused, Unsupported
+from convfc_cli.files import HEAD, Input
+from convfc_cli.hdf5_input import Group, is_hdf5, open_tree
+from convfc_cli.models.hdf5_bare import candidates, described
+from convfc_cli.models.keras_config import LARGEST, Layer, parse
+from convfc_cli.models.keras_graph import Origin, list_layers
+from convfc_cli.models.keras_weights import Legacy, Store, Weights
+from convfc_cli.models.model import Bare, Entry, Model, ModelFormat, Shapes
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+
+MOST_MEMBERS = 10_000
+
+LARGEST_WEIGHTS = 8 * 2**30
+"""Bytes of weights that are taken out of a zip."""
+
+
+class Keras(ModelFormat):
+    """A whole Keras model."""
+
+    name = "keras"
+    summary = "`.h5` of Keras 1, 2 and 3, `.keras`: Conv, ConvTranspose, DepthwiseConv, 1-D to 3-D"
+
+    def recognises(self, source: Input) -> bool:
+        """Whether it is a zip with a configuration, or HDF5 with one as an attribute."""
+        if source.head.startswith(b"PK\3\4"):
+            try:
+                with zipfile.ZipFile(source.file) as archive:
+                    return CONFIG in archive.namelist()
+            except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+                return b"config.json" in source.head or b"metadata.json" in source.head
+        return is_hdf5(source) and "model_config" in open_tree(source).attributes()
+
+    def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
+        if source.head.startswith(b"PK\3\4"):
+            entries = _zipped(source, shapes, bare)
+        else:
+            entries = _legacy(source, shapes, bare)
+        return Model(source.name, self.name, entries, source.sha256(), source.path)
+
+
+FORMAT = Keras()
+
+
+def _legacy(source: Input, shapes: Shapes, bare: Bare | None) -> tuple[Entry, ...]:
+    root = open_tree(source)
+    if bare is not None:
+        return described(root, bare, shapes)
+    text = root.attribute("model_config")
+    if not isinstance(text, str):
+        raise MalformedInput(f"{source.name}: its model_config is no text")
+    weights = root.group("model_weights")
+    if weights is None:
+        raise MalformedInput(f"{source.name} has no group model_weights")
+    version = str(root.attribute("keras_version") or weights.attribute("keras_version") or "1")
+    backend = root.attribute("backend") or weights.attribute("backend")
+    keras1 = version.startswith("1")
+    theano = None if backend is None and keras1 else backend == "theano"
+    model = parse(text, source.name)
+    return _entries(source, model, Legacy(weights), Origin(keras1, theano), shapes, root)
+
+
+def _zipped(source: Input, shapes: Shapes, bare: Bare | None) -> tuple[Entry, ...]:
+    try:
+        with zipfile.ZipFile(source.file) as archive:
+            if len(archive.infolist()) > MOST_MEMBERS:
+                raise Refused(f"{source.name} has more than {MOST_MEMBERS} members")
+            config = _member(archive, CONFIG, LARGEST, source.name)
+            if METADATA in archive.namelist():
+                _check_metadata(_member(archive, METADATA, LARGEST, source.name), source.name)
+            root = _weights(archive, source.name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
+        raise MalformedInput(
+            f"{source.name} is a damaged .keras file: {str(error).lower()}"
+        ) from error
+    if bare is not None:
+        return described(root, bare, shapes)
+    return _entries(source, parse(config, source.name), Store(root), Origin(), shapes, root)
+
+
+def _entries(
+    source: Input,
+    model: Layer | None,
+    weights: Weights,
+    origin: Origin,
+    shapes: Shapes,
+    root: Group,
+) -> tuple[Entry, ...]:
+    """The convolutions of a model; where its configuration names no layers, the datasets that may
+    be kernels.
+    """
+    if model is None:
+        return candidates(root)
+    return list_layers(model, source.name, weights, origin, shapes)
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int, file: str) -> bytes:
+    info = archive.getinfo(name)
+    if info.file_size > limit:
+        raise Refused(f"{file}: {name} has {info.file_size} bytes, more than {limit}")
+    with archive.open(info) as member:  # the limit holds whatever the zip's directory says
+        content = member.read(limit + 1)
+    if len(content) > limit:
+        raise Refused(f"{file}: {name} has more than {limit} bytes")
+    return content
+
+
+def _check_metadata(text: bytes, name: str) -> None:
+    try:
+        version = json.loads(text)["keras_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MalformedInput(f"{name}: {METADATA} states no keras_version") from error
+    if not str(version).startswith(("2.", "3.")):
+        raise Unsupported(f"{name} was written by Keras {str(version)[:20]}, not 2 or 3")
+
+
+def _weights(archive: zipfile.ZipFile, name: str) -> Group:
+    """The weights, copied to an unnamed file: HDF5 seeks in them. The checksum is compared."""
+    if WEIGHTS not in archive.namelist():
+        raise Unsupported(f"{name} holds no {WEIGHTS}: weights in another form are not read")
+    info = archive.getinfo(WEIGHTS)
+    if info.file_size > LARGEST_WEIGHTS:
+        raise Refused(f"{name}: {WEIGHTS} has {info.file_size} bytes, more than {LARGEST_WEIGHTS}")
+    with tempfile.TemporaryFile() as copy:
+        size = 0
+        with archive.open(info) as member:
+            while chunk := member.read(2**20):
+                size += len(chunk)
+                if size > info.file_size:
+                    raise MalformedInput(f"{name}: {WEIGHTS} is longer than it says")
+                copy.write(chunk)
+        copy.flush()
+        copy.seek(0)
+        head = copy.read(HEAD)
+        return open_tree(Input(f"{name}: {WEIGHTS}", None, copy, size, head))

@@ -1,0 +1,248 @@
+"""The configuration of a Keras model, as a graph: JSON of Keras 1, 2 or 3, read as data alone.
+
+Nothing in a configuration is executed or looked up. A class is known by its name where Keras
+itself is said to define it, and is otherwise one that only the model's author has.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from convfc_cli.errors import MalformedInput, Refused
+
+Shape = tuple[int | None, ...] | None
+"""A tensor's shape with its batch, None where a size is open; None altogether where nothing is
+known."""
+
+Config = Mapping[str, Any]
+
+CONVOLUTION = re.compile("Conv(?![a-z])|Convolution")
+"""Classes that are some convolution, by their names; ConvertSomething is none."""
+
+DEEPEST = 32
+"""Models and wrappers within one another."""
+
+LARGEST = 2**28
+"""Bytes of a configuration that are parsed; the largest seen has a few million."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor: the layer that makes it, at which of its calls, and which of its outputs."""
+
+    layer: str
+    call: int
+    output: int = 0
+    stated: Shape = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer: its class, what it is configured with, and the tensors that it is called on."""
+
+    kind: str
+    name: str
+    config: Config
+    module: str = ""
+    own: bool = True
+    """Whether the class is one of Keras's own."""
+
+    calls: tuple[tuple[Ref, ...], ...] = ()
+    built: Shape = None
+    graph: "Graph | None" = None
+    inner: "Layer | None" = None
+    """The layer that a wrapper wraps."""
+
+    implied: bool = False
+    """Whether no file mentions it: the input of a Sequential that has none."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model: its layers in order, the inputs among them, and the tensors that it returns."""
+
+    layers: tuple[Layer, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[Ref, ...]
+    by_name: Mapping[str, Layer] = field(repr=False, default_factory=dict)
+
+
+def parse(text: str | bytes, name: str) -> Layer | None:
+    """The outermost model of a configuration; None where it is a class that says nothing of its
+    layers. Raises `MalformedInput`, `Refused`.
+    """
+    if len(text) > LARGEST:
+        raise Refused(f"{name} has a configuration of {len(text)} bytes, more than {LARGEST}")
+    try:
+        content = json.loads(text)
+        model = _layer(_mapping(content), 0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)[:120]
+        raise MalformedInput(f"{name}: its configuration is not that of Keras: {reason}") from error
+    return model if model.graph is not None else None
+
+
+def _layer(item: Config, depth: int) -> Layer:
+    if depth > DEEPEST:
+        raise Refused(f"its models are nested more than {DEEPEST} deep")
+    kind = str(item["class_name"])
+    config = item.get("config", {})
+    if isinstance(config, list):  # Keras 1: a Sequential is the list of its layers
+        config = {"layers": config}
+    config = _mapping(config)
+    name = str(item.get("name") or config.get("name") or kind)
+    layer = Layer(
+        kind.rpartition(">")[2],
+        name,
+        config,
+        module=str(item.get("module") or ""),
+        own=_is_own(item, kind),
+        calls=tuple(_calls(item.get("inbound_nodes") or ())),
+        built=_shape(_mapping(item.get("build_config") or {}).get("input_shape")),
+    )
+    if isinstance(config.get("layers"), list):
+        return replace(layer, graph=_graph(layer, depth))
+    inner = config.get("layer")
+    if isinstance(inner, dict) and "class_name" in inner:
+        return replace(layer, inner=_layer(inner, depth + 1))
+    return layer
+
+
+def _is_own(item: Config, kind: str) -> bool:
+    if ">" in kind or item.get("registered_name") not in (None, kind):
+        return False
+    return str(item.get("module") or "keras").split(".")[0] in ("keras", "tf_keras", "tensorflow")
+
+
+def _graph(model: Layer, depth: int) -> Graph:
+    layers = [_layer(_mapping(item), depth + 1) for item in model.config["layers"]]
+    if "input_layers" in model.config:
+        inputs = tuple(ref.layer for ref in refs(model.config["input_layers"]))
+        outputs = tuple(refs(model.config["output_layers"]))
+        layers, outputs = _renumbered(layers, outputs)
+    else:
+        layers = _chained(layers, model)
+        inputs, outputs = (layers[0].name,), (Ref(layers[-1].name, 0),)
+    by_name = {layer.name: layer for layer in layers}
+    if len(by_name) != len(layers):
+        raise ValueError(f"two layers of {model.name} have the same name")
+    return Graph(tuple(layers), inputs, outputs, by_name)
+
+
+def _renumbered(
+    layers: Sequence[Layer], outputs: Sequence[Ref]
+) -> tuple[list[Layer], tuple[Ref, ...]]:
+    """The layers of a model with their calls counted from 0.
+
+    Some versions count from 1 for a model within the model: its making was a call of its own.
+    """
+    every = [*outputs, *(ref for layer in layers for call in layer.calls for ref in call)]
+    shifted = {
+        layer.name
+        for layer in layers
+        if any(ref.layer == layer.name and ref.call == len(layer.calls) for ref in every)
+    }
+
+    def counted(ref: Ref) -> Ref:
+        return replace(ref, call=ref.call - (ref.layer in shifted and ref.call > 0))
+
+    calls = [tuple(tuple(map(counted, call)) for call in layer.calls) for layer in layers]
+    found = [replace(layer, calls=call) for layer, call in zip(layers, calls, strict=True)]
+    return found, tuple(map(counted, outputs))
+
+
+def _chained(layers: Sequence[Layer], model: Layer) -> list[Layer]:
+    """The layers of a Sequential, each called on the one before."""
+    if not layers:
+        raise ValueError(f"{model.name} has no layers")
+    if layers[0].kind != "InputLayer":
+        shape = input_shape(layers[0]) or _shape(model.config.get("build_input_shape"))
+        first = Layer(
+            "InputLayer",
+            f"{layers[0].name}_input",
+            {"batch_shape": shape or model.built},
+            implied=True,
+        )
+        layers = [first, *layers]
+    chained = [replace(layers[0], calls=((),))]
+    for layer in layers[1:]:
+        chained.append(replace(layer, calls=((Ref(chained[-1].name, 0),),)))
+    return chained
+
+
+def input_shape(layer: Layer) -> Shape:
+    """The shape of a layer's input as its own configuration states it."""
+    config = layer.config
+    for key in ("batch_shape", "batch_input_shape"):
+        if config.get(key) is not None:
+            return _shape(config[key])
+    if config.get("input_shape") is not None:
+        shape = _shape(config["input_shape"])
+        return None if shape is None else (None, *shape)
+    if layer.graph is not None and len(layer.graph.inputs) == 1:
+        return input_shape(layer.graph.by_name[layer.graph.inputs[0]])
+    if layer.inner is not None and layer.kind != "TimeDistributed":
+        return input_shape(layer.inner)
+    return None
+
+
+def _shape(value: object) -> Shape:
+    """A shape as JSON has it; None for what is none, such as several."""
+    if isinstance(value, dict):  # {"class_name": "__tuple__", "items": [...]}
+        value = value.get("items")
+    if not isinstance(value, list | tuple):
+        return None
+    if not all(size is None or type(size) is int for size in value):
+        return None
+    return tuple(size if size is None or size > 0 else None for size in value)
+
+
+def _calls(nodes: Any) -> Iterator[tuple[Ref, ...]]:
+    """The tensors of each call of a layer, from its `inbound_nodes`."""
+    if isinstance(nodes, list) and nodes and _is_ref(nodes):
+        nodes = [[nodes]]  # a single call on a single tensor
+    for node in nodes:
+        yield tuple(refs(node))
+
+
+def refs(value: Any, depth: int = 0) -> Iterator[Ref]:
+    """The tensors in a structure, in order.
+
+    Keras 3 writes one as {"class_name": "__keras_tensor__", "config": {"keras_history": [layer,
+    call, output]}}, Keras 1 and 2 as [layer, call, output] with perhaps a mapping of arguments
+    after it, which may hold more.
+    """
+    if depth > DEEPEST:
+        raise ValueError("its tensors are nested too deep")
+    if isinstance(value, dict):
+        if value.get("class_name") == "__keras_tensor__":
+            layer, call, output = value["config"]["keras_history"]
+            yield Ref(str(layer), int(call), int(output), _shape(value["config"].get("shape")))
+            return
+        for part in value.values():
+            yield from refs(part, depth + 1)
+    elif isinstance(value, list | tuple):
+        if _is_ref(value):
+            if value[0] != "_CONSTANT_VALUE":
+                yield Ref(value[0], value[1], value[2])
+            yield from refs(value[3:], depth + 1)
+            return
+        for part in value:
+            yield from refs(part, depth + 1)
+
+
+def _is_ref(value: Sequence[Any]) -> bool:
+    return (
+        len(value) >= 3
+        and type(value[0]) is str
+        and type(value[1]) is int
+        and (type(value[2]) is int or value[0] == "_CONSTANT_VALUE")
+    )
+
+
+def _mapping(value: object) -> Config:
+    if not isinstance(value, dict):
+        raise TypeError(f"{str(value)[:40]!r} where an object belongs")
+    return value

@@ -1,0 +1,290 @@
+"""One convolution of a Keras model: from its configuration to an index map, and its weights.
+
+Kernels as Keras stores them, whatever the data format, k the spatial axes:
+
+    Conv               (k..., in/groups, out)
+    ConvTranspose      (k..., out, in)                 not flipped
+    DepthwiseConv      (k..., in, multiplier)          output channel c * multiplier + m
+    Keras 1, Theano's order (th)    (out, in, k...)    flipped where the backend was Theano
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import GeometryError, MalformedInput, SizeMissing
+from convfc_cli.geometry import keras_convolution_axis, keras_transposed_axis
+from convfc_cli.hdf5_input import Dataset
+from convfc_cli.layers import Convolution
+from convfc_cli.models.hdf5_numbers import numbers
+from convfc_cli.models.keras_config import Config, Layer, Shape
+from convfc_cli.taps import IndexMap
+
+Array = NDArray[Any]
+
+RANKS = {
+    **{f"Conv{n}D": n for n in (1, 2, 3)},
+    **{f"Convolution{n}D": n for n in (1, 2, 3)},
+    **{f"Conv{n}DTranspose": n for n in (1, 2, 3)},
+    **{f"DepthwiseConv{n}D": n for n in (1, 2)},
+    **{f"AtrousConvolution{n}D": n for n in (1, 2)},
+}
+"""The classes that are read, and their spatial axes."""
+
+OTHERS = {
+    **{
+        f"Separable{conv}{n}D": "it is two convolutions in a row, not split by this version"
+        for n in (1, 2)
+        for conv in ("Conv", "Convolution")
+    },
+    **{
+        f"LocallyConnected{n}D": "its kernel differs from place to place, which this version does "
+        "not read"
+        for n in (1, 2)
+    },
+    **{f"ConvLSTM{n}D": "it is recurrent, no fixed linear map" for n in (1, 2, 3)},
+    "Deconvolution2D": "Keras 1 states its output shape by hand: save it with Keras 2",
+    "Deconvolution3D": "Keras 1 states its output shape by hand: save it with Keras 2",
+}
+"""Convolutions that are listed, and not converted, with the reason."""
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a convolution's configuration says, every default filled in."""
+
+    rank: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    padding: str
+    channels_last: bool
+    filters: int | None
+    """Output channels; None of a depthwise one, which has `multiplier` for each input channel."""
+
+    multiplier: int
+    groups: int
+    bias: bool
+    transposed: bool
+    output_padding: tuple[int | None, ...]
+    theano_order: bool
+    """Whether the kernel is stored (out, in, k...), as Keras 1 did for channels first."""
+
+    lora: float | None
+    """What the product of LoRA's factors is multiplied by; None without LoRA."""
+
+
+def attributes(layer: Layer, *, keras1: bool) -> Attributes:
+    """The attributes of a convolution. Raises `MalformedInput` for what is none."""
+    try:
+        return _attributes(layer.kind, modern(layer.config, layer.kind), keras1=keras1)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise MalformedInput(
+            f"its configuration is not that of a {layer.kind}: {reason}"
+        ) from error
+
+
+def _attributes(kind: str, config: Config, *, keras1: bool) -> Attributes:
+    rank = RANKS[kind]
+    depthwise, transposed = kind.startswith("Depthwise"), kind.endswith("Transpose")
+    channels_last = _channels_last(config)
+    op = config.get("output_padding")
+    padding = str(config.get("padding", "valid")).lower()
+    if padding not in ("valid", "same") and (padding, transposed) != ("causal", False):
+        raise ValueError(f"padding {padding!r} is none of valid, same, causal")
+    rank_lora = config.get("lora_rank")
+    lora = None if not rank_lora else (config.get("lora_alpha") or rank_lora) / rank_lora
+    return Attributes(
+        rank=rank,
+        kernel=_sizes(config["kernel_size"], rank),
+        strides=_sizes(config.get("strides", 1), rank),
+        dilations=_sizes(config.get("dilation_rate", 1), rank),
+        padding=padding,
+        channels_last=channels_last,
+        filters=None if depthwise else _whole(config["filters"]),
+        multiplier=_whole(config.get("depth_multiplier", 1)) if depthwise else 1,
+        groups=_whole(config.get("groups") or 1),
+        bias=bool(config.get("use_bias", True)),
+        transposed=transposed,
+        output_padding=(None,) * rank if op is None else _sizes(op, rank),
+        theano_order=keras1 and not channels_last and rank > 1,
+        lora=lora,
+    )
+
+
+def _channels_last(config: Config) -> bool:
+    order = config.get("data_format") or "channels_last"
+    if order not in ("channels_last", "channels_first"):
+        raise ValueError(f"data_format {order!r} is neither channels_last nor channels_first")
+    return bool(order == "channels_last")
+
+
+def modern(config: Config, kind: str) -> Config:
+    """A configuration in the words of Keras 2 and 3, if it is in those of Keras 1."""
+    if not any(key in config for key in ("nb_filter", "border_mode", "dim_ordering")):
+        return config
+    found = dict(config)
+    for old, new in (
+        ("nb_filter", "filters"),
+        ("filter_length", "kernel_size"),
+        ("subsample_length", "strides"),
+        ("subsample", "strides"),
+        ("border_mode", "padding"),
+        ("atrous_rate", "dilation_rate"),
+        ("bias", "use_bias"),
+        ("pool_size", "pool_size"),
+    ):
+        if old in found:
+            found[new] = found.pop(old)
+    if "nb_row" in found:
+        found["kernel_size"] = [found["nb_row"], found["nb_col"]]
+    if "kernel_dim1" in found:
+        found["kernel_size"] = [found[f"kernel_dim{n}"] for n in (1, 2, 3)]
+    if "dim_ordering" in found:
+        order = found["dim_ordering"]
+        found["data_format"] = {"th": "channels_first", "tf": "channels_last"}.get(order, order)
+    if kind == "Convolution1D":
+        found["data_format"] = "channels_last"
+    return found
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} where a whole number belongs")
+    return value
+
+
+def _sizes(value: Any, rank: int) -> tuple[int, ...]:
+    """One whole number for each spatial axis: as they are, or one for all."""
+    if isinstance(value, dict):
+        value = value.get("items")
+    if not isinstance(value, list | tuple):
+        return (_whole(value),) * rank
+    if len(value) != rank:
+        raise ValueError(f"{list(value)} has not one number for each of {rank} axes")
+    return tuple(_whole(size) for size in value)
+
+
+def own_shape(found: Attributes, shape: Shape) -> Shape:
+    """(channels, *spatial) of a tensor with its batch, whose leading axes all count as batch."""
+    if shape is None or len(shape) < found.rank + 2:
+        return None
+    own = shape[-found.rank - 1 :]
+    return (own[-1], *own[:-1]) if found.channels_last else own
+
+
+def index_map(found: Attributes, input_shape: Shape) -> IndexMap:
+    """All of the layer but its weights. Raises `SizeMissing`, `GeometryError`."""
+    if input_shape is None or None in input_shape:
+        known = "nothing" if input_shape is None else ", ".join(str(s or "?") for s in input_shape)
+        raise SizeMissing(f"the size of its input is open (known, channels first: {known})")
+    channels, *sizes = (size for size in input_shape if size is not None)
+    if not found.transposed:
+        axes = tuple(
+            keras_convolution_axis(n, k, s, d, found.padding)
+            for n, k, s, d in zip(sizes, found.kernel, found.strides, found.dilations, strict=True)
+        )
+    else:
+        axes = tuple(
+            keras_transposed_axis(n, k, s, d, found.padding, op)
+            for n, k, s, d, op in zip(
+                sizes,
+                found.kernel,
+                found.strides,
+                found.dilations,
+                found.output_padding,
+                strict=True,
+            )
+        )
+    shape, groups = kernel_shape(found, channels)
+    return IndexMap(shape, axes, groups, found.transposed)
+
+
+def kernel_shape(found: Attributes, channels: int) -> tuple[tuple[int, ...], int]:
+    """The canonical kernel's shape, and the groups, over so many input channels."""
+    if found.filters is None:
+        return (channels * found.multiplier, 1, *found.kernel), channels
+    if found.groups < 1 or channels % found.groups or found.filters % found.groups:
+        raise GeometryError(
+            f"{channels} input and {found.filters} output channels do not divide into "
+            f"{found.groups} groups"
+        )
+    if found.transposed:
+        return (channels, found.filters // found.groups, *found.kernel), found.groups
+    return (found.filters, channels // found.groups, *found.kernel), found.groups
+
+
+def stored_shape(found: Attributes, index: IndexMap) -> tuple[int, ...]:
+    """The shape that the kernel has in the file."""
+    first, second, *kernel = index.kernel_shape
+    if found.theano_order:
+        return index.kernel_shape
+    if found.filters is None:
+        return (*kernel, first // found.multiplier, found.multiplier)
+    return (*kernel, second, first)
+
+
+def channels_of(found: Attributes, kernel: tuple[int, ...]) -> int | None:
+    """The input channels that a stored kernel of this shape asks for."""
+    if len(kernel) != found.rank + 2:
+        return None
+    if found.theano_order:
+        return kernel[1] * found.groups
+    if found.transposed:
+        return kernel[-1]
+    return kernel[-2] * (1 if found.filters is None else found.groups)
+
+
+def load(found: Attributes, index: IndexMap, arrays: Mapping[str, Dataset]) -> Convolution:
+    """The layer with its weights: `kernel`, `bias` and LoRA's factors.
+
+    Raises `MalformedInput` where they do not fit the configuration.
+    """
+    kernel = numbers(arrays["kernel"])
+    expected = stored_shape(found, index)
+    if kernel.ndim == found.rank + 3 and found.rank == 1:
+        kernel = _keras1_line(kernel, expected)
+    if kernel.shape != expected:
+        raise MalformedInput(
+            f"its kernel {arrays['kernel'].path} has shape {kernel.shape}, by the configuration "
+            f"{expected}"
+        )
+    if found.lora is not None and "lora_kernel_a" in arrays:
+        kernel = _merged(found.lora, kernel, arrays)
+    if not found.theano_order:
+        kernel = kernel.transpose(*_canonical(found))
+    bias = None
+    if found.bias:
+        if "bias" not in arrays:
+            raise MalformedInput(f"its bias is not in the file beside {arrays['kernel'].path}")
+        bias = numbers(arrays["bias"]).astype(kernel.dtype)
+    return Convolution(np.ascontiguousarray(kernel).reshape(index.kernel_shape), index, bias)
+
+
+def _canonical(found: Attributes) -> tuple[int, ...]:
+    """The axes of the stored kernel in canonical order; (in, multiplier) become one."""
+    spatial = range(found.rank)
+    if found.filters is None:
+        return (found.rank, found.rank + 1, *spatial)
+    return (found.rank + 1, found.rank, *spatial)
+
+
+def _keras1_line(kernel: Array, expected: tuple[int, ...]) -> Array:
+    """The kernel of a Keras 1 Convolution1D, which was stored as that of an image one wide."""
+    length, channels, filters = expected
+    if kernel.shape == (filters, channels, length, 1):
+        return kernel[..., 0].transpose(2, 1, 0)
+    return kernel[:, 0] if kernel.shape[1] == 1 else kernel
+
+
+def _merged(scale: float, kernel: Array, arrays: Mapping[str, Dataset]) -> Array:
+    """kernel + scale * a @ b, the sum rounded once."""
+    a, b = (numbers(arrays[f"lora_kernel_{which}"]) for which in "ab")
+    if (*a.shape[:-1], *b.shape) != (*kernel.shape[:-1], a.shape[-1], kernel.shape[-1]):
+        raise MalformedInput(f"LoRA factors of shape {a.shape} and {b.shape} for {kernel.shape}")
+    whole = kernel.astype(np.float64) + scale * (a.astype(np.float64) @ b.astype(np.float64))
+    return whole.astype(kernel.dtype)
