@@ -4,7 +4,8 @@ ConvfcError
 ├── WrongContents (1)       a well-formed file whose contents are not what they should be
 ├── UsageError (2)          the request cannot be carried out as it was put
 │   ├── OutputExists        the destination is there and --force was not given
-│   └── SizeMissing         a size that the model leaves open was not given
+│   ├── SizeMissing         a size that the model leaves open was not given
+│   └── WeightsAlone        a file says nothing of how its weights are used, and nor did anyone
 ├── MalformedInput (3)      the input is damaged, cut short, or not what it says it is
 │   └── GeometryError       attributes that describe no convolution
 ├── Unsupported (4)         well-formed, but nothing this version can turn into a matrix
@@ -42,6 +43,17 @@ class SizeMissing(UsageError):
     """The model leaves a size open that the matrix needs.
 
     `hint` is a value of --input-shape that would settle it, for instance.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class WeightsAlone(UsageError):
+    """A file says nothing of how its weights are used, and nor did anyone.
+
+    `hint` are options that would say it, for instance.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:

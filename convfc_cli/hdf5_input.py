@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ TEXT_CEILING = 64 * 2**20
 """The most bytes of one text, and of one attribute without its texts of varying length."""
 
 TEXTS_CEILING = 2**30
-"""The most bytes of all texts of varying length in one attribute, if it has several."""
+"""The most memory that texts of varying length may take while they are read; on Linux alone."""
 
 ELEMENTS_CEILING = 10_000
 """The most elements of one attribute, and the most attributes of one object."""
@@ -53,6 +54,9 @@ LINKS_CEILING = 200_000
 
 CHUNK_CEILING = 64 * 2**20
 """The most bytes of a chunk, unless its dataset has at least half as many."""
+
+PADDING = 32
+"""How many times the bytes of a dataset its chunks may have, beyond one chunk's ceiling."""
 
 UNWRITTEN_CEILING = 2**20
 """The most bytes of a dataset that was declared and never written: all of it is fill value."""
@@ -84,12 +88,17 @@ LONGEST_NAME = 200
 
 def is_hdf5(source: Input) -> bool:
     """Whether it is HDF5, by the signature; a block of the user's own may come before it."""
+    return _start(source) is not None
+
+
+def _start(source: Input) -> int | None:
+    """Where the signature is: at 0, 512, 1024, 2048, ..."""
     offset = 0
     while offset < source.size:
         if os.pread(source.file.fileno(), len(SIGNATURE), offset) == SIGNATURE:
-            return True
+            return offset
         offset = 2 * offset or 512
-    return False
+    return None
 
 
 def open_tree(source: Input) -> "Group":
@@ -97,9 +106,25 @@ def open_tree(source: Input) -> "Group":
 
     Raises `MalformedInput` for a file that is damaged, cut short, or not HDF5.
     """
-    if not is_hdf5(source):
+    start = _start(source)
+    if start is None:
         raise MalformedInput(f"{source.name} is not an HDF5 file: the signature is missing")
-    return _root(source.name, _Bytes(source.file.fileno(), source.size))
+    content = _Bytes(source.file.fileno(), start, source.size - start)
+    try:
+        file = _h5py().File(content, "r")
+        sizes = file.id.get_create_plist().get_sizes()
+        if sizes != (8, 8):
+            raise Unsupported(
+                f"{source.name} is HDF5 with addresses and lengths of {sizes} bytes: "
+                f"only those of 8 are read"
+            )
+        return Group(_Tree(source.name, content, file), "/", file["/"].id, -1)
+    except ConvfcError:
+        content.close()
+        raise
+    except Exception as error:
+        content.close()
+        raise MalformedInput(f"{source.name} is a damaged HDF5 file: {_reason(error)}") from error
 
 
 @cache
@@ -112,22 +137,18 @@ def _h5py() -> Any:
 
 
 class _Bytes(io.RawIOBase):
-    """The bytes of a file, under a descriptor and a position of its own.
+    """The bytes of a file from its signature on, under a descriptor and a position of its own.
 
-    HDF5 keeps texts of varying length in heaps, where many may be one and the same. It is not given
-    a heap of more than `heap_ceiling` bytes, nor one that it would not come to the end of.
+    HDF5 keeps texts of varying length in heaps. It is not given one that it would not come to the
+    end of.
     """
 
-    def __init__(self, descriptor: int, size: int, heap_ceiling: int | None = None) -> None:
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
         super().__init__()
         self.size = size
+        self._start = start
         self._position = 0
         self._descriptor = os.dup(descriptor)
-        self._heap_ceiling = heap_ceiling
-
-    def again(self, heap_ceiling: int) -> "_Bytes":
-        """The same bytes once more, without large heaps."""
-        return _Bytes(self._descriptor, self.size, heap_ceiling)
 
     def readable(self) -> bool:
         return True
@@ -145,32 +166,39 @@ class _Bytes(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
+        position = self._position
+        if position + len(view) > self.size:  # HDF5 would take what was in its memory for read
+            raise OSError("the file ends before what is read of it")
         done = 0
         while done < len(view):
             piece = view[done : done + 2**30]  # not every system reads more at once
-            count = os.preadv(self._descriptor, [piece], self._position)
-            if not count:  # HDF5 would take what was in its memory for what was read
-                raise OSError("the file ends before what is read of it")
+            count = os.preadv(self._descriptor, [piece], self._start + position + done)
+            if not count:
+                raise OSError("the file has become shorter while it was read")
             done += count
-            self._position += count
+        self._position += done
         if bytes(view[:4]) == GCOL:
-            self._check_heap(self._position - done)
+            self._check_heap(position)
         return done
+
+    def at(self, position: int, count: int) -> bytes:
+        """Some of the bytes; the position of HDF5 is left alone."""
+        found = os.pread(self._descriptor, count, self._start + position)
+        if len(found) != count:
+            raise OSError("the file ends before what is read of it")
+        return found
 
     def _check_heap(self, start: int) -> None:
         """Raise unless the objects of a heap fill it one by one: HDF5 would go round forever."""
-        size = int.from_bytes(os.pread(self._descriptor, 8, start + 8), "little")
-        if self._heap_ceiling is not None and size > self._heap_ceiling:
-            raise OSError(f"texts from a heap of {size} bytes: too many for one attribute")
+        size = int.from_bytes(self.at(start + 8, 8), "little")
         at = 16
         for _ in range(2**16):
             if at + 16 > size:
                 break
-            head = os.pread(self._descriptor, 16, start + at)
+            head = self.at(start + at, 16)
             length = int.from_bytes(head[8:], "little")
-            step = (
-                16 + length + -length % 8 if any(head[:2]) else length
-            )  # object 0 is what is free
+            is_free = head[:2] == b"\0\0"
+            step = length if is_free else 16 + length + -length % 8
             if step < 16:
                 break
             at += step
@@ -210,13 +238,29 @@ class _Tree:
             raise self.damaged(path, _reason(error)) from error
 
 
-def _root(name: str, content: _Bytes) -> "Group":
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Let HDF5 take no more than `TEXTS_CEILING`.
+
+    A text of varying length says how long it is, and that much, up to 4 GiB, is taken before the
+    text is looked for; and many texts may be one and the same. No call tells it beforehand.
+    """
     try:
-        file = _h5py().File(content, "r")
-        return Group(_Tree(name, content, file), "/", file["/"].id, -1)
-    except Exception as error:
-        content.close()
-        raise MalformedInput(f"{name} is a damaged HDF5 file: {_reason(error)}") from error
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):  # not Linux
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * resource.getpagesize() + TEXTS_CEILING
+    if soft != resource.RLIM_INFINITY:
+        most = min(most, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _shown(name: str) -> str:
@@ -309,8 +353,8 @@ class _Object:
             if not kind.equal(usual):
                 raise self._damaged(f"{what} is text of an unusual kind")
             values = np.empty(shape, h5.h5t.string_dtype())
-            holder = holder if count <= 1 else self._without_large_heaps(holder, count)
-            _fill(holder, values, h5.h5t.py_create(values.dtype))
+            with _bounded_memory():
+                _fill(holder, values, h5.h5t.py_create(values.dtype))
             return _each(values.tolist(), lambda text: _text(text or b""))
         if is_text:
             values = np.empty(shape, f"V{kind.get_size()}")
@@ -323,17 +367,6 @@ class _Object:
         values = np.empty(shape, plain)
         _fill(holder, values, kind)
         return _native(values).tolist()
-
-    def _without_large_heaps(self, holder: Any, count: int) -> Any:
-        """The same attribute through a handle of its own.
-
-        In there HDF5 remembers no heap yet, and is given none so large that `count` texts could
-        be too much: how long they are is nowhere to be read.
-        """
-        root = _root(self._tree.name, self._tree.bytes.again(TEXTS_CEILING // count))
-        found = root.child(self.path[1:]) if self.path != "/" else root
-        assert found is not None
-        return _h5py().h5a.open(found._handle, holder.name)
 
 
 class Dataset(_Object):
@@ -378,8 +411,8 @@ class Dataset(_Object):
     def read(self) -> "NDArray[Any]":
         """All of it, in native byte order.
 
-        Raises `Unsupported` for what is no plain array or compressed by a filter that HDF5 does
-        not bring along, `Refused` for more than 4 GiB or than the file can hold.
+        Raises `Unsupported` for what is no plain array, or compressed by anything but gzip,
+        shuffle, fletcher32 and lzf; `Refused` for more than 4 GiB, or than the file can hold.
         """
         return self._read(0, self.shape[0] if self.shape else 1)
 
@@ -431,11 +464,18 @@ class Dataset(_Object):
         stored = int(self._handle.get_storage_size())
         if self._layout == _h5py().h5d.CHUNKED:
             self._check_filters()
-            chunk = math.prod(self._plan.get_chunk()) * self._item
-            if chunk > max(CHUNK_CEILING, min(READ_CEILING, 2 * self.nbytes)):
+            steps = self._plan.get_chunk()
+            chunk = math.prod(steps) * self._item
+            padded = math.prod(
+                -(-size // step) * step for size, step in zip(self.shape, steps, strict=True)
+            )
+            if (
+                chunk > max(CHUNK_CEILING, min(READ_CEILING, 2 * self.nbytes))
+                or padded * self._item > CHUNK_CEILING + PADDING * self.nbytes
+            ):
                 raise Refused(
-                    f"{self._place} declares {self.nbytes} bytes in chunks of {chunk}: "
-                    f"at most {CHUNK_CEILING} are read, or twice the dataset"
+                    f"{self._place} declares {self.nbytes} bytes in chunks of {chunk}, "
+                    f"{padded * self._item} in all: so large ones are not read"
                 )
             most = EXPANSION * stored + SLACK
         else:
@@ -508,8 +548,8 @@ class Dataset(_Object):
         size = math.prod(shape) * self._item
         if found.size > min(self._tree.bytes.size, size + size // 8 + SLACK):
             raise self._damaged(f"{found.size} bytes are stored for a chunk of {size}")
-        mask, packed = self._handle.read_direct_chunk(corner)
-        block = self._unpacked(packed, mask, size)
+        packed = self._tree.bytes.at(found.byte_offset, found.size)
+        block = self._unpacked(packed, found.filter_mask, size)
         self._last = corner, np.frombuffer(block, self._stored).reshape(shape)
         return self._last[1]
 

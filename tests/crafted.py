@@ -1,13 +1,18 @@
-"""Matrix files made, read and damaged by zipfile, numpy and json, not by the code under test."""
+"""Matrix files made, read and damaged by zipfile, numpy, json and h5py, not by what is tested."""
 
 import io
 import json
+import os
 import struct
+import tempfile
 import warnings
+import weakref
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,8 +72,14 @@ def rendered(kind: MatrixFormat, matrix: Matrix) -> bytes:
 
 
 def in_memory(data: bytes) -> Input:
-    """Bytes as an opened file."""
-    return Input("crafted", None, io.BytesIO(data), len(data), data[:HEAD])
+    """Bytes as an opened file without a name; it is closed when nobody has it any more."""
+    with tempfile.TemporaryFile() as temporary:
+        temporary.write(data)
+        temporary.seek(0)
+        descriptor = os.dup(temporary.fileno())
+    file = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - closed by the next line
+    weakref.finalize(file, os.close, descriptor)
+    return Input("crafted", None, file, len(data), data[:HEAD])
 
 
 def checked(source: Path | bytes, **options: Any) -> Report:
@@ -155,6 +166,34 @@ def replaced(file: bytes, /, **changes: bytes | None) -> bytes:
         else:
             contents[f"{name}.npy"] = content
     return zipped(list(contents.items()))
+
+
+def edited(data: bytes, change: Callable[[h5py.File], object], **options: Any) -> bytes:
+    """The HDF5 file after h5py has changed something in it."""
+    held = io.BytesIO(data)
+    with h5py.File(held, "r+", **options) as file:
+        change(file)
+    return held.getvalue()
+
+
+def copied(data: bytes, **options: Any) -> bytes:
+    """The HDF5 file as h5py writes it anew, its arrays in chunks and `options` on each of them."""
+    held = io.BytesIO()
+    with h5py.File(io.BytesIO(data)) as source, h5py.File(held, "w", libver="latest") as file:
+        file.attrs.update(source.attrs)
+        for name, group in source.items():
+            made = file.create_group(name)
+            made.attrs.update(group.attrs)
+            for member, dataset in group.items():
+                same = [known for known in made if group[known] == dataset]
+                if same:
+                    made[member] = made[same[0]]
+                elif dataset.shape:
+                    made.create_dataset(member, data=dataset[()], **options)
+                    made[member].attrs.update(dataset.attrs)
+                else:
+                    made[member] = dataset[()].decode()
+    return held.getvalue()
 
 
 def beside(kind: MatrixFormat, matrix: Matrix) -> Input | None:

@@ -1,15 +1,20 @@
 """The parts of README.md that are generated: `python tests/readme.py` writes them anew."""
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from click.testing import CliRunner
 
 from convfc_cli.cli.main import cli
+from convfc_cli.matrices import registry as matrices
+from convfc_cli.models import registry as models
 
 README = Path(__file__).parents[1] / "README.md"
 
-BLOCK = re.compile(r"(<!-- help: (\w+) -->\n```\n).*?(```)", re.DOTALL)
+HELP = re.compile(r"(<!-- help: (\w+) -->\n```\n).*?(```)", re.DOTALL)
+
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def help_text(command: str) -> str:
@@ -19,9 +24,38 @@ def help_text(command: str) -> str:
     return result.output
 
 
+def table(name: str) -> str:
+    """The formats that are registered, as a table."""
+    if name == "models":
+        return _rows(
+            ("Kind", "What is read"),
+            ((f"`{kind.name}`", kind.summary) for kind in models.formats().values()),
+        )
+    assert name == "matrices"
+    return _rows(
+        ("Kind", "Suffix", "Forms", "Layers in a file", "What it is"),
+        (
+            (
+                f"`{kind.name}`",
+                ", ".join(f"`{suffix}`" for suffix in kind.suffixes),
+                ", ".join(f"`{form}`" for form in kind.forms),
+                "all" if kind.several else "one",
+                kind.summary,
+            )
+            for kind in matrices.formats().values()
+        ),
+    )
+
+
+def _rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def generated(text: str) -> str:
-    """The README with its help texts as they are now."""
-    return BLOCK.sub(lambda found: found[1] + help_text(found[2]) + found[3], text)
+    """The README with its help texts and tables as they are now."""
+    text = HELP.sub(lambda found: found[1] + help_text(found[2]) + found[3], text)
+    return TABLE.sub(lambda found: found[1] + table(found[2]) + found[3], text)
 
 
 if __name__ == "__main__":

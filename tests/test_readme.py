@@ -29,8 +29,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_help_texts_are_those_of_the_commands():
+def test_what_is_generated_is_as_it_is_now():
     assert generated(TEXT) == TEXT, "run: python tests/readme.py"
+
+
+def test_both_tables_are_there():
+    assert re.findall(r"<!-- table: (\w+) -->\n\|", TEXT) == ["models", "matrices"]
 
 
 def test_every_command_has_its_help_in_it():

@@ -52,7 +52,7 @@ def inspect(
 
     A table on a terminal, tab-separated lines in a pipe. No weight is read.
     """
-    from convfc_cli.errors import SizeMissing, UsageError
+    from convfc_cli.errors import SizeMissing, UsageError, WeightsAlone
     from convfc_cli.models.registry import read
     from convfc_cli.planning import human
 
@@ -68,7 +68,7 @@ def inspect(
         columns = WIDE if console(sys.stdout).width >= WIDTH else NARROW
         rows = ([_cell(item, column) for column in columns] for item in listed)
         print_table(columns, rows, numbers=("@", "nonzeros", "csr"))
-        failed = [item for item in listed if item["status"] in ("unsupported", "weights alone")]
+        failed = [item for item in listed if item["status"] == "unsupported"]
         for item in failed[:REASONS]:
             say(f"@{item['position']} {item['layer']}: {item['reason']}", quiet=quiet)
         if failed[REASONS:]:
@@ -90,6 +90,14 @@ def inspect(
         shapes = [word for hint in (*given, hints[0]) for word in ("--input-shape", hint)]
         command = shlex.join(["convfc", "inspect", model, *shapes])
         say(f"sizes are open; for instance: {command}", quiet=quiet)
+    alone = [entry.error.hint for entry in found.entries if isinstance(entry.error, WeightsAlone)]
+    if alone:
+        command = f"{shlex.join(['convfc', 'convert', model])} {alone[0]}"
+        say(
+            f"weights alone: how they are used is yours to say, if so for instance by {command} "
+            f"(and --stride, --pad, --dilation, --groups, --transposed)",
+            quiet=quiet,
+        )
 
 
 def _described(entry: "Entry") -> dict[str, Any]:

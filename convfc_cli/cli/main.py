@@ -21,7 +21,7 @@ import click
 from convfc_cli import __version__
 from convfc_cli.cli import convert, inspect, map, options, verify
 from convfc_cli.cli.output import say
-from convfc_cli.errors import ConvfcError, SizeMissing
+from convfc_cli.errors import ConvfcError, SizeMissing, WeightsAlone
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell counts it
 DEFECT = 70
@@ -145,6 +145,9 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
     if isinstance(error, SizeMissing) and error.hint:
         command = shlex.join(["convfc", *arguments, "--input-shape", error.hint])
         return _line(f"error: {error}; say it, for instance: {command}", error.exit_code)
+    if isinstance(error, WeightsAlone) and error.hint:
+        command = f"{shlex.join(['convfc', *arguments])} {error.hint}"
+        return _line(f"error: {error}; if so, for instance: {command}", error.exit_code)
     if isinstance(error, ConvfcError):
         return _line(f"error: {error}", error.exit_code)
     if isinstance(error, MemoryError):

@@ -106,7 +106,7 @@ class MatrixFormat(ABC):
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         """Write a file of these matrices (one, unless `several`) in bounded memory.
 
-        In one pass, to an output that need not seek, unless the format is one of `several`.
+        In one pass, to an output that need not seek.
         """
 
     @abstractmethod
@@ -169,3 +169,19 @@ def dense_rows(first: int, count: int, columns: int, data: Sequential) -> Iterat
         rows, indices = np.nonzero(bits)
         indptr = np.searchsorted(rows, np.arange(size + 1))
         yield Block(row, indptr, indices, values[rows, indices])
+
+
+def dense_chunks(matrix: Matrix) -> Iterator[Array]:
+    """Every entry, about `CHUNK` at a time and row by row, in one buffer that is used again."""
+    count, columns = matrix.shape
+    rows = matrix.layer.rows(matrix.layout)
+    step = max(1, CHUNK // columns)
+    buffer = np.zeros(step * columns, matrix.layer.dtype)
+    for first in range(0, count, step):
+        last = min(first + step, count)
+        indptr, indices, data = rows.block(first, last)
+        starts = np.repeat(np.arange(last - first) * columns, np.diff(indptr))
+        places = starts + indices
+        buffer[places] = data
+        yield buffer[: (last - first) * columns]
+        buffer[places] = 0

@@ -17,10 +17,16 @@ from convfc_cli.errors import MalformedInput, UsageError, WrongContents
 from convfc_cli.files import Input, opened
 from convfc_cli.matrices import npz
 from convfc_cli.matrices.container import write_all
-from convfc_cli.matrices.format import Block, MatrixFormat, Progress, Stored, dense_rows
+from convfc_cli.matrices.format import (
+    Block,
+    MatrixFormat,
+    Progress,
+    Stored,
+    dense_chunks,
+    dense_rows,
+)
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.npy_header import header, read_header
-from convfc_cli.streams import CHUNK
 from convfc_cli.taps import IndexMap
 
 
@@ -46,7 +52,7 @@ class Npy(MatrixFormat):
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         (matrix,) = matrices
         write_all(out, header(matrix.shape, matrix.layer.dtype))
-        for rows in _dense(matrix):
+        for rows in dense_chunks(matrix):
             write_all(out, rows)
             progress(rows.nbytes)
 
@@ -66,22 +72,6 @@ class Npy(MatrixFormat):
 
 
 FORMAT = Npy()
-
-
-def _dense(matrix: Matrix) -> Iterator[NDArray[Any]]:
-    """The rows, about `CHUNK` entries at a time, in one buffer that is used again."""
-    count, columns = matrix.shape
-    rows = matrix.layer.rows(matrix.layout)
-    step = max(1, CHUNK // columns)
-    buffer = np.zeros(step * columns, matrix.layer.dtype)
-    for first in range(0, count, step):
-        last = min(first + step, count)
-        indptr, indices, data = rows.block(first, last)
-        starts = np.repeat(np.arange(last - first) * columns, np.diff(indptr))
-        places = starts + indices
-        buffer[places] = data
-        yield buffer[: (last - first) * columns]
-        buffer[places] = 0
 
 
 class _StoredNpy(Stored):

@@ -8,19 +8,21 @@ MATLAB (v7.3) stores arrays with their axes reversed, marks them with `MATLAB_cl
 of size 1 at the end. Here they have the shape that they have in MATLAB.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.errors import GeometryError, SizeMissing, UsageError
+from convfc_cli.errors import GeometryError, SizeMissing, Unsupported, UsageError, WeightsAlone
 from convfc_cli.geometry import Axis, convolution_axis, same_padding, span, transposed_axis
 from convfc_cli.hdf5_input import Dataset
 from convfc_cli.layers import Convolution
-from convfc_cli.models.hdf5_numbers import dtype_name, numbers
+from convfc_cli.models.hdf5_numbers import check_numbers, dtype_name, numbers
 from convfc_cli.models.model import Bare, Entry, Shapes
 from convfc_cli.taps import IndexMap
 
@@ -35,8 +37,23 @@ EXAMPLES = {
     3: "oidhw for PyTorch, dhwio for Keras",
 }
 
-PAIRS = {"weight": "bias", "kernel": "bias", "W": "b", "0": "1", "weights": "biases"}
+PAIRS = (
+    ("weight", "bias"),
+    ("kernel", "bias"),
+    ("depthwise_kernel", "bias"),
+    ("pointwise_kernel", "bias"),
+    ("weights", "biases"),
+    ("weights", "bias"),
+    ("Weights", "Bias"),
+    ("W", "b"),
+    ("w", "b"),
+    ("0", "1"),
+)
 """How files call a kernel, and the bias that lies beside it."""
+
+
+MOST_COMPARED = 2000
+"""Names that are looked through for one like what was asked for: a millisecond for two."""
 
 
 class Tree(Protocol):
@@ -58,12 +75,12 @@ class Weight:
         return self.dataset.path.removeprefix("/")
 
     @property
-    def _is_matlab(self) -> bool:
+    def is_matlab(self) -> bool:
         return isinstance(self.dataset.attribute("MATLAB_class"), str)
 
     def shape(self, rank: int = 0) -> tuple[int, ...]:
         """Its shape; MATLAB's with axes of size 1 at the end, up to `rank`."""
-        if not self._is_matlab:
+        if not self.is_matlab:
             return self.dataset.shape
         shape = self.dataset.shape[::-1]
         return shape + (1,) * (rank - len(shape))
@@ -71,38 +88,66 @@ class Weight:
     def read(self, rank: int = 0) -> Array:
         """Its values, as float32 or float64, in that shape."""
         values = numbers(self.dataset)
-        return (values.transpose() if self._is_matlab else values).reshape(self.shape(rank))
+        return (values.transpose() if self.is_matlab else values).reshape(self.shape(rank))
 
 
 def candidates(tree: Tree) -> tuple[Entry, ...]:
-    """An entry for each dataset that may be a kernel: of three to five axes, and not what an
-    optimizer keeps. None can be converted before it is described.
+    """An entry for each dataset that may be a kernel: of three to five axes, no kernel's bias, and
+    not what an optimizer keeps. None can be converted before it is described.
     """
-    entries: list[Entry] = []
+    found: list[tuple[Weight, str | None]] = []
     for dataset in tree.walk():
         weight = Weight(dataset)
         shape = weight.shape()
-        if not 3 <= len(shape) <= 5 or dataset.dtype.kind not in "fV" or _is_optimizers(dataset):
-            continue
-        bias = next((name for name in _beside(weight.name) if tree.dataset(name)), None)
-        error = UsageError(
-            "its file says neither what its axes are nor how it is used: --weight picks it, "
-            "--kernel-order and --input-shape are needed, "
-            + (f"--bias {bias} or none, " if bias else "")
-            + "--stride, --pad, --dilation, --groups, --transposed where they are not the plainest"
+        is_kernel = 3 <= len(shape) <= 5 and 0 not in shape and dataset.dtype.kind in "fV"
+        if is_kernel and not _is_optimizers(dataset):
+            found.append((weight, next(_biases(tree, weight), None)))
+    biases = {bias for _, bias in found}
+    return tuple(
+        Entry(
+            position,
+            weight.name,
+            weight.name,
+            "weights",
+            error=WeightsAlone(
+                f"its file does not say what its axes are, nor how it is used: --kernel-order and "
+                f"--input-shape do (bias: {bias or 'none'})",
+                _hint(tree, weight, bias),
+            ),
+            stored=weight.shape(),
+            dtype=dtype_name(weight.dataset),
         )
-        entries.append(
-            Entry(
-                len(entries),
-                weight.name,
-                weight.name,
-                "weights",
-                error=error,
-                stored=shape,
-                dtype=dtype_name(dataset),
-            )
+        for position, (weight, bias) in enumerate(
+            (weight, bias) for weight, bias in found if weight.name not in biases
         )
-    return tuple(entries)
+    )
+
+
+def _hint(tree: Tree, weight: Weight, bias: str | None) -> str:
+    """A description that would do, for instance: with an order that such names often have, and by
+    which the layer has an output channel for each value of the bias.
+    """
+    name, shape = weight.name, weight.shape()
+    spatial = SPATIAL[5 - len(shape) :]
+    orders = [f"oi{spatial}", f"io{spatial}"]
+    if "kernel" in name or "/vars/" in name or weight.is_matlab:
+        orders = [f"{spatial}io", f"{spatial}oi", f"{spatial}im"]
+        orders.sort(key=lambda order: "depthwise" in name and "m" not in order)
+    beside = tree.dataset(bias) if bias else None
+    for order in orders:
+        sizes = dict(zip(order, shape, strict=True))
+        outputs = sizes["o"] if "o" in sizes else sizes["i"] * sizes["m"]
+        if beside is None or prod(beside.shape) == outputs:
+            break
+    else:
+        order, sizes, bias = orders[0], dict(zip(orders[0], shape, strict=True)), None
+    size = 64
+    while size < max(sizes[letter] for letter in spatial):
+        size *= 2
+    inputs = ",".join(map(str, (1, sizes["i"], *(size,) * len(spatial))))
+    options = ["--weight", name, "--bias", bias or "none", "--kernel-order", order]
+    options += ["--transposed"] if order in (f"io{spatial}", f"{spatial}oi") else []
+    return shlex.join([*options, "--input-shape", inputs])
 
 
 def _is_optimizers(dataset: Dataset) -> bool:
@@ -126,6 +171,15 @@ def entry(
 ) -> Entry:
     """The entry of a described layer on an input of (channels, *spatial), None where it is open."""
     geometry = Geometry.of(bare, weight.shape(len(bare.order)))
+    check_numbers(weight.dataset)
+    if bias is not None:
+        check_numbers(bias.dataset)
+        shape = bias.shape()
+        if prod(shape) != geometry.outputs or max(shape, default=1) != geometry.outputs:
+            raise UsageError(
+                f"the bias {bias.name} has the shape {shape}, the layer {geometry.outputs} output "
+                f"channels"
+            )
     start = Entry(
         position,
         name,
@@ -149,10 +203,9 @@ def entry(
 
     if input_shape is not None:
         return resized(input_shape)
-    channels, rank = geometry.channels, geometry.rank
-    hint = ",".join(map(str, (1, channels, *(64,) * rank)))
-    missing = SizeMissing(f"its file does not say the size of its input, {channels} channels")
-    missing.hint = hint
+    channels = geometry.channels
+    hint = ",".join(map(str, (1, *geometry.enough())))
+    missing = SizeMissing(f"its file does not say the size of its input, {channels} channels", hint)
     return Entry(position, name, name, start.op, error=missing, dtype=start.dtype, resizer=resized)
 
 
@@ -217,6 +270,20 @@ class Geometry:
             return self.sizes["i"] * self.sizes["m"]
         return self.sizes["o"] * (self.bare.groups if self.bare.transposed else 1)
 
+    def enough(self) -> tuple[int, ...]:
+        """An input of (channels, *spatial) that is large enough, for instance.
+
+        Raises `UsageError` where none is, whatever its size.
+        """
+        size = 64
+        while True:
+            try:
+                return self.index_map((self.channels, *(size,) * self.rank)).input_shape
+            except UsageError:
+                if size >= 2**20:
+                    raise
+            size *= 2
+
     def index_map(self, shape: Sequence[int]) -> IndexMap:
         """All of the layer but its weights, over an input of (channels, *spatial)."""
         if len(shape) != self.rank + 1 or shape[0] != self.channels:
@@ -261,11 +328,13 @@ class Geometry:
         kernel = kernel.transpose([letters.index(letter) for letter in wanted])
         values = None
         if bias is not None:
-            values = bias.read().reshape(-1).astype(kernel.dtype)
-            if values.shape != (self.outputs,):
-                raise UsageError(
-                    f"--bias {bias.name} has {len(values)} values, the layer {self.outputs} output "
-                    f"channels"
+            wide = bias.read().reshape(-1)
+            with np.errstate(over="ignore"):
+                values = wide.astype(kernel.dtype)
+            if not np.array_equal(wide, values, equal_nan=True):
+                raise Unsupported(
+                    f"the bias {bias.name} holds {wide.dtype}, and {kernel.dtype}, which the "
+                    f"kernel is, does not hold its values"
                 )
         return Convolution(np.ascontiguousarray(kernel).reshape(index.kernel_shape), index, values)
 
@@ -289,6 +358,8 @@ def _per_axis(values: Sequence[Any], rank: int, option: str) -> Sequence[Any]:
 
 def _own(shapes: Shapes, name: str) -> tuple[int, ...] | None:
     """(channels, *spatial) of the layer's input, as it is given."""
+    if len(shapes) > 1:
+        raise UsageError(f"--input-shape is given {len(shapes)} times; there is one layer, {name}")
     for tensor, shape in shapes.items():
         if tensor not in (None, name):
             raise UsageError(f"--input-shape names {tensor!r}; the layer is {name!r}")
@@ -303,7 +374,8 @@ def _weight(tree: Tree, name: str) -> Weight:
     if dataset is not None:
         return Weight(dataset)
     paths = [found.path.removeprefix("/") for found in tree.walk()]
-    close = get_close_matches(name, paths, n=3, cutoff=0.5) or paths[:4]
+    close = [path for path in paths if name.strip("/") in path][:3] if name.strip("/") else []
+    close = close or get_close_matches(name, paths[:MOST_COMPARED], n=3, cutoff=0.5) or paths[:4]
     raise UsageError(f"the file has no dataset {name!r}; there are {', '.join(close) or 'none'}")
 
 
@@ -314,20 +386,23 @@ def _bias(tree: Tree, bare: Bare, weight: Weight) -> Weight | None:
     if bare.bias:
         return _weight(tree, bare.bias)
     if bare.bias is None:
-        for name in _beside(weight.name):
-            found = tree.dataset(name)
-            if found is not None and max(Weight(found).shape(), default=0) > 0:
-                raise UsageError(
-                    f"{name} lies beside {weight.name}: say --bias {name}, or --bias none"
-                )
+        for name in _biases(tree, weight):
+            raise UsageError(f"{name} lies beside {weight.name}: say --bias {name}, or --bias none")
     return None
+
+
+def _biases(tree: Tree, weight: Weight) -> Iterator[str]:
+    """What may be the bias of a kernel: it lies beside it, is called so, and is a vector."""
+    for name in _beside(weight.name):
+        found = tree.dataset(name)
+        if found is not None and 0 < prod(found.shape) == max(found.shape, default=0):
+            yield name
 
 
 def _beside(name: str) -> Iterator[str]:
     """Where the bias of a kernel of this name would lie."""
-    for kernel, bias in PAIRS.items():
+    for kernel, bias in PAIRS:
         for suffix in ("", ":0"):
-            if name == kernel + suffix or name.endswith(
-                (f"/{kernel}{suffix}", f".{kernel}{suffix}")
-            ):
-                yield name[: len(name) - len(kernel + suffix)] + bias + suffix
+            before = name.removesuffix(kernel + suffix)
+            if before != name and before[-1:] in ("", "/", ".", "" if kernel == "0" else "_"):
+                yield before + bias + suffix

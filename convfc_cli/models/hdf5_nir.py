@@ -7,16 +7,26 @@ A group `node` holds the graph; `nodes` in it the nodes, each with a `type`; a c
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 from typing import Any
 
-from convfc_cli.errors import ConvfcError, MalformedInput, Unsupported, UsageError
+from convfc_cli.errors import (
+    ConvfcError,
+    MalformedInput,
+    Refused,
+    SizeMissing,
+    Unsupported,
+    UsageError,
+)
 from convfc_cli.hdf5_input import Group
-from convfc_cli.models.hdf5_bare import Weight, entry
+from convfc_cli.models.hdf5_bare import Weight
+from convfc_cli.models.hdf5_bare import entry as described
 from convfc_cli.models.model import Bare, Entry, Pads, Shapes
 
 ORDERS = {"Conv1d": "oiw", "Conv2d": "oihw"}
 
-DEEPEST = 32
+MOST = 4_000
+"""Nodes of a graph that are looked at: one may lead to another by many ways."""
 
 
 def is_nir(root: Group) -> bool:
@@ -29,29 +39,37 @@ def list_layers(root: Group, shapes: Shapes) -> tuple[Entry, ...]:
     """All convolutions of a graph, in the order of their names."""
     graph = root.group("node")
     assert graph is not None
-    found = list(_convolutions(graph, "", 0))
+    found = list(_convolutions(graph, "", iter(range(MOST))))
     names = [name for name, _, _ in found]
     given = dict(shapes)
     if None in given and len(found) == 1:
         given[names[0]] = given.pop(None)
     if unknown := [name for name in given if name not in names]:
         raise UsageError(f"--input-shape {unknown[0] or 'needs a name'}: there are {names[:8]}")
-    return tuple(
+    entries = tuple(
         _entry(position, name, kind, node, given.get(name))
         for position, (name, kind, node) in enumerate(found)
     )
+    for entry in entries:
+        if isinstance(entry.error, SizeMissing) and len(entries) > 1:
+            entry.error.hint = f"{entry.name}={entry.error.hint}"
+    return entries
 
 
-def _convolutions(graph: Group, scope: str, depth: int) -> Iterator[tuple[str, str, Group]]:
-    """(name, type, node) of every convolution."""
-    if depth > DEEPEST:
-        raise MalformedInput(f"{graph.path}: its graphs are nested more than {DEEPEST} deep")
+def _convolutions(
+    graph: Group, scope: str, left: Iterator[int]
+) -> Iterator[tuple[str, str, Group]]:
+    """(name, type, node) of every convolution. `left` are the nodes that may still be looked at; a
+    group is only so deep as `hdf5_input` lets it be.
+    """
     nodes = graph.group("nodes")
     for name in nodes.names() if nodes is not None else ():
+        if next(left, None) is None:
+            raise Refused(f"{graph.path}: a graph of more than {MOST} nodes")
         node = nodes.group(name) if nodes is not None else None
         kind = _text(node, "type") if node is not None else ""
         if node is not None and kind == "NIRGraph":
-            yield from _convolutions(node, f"{scope}{name}/", depth + 1)
+            yield from _convolutions(node, f"{scope}{name}/", left)
         elif node is not None and kind.startswith("Conv"):
             yield f"{scope}{name}", kind, node
 
@@ -62,20 +80,24 @@ def _entry(position: int, name: str, kind: str, node: Group, given: Any) -> Entr
         if kind not in ORDERS:
             raise Unsupported(f"{kind} is not read by this version")
         weight, bias = _weight(node, "weight"), _weight(node, "bias")
-        groups = _whole(node, "groups")[0]
+        order = ORDERS[kind]
+        rank = len(order) - 2
+        if len(weight.shape()) != len(order):
+            raise MalformedInput(f"{node.path}/weight has the shape {weight.shape()} in a {kind}")
+        (groups,) = _whole(node, "groups", 1)
         bare = Bare(
             weight=f"{name}/weight",
-            order=ORDERS[kind],
+            order=order,
             bias=f"{name}/bias",
-            stride=_whole(node, "stride"),
-            pad=_pads(node),
-            dilation=_whole(node, "dilation"),
+            stride=_whole(node, "stride", 1, rank),
+            pad=_pads(node, rank),
+            dilation=_whole(node, "dilation", 1, rank),
             groups=groups,
         )
         size = tuple(given[1:]) if given else None
         if size is None and node.dataset("input_shape") is not None:
-            size = (weight.shape()[1] * groups, *_whole(node, "input_shape"))
-        return entry(position, name, weight, bias, bare, size)
+            size = (weight.shape()[1] * groups, *_whole(node, "input_shape", rank))
+        return described(position, name, weight, bias, bare, size)
     except UsageError as error:
         if given:
             raise
@@ -96,19 +118,22 @@ def _text(node: Group, name: str) -> str:
     return "" if dataset is None else dataset.text()
 
 
-def _whole(node: Group, name: str) -> tuple[int, ...]:
-    """Whole numbers: one, or one for each axis."""
-    values = _weight(node, name).dataset.read()
-    if values.dtype.kind not in "iu" or values.size > 3 or not values.size:
-        raise MalformedInput(f"{node.path}/{name} is no whole number for each axis")
-    return tuple(int(value) for value in values.reshape(-1))
+def _whole(node: Group, name: str, *counts: int) -> tuple[int, ...]:
+    """Whole numbers, as many as one of `counts`."""
+    dataset = _weight(node, name).dataset
+    if dataset.dtype.kind not in "iu" or prod(dataset.shape) not in counts:
+        wanted = " or ".join(map(str, sorted(set(counts))))
+        raise MalformedInput(
+            f"{dataset.path} should be {wanted} whole number{'s'[wanted == '1' :]}"
+        )
+    return tuple(int(value) for value in dataset.read().reshape(-1))
 
 
-def _pads(node: Group) -> Pads:
+def _pads(node: Group, rank: int) -> Pads:
     dataset = _weight(node, "padding").dataset
     if dataset.dtype.kind == "O":
         text = dataset.text()
         if text not in ("same", "valid"):
             raise MalformedInput(f"{dataset.path} is {text!r}, neither same nor valid")
         return text
-    return tuple((pad, pad) for pad in _whole(node, "padding"))
+    return tuple((pad, pad) for pad in _whole(node, "padding", 1, rank))

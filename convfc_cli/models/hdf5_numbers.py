@@ -11,14 +11,18 @@ from convfc_cli.hdf5_input import Dataset
 
 def numbers(dataset: Dataset) -> NDArray[Any]:
     """The values, float32 or float64: narrower floats are widened exactly."""
-    dtype = dtype_name(dataset)
+    check_numbers(dataset)
+    dtype, values = dtype_name(dataset), dataset.read()
     if dtype == "bfloat16":
-        bits = dataset.read().view(np.uint16).astype(np.uint32)
-        return (bits << 16).view(np.float32)
-    if dtype not in ("float16", "float32", "float64"):
-        raise Unsupported(f"{dataset.path} holds {dtype}, not floating-point numbers")
-    values = dataset.read()
+        return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32) if dtype == "float16" else values
+
+
+def check_numbers(dataset: Dataset) -> None:
+    """Raise `Unsupported` unless it holds floating-point numbers. None is read."""
+    dtype = dtype_name(dataset)
+    if dtype not in ("bfloat16", "float16", "float32", "float64"):
+        raise Unsupported(f"{dataset.path} holds {dtype}, not floating-point numbers")
 
 
 def dtype_name(dataset: Dataset) -> str:

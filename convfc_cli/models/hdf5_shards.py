@@ -4,6 +4,7 @@ The files must lie in the JSON's own folder, as plain names; their trees are rea
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from convfc_cli.errors import MalformedInput, Refused, UsageError
 from convfc_cli.files import Input, opened
 from convfc_cli.hdf5_input import Dataset, Group, open_tree
 
-LONGEST = 2**26
-"""Bytes of the JSON that are read."""
+LONGEST = 2**23
+"""Bytes of the JSON that are read: parsed, they may take twenty times as many."""
 
 MOST = 1000
 """Files of one set of weights."""
@@ -48,6 +49,8 @@ def is_sharded(source: Input) -> bool:
 def shards(source: Input) -> Shards:
     """The weights that a JSON names. Raises `Refused` for a file outside its folder."""
     content = _content(source)
+    if source.size > LONGEST:
+        raise Refused(f"{source.name} has {source.size} bytes, more than {LONGEST}")
     if content is None:
         raise MalformedInput(f"{source.name} is no JSON of sharded weights, or a damaged one")
     if source.path is None:
@@ -66,8 +69,10 @@ def shards(source: Input) -> Shards:
 
 def _opened(folder: Path, name: str, where: str) -> Group:
     path = folder / name
-    if Path(name).name != name or "\\" in name or path.is_symlink():
+    if Path(name).name != name or "\\" in name or os.path.islink(path):
         raise Refused(f"{where} names {name!r}: only a file in its own folder is opened, no link")
+    if not os.path.isfile(path):
+        raise MalformedInput(f"{where} names {name[:200]!r}: no such file lies beside it")
     try:
         with opened(path) as shard:
             return open_tree(shard)

@@ -30,7 +30,9 @@ class Keras(ModelFormat):
     """A whole Keras model."""
 
     name = "keras"
-    summary = "`.h5` of Keras 1, 2 and 3, `.keras`: Conv, ConvTranspose, DepthwiseConv, 1-D to 3-D"
+    summary = (
+        "whole models, `.h5` of Keras 1, 2 and 3, `.keras`: Conv, ConvTranspose, DepthwiseConv"
+    )
 
     def recognises(self, source: Input) -> bool:
         """Whether it is a zip with a configuration, or HDF5 with one as an attribute."""

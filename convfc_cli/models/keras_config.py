@@ -50,6 +50,9 @@ class Layer:
     """Whether the class is one of Keras's own."""
 
     calls: tuple[tuple[Ref, ...], ...] = ()
+    constants: tuple[Shape, ...] = ()
+    """The shapes of the arrays of numbers that it is called on besides."""
+
     built: Shape = None
     graph: "Graph | None" = None
     inner: "Layer | None" = None
@@ -100,6 +103,7 @@ def _layer(item: Config, depth: int) -> Layer:
         module=str(item.get("module") or ""),
         own=_is_own(item, kind),
         calls=tuple(_calls(item.get("inbound_nodes") or ())),
+        constants=tuple(_constants(item.get("inbound_nodes"))),
         built=_shape(_mapping(item.get("build_config") or {}).get("input_shape")),
     )
     if isinstance(config.get("layers"), list):
@@ -231,6 +235,36 @@ def refs(value: Any, depth: int = 0) -> Iterator[Ref]:
             return
         for part in value:
             yield from refs(part, depth + 1)
+
+
+def _constants(value: Any) -> Iterator[Shape]:
+    """The shapes of the arrays of numbers in a structure.
+
+    Keras 3 writes one as {"class_name": "__numpy__", "config": {"value": [[1, 2], [3, 4]]}} (or
+    "__tensor__"), Keras 2 as the lists alone.
+    """
+    if isinstance(value, dict):
+        if value.get("class_name") != "__keras_tensor__":
+            for part in value.values():
+                yield from _constants(part)
+    elif isinstance(value, list):
+        if _is_ref(value):
+            yield from _constants(value[2] if value[0] == "_CONSTANT_VALUE" else value[3:])
+        elif _is_array(value):
+            yield _lengths(value)
+        else:
+            for part in value:
+                yield from _constants(part)
+
+
+def _is_array(value: Any) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, int | float)
+
+
+def _lengths(value: Any) -> tuple[int, ...]:
+    return (len(value), *_lengths(value[0])) if isinstance(value, list) and value else ()
 
 
 def _is_ref(value: Sequence[Any]) -> bool:

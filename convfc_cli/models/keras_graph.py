@@ -259,6 +259,13 @@ def list_layers(
     return tuple(entries)
 
 
+def _all_layers(graph: Graph) -> Iterator[Layer]:
+    for layer in graph.layers:
+        yield layer
+        if layer.graph is not None:
+            yield from _all_layers(layer.graph)
+
+
 def _named(graph: Graph, name: str, shapes: Shapes) -> dict[str, Sequence[int]]:
     """The given shapes by tensor: a nameless one is that of the only input."""
     given: dict[str, Sequence[int]] = {}
@@ -312,7 +319,8 @@ class _Entries:
             return replace(entry, error=error)
         entry = replace(
             entry,
-            layout="channels-last" if found.channels_last else "channels-first",
+            layout=self._layout(found),
+            channels_last=found.channels_last,
             flipped=None if found.filters is None and self.origin.theano else self.origin.theano,
         )
         return self._sized(entry, call, found)
@@ -321,6 +329,7 @@ class _Entries:
         def resized(own_shape: Shape) -> Entry:
             index = keras_layer.index_map(found, own_shape)
             arrays = self.weights.of(self.graph, call.chain)
+            keras_layer.order(found, index, arrays["kernel"])
             self._check_theano(found)
             return replace(
                 entry,
@@ -338,7 +347,10 @@ class _Entries:
                 own = (keras_layer.channels_of(found, kernel.shape), *own[1:])
             return resized(own)
         except SizeMissing as error:
-            error.hint = self._hint(call, found)
+            try:
+                error.hint = self._hint(call, found)
+            except ConvfcError as worse:
+                return replace(entry, error=worse)
             return replace(entry, error=error, resizer=resized)
         except GeometryError as error:
             told: ConvfcError = error
@@ -347,6 +359,17 @@ class _Entries:
             return replace(entry, error=told)
         except ConvfcError as error:
             return replace(entry, error=error)
+
+    def _layout(self, found: Attributes) -> str:
+        """How the model flattens the layer's tensors: channels last, also where they come first,
+        for Flatten turns those round, unless the model has one that was not told of it.
+        """
+        untold = [
+            layer
+            for layer in _all_layers(self.graph)
+            if layer.kind == "Flatten" and layer.config.get("data_format") != "channels_first"
+        ]
+        return "channels-first" if untold and not found.channels_last else "channels-last"
 
     def _check_theano(self, found: Attributes) -> None:
         """Theano pads `same` by half the kernel at both ends, whatever the stride."""
@@ -382,5 +405,8 @@ class _Entries:
         before = call.layer.calls[0][0].layer if call.layer.calls and call.layer.calls[0] else ""
         scope = "/".join(step.name for step in call.chain[:-1])
         tensor = f"{scope}/{before}".strip("/") or self.graph.inputs[0]
-        sizes_ = (*(64,) * found.rank, 3) if found.channels_last else (3, *(64,) * found.rank)
+        kernel = self.weights.of(self.graph, call.chain)["kernel"].shape
+        channels = keras_layer.channels_of(found, kernel) or 1
+        spatial = (64,) * found.rank
+        sizes_ = (*spatial, channels) if found.channels_last else (channels, *spatial)
         return f"{tensor}={','.join(map(str, (1, *sizes_)))}"

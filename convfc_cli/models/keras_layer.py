@@ -218,14 +218,28 @@ def kernel_shape(found: Attributes, channels: int) -> tuple[tuple[int, ...], int
     return (found.filters, channels // found.groups, *found.kernel), found.groups
 
 
-def stored_shape(found: Attributes, index: IndexMap) -> tuple[int, ...]:
-    """The shape that the kernel has in the file."""
+def order(found: Attributes, index: IndexMap, stored: Dataset) -> tuple[int, ...]:
+    """The axes of a stored kernel in canonical order, (out, in/groups, k...), where a depthwise
+    one's (in, multiplier) are to become one. Raises `GeometryError` for a kernel of another shape.
+    """
     first, second, *kernel = index.kernel_shape
+    rank, spatial = found.rank, range(found.rank)
+    orders = {(*kernel, second, first): (rank + 1, rank, *spatial)}
     if found.theano_order:
-        return index.kernel_shape
-    if found.filters is None:
-        return (*kernel, first // found.multiplier, found.multiplier)
-    return (*kernel, second, first)
+        orders = {index.kernel_shape: tuple(range(rank + 2))}
+    elif found.filters is None:
+        orders = {
+            (*kernel, first // found.multiplier, found.multiplier): (rank, rank + 1, *spatial)
+        }
+    elif rank == 1:  # Keras 1 stored a Convolution1D as that of an image one wide
+        orders[first, second, *kernel, 1] = (0, 1, 2, 3)
+        orders[*kernel, 1, second, first] = (3, 2, 0, 1)
+    if stored.shape not in orders:
+        raise GeometryError(
+            f"its kernel {stored.path} has shape {stored.shape}, where its configuration and an "
+            f"input of {index.input_shape[0]} channels ask for {next(iter(orders))}"
+        )
+    return orders[stored.shape]
 
 
 def channels_of(found: Attributes, kernel: tuple[int, ...]) -> int | None:
@@ -245,40 +259,15 @@ def load(found: Attributes, index: IndexMap, arrays: Mapping[str, Dataset]) -> C
     Raises `MalformedInput` where they do not fit the configuration.
     """
     kernel = numbers(arrays["kernel"])
-    expected = stored_shape(found, index)
-    if kernel.ndim == found.rank + 3 and found.rank == 1:
-        kernel = _keras1_line(kernel, expected)
-    if kernel.shape != expected:
-        raise MalformedInput(
-            f"its kernel {arrays['kernel'].path} has shape {kernel.shape}, by the configuration "
-            f"{expected}"
-        )
     if found.lora is not None and "lora_kernel_a" in arrays:
         kernel = _merged(found.lora, kernel, arrays)
-    if not found.theano_order:
-        kernel = kernel.transpose(*_canonical(found))
+    kernel = kernel.transpose(order(found, index, arrays["kernel"]))
     bias = None
     if found.bias:
         if "bias" not in arrays:
             raise MalformedInput(f"its bias is not in the file beside {arrays['kernel'].path}")
         bias = numbers(arrays["bias"]).astype(kernel.dtype)
     return Convolution(np.ascontiguousarray(kernel).reshape(index.kernel_shape), index, bias)
-
-
-def _canonical(found: Attributes) -> tuple[int, ...]:
-    """The axes of the stored kernel in canonical order; (in, multiplier) become one."""
-    spatial = range(found.rank)
-    if found.filters is None:
-        return (found.rank, found.rank + 1, *spatial)
-    return (found.rank + 1, found.rank, *spatial)
-
-
-def _keras1_line(kernel: Array, expected: tuple[int, ...]) -> Array:
-    """The kernel of a Keras 1 Convolution1D, which was stored as that of an image one wide."""
-    length, channels, filters = expected
-    if kernel.shape == (filters, channels, length, 1):
-        return kernel[..., 0].transpose(2, 1, 0)
-    return kernel[:, 0] if kernel.shape[1] == 1 else kernel
 
 
 def _merged(scale: float, kernel: Array, arrays: Mapping[str, Dataset]) -> Array:

@@ -81,8 +81,8 @@ def _same(layer: Layer, shapes: Sequence[Shape]) -> Shape:
 
 def _elementwise(layer: Layer, shapes: Sequence[Shape]) -> Shape:
     """Broadcasting, as NumPy has it; an open size is taken for the other one."""
-    known = [shape for shape in shapes if shape is not None]
-    if len(known) < len(shapes) or not known:
+    known = [shape for shape in (*shapes, *layer.constants) if shape is not None]
+    if len(known) < len(shapes) + len(layer.constants) or not known:
         return None
     rank = max(map(len, known))
     found: list[int | None] = []
@@ -270,7 +270,10 @@ def _resized(layer: Layer, shapes: Sequence[Shape]) -> Shape:
 def _attended(layer: Layer, shapes: Sequence[Shape]) -> Shape:
     if layer.config.get("output_shape") or layer.config.get("return_attention_scores"):
         return None
-    return shapes[0]
+    if layer.kind == "MultiHeadAttention":
+        return shapes[0]
+    value = shapes[1]  # query, value, and perhaps key
+    return None if value is None else (*_only(shapes)[:-1], value[-1])
 
 
 def _lambda(layer: Layer, shapes: Sequence[Shape]) -> Shape:

@@ -113,8 +113,15 @@ def _within(chain: Chain, found: Sequence[Named]) -> list[Named]:
             if [layer.name for layer in other] == names
         ]
         return [(name, dataset) for name, dataset in found if _scope(name) in own]
-    names = [layer.name for layer in chain if layer.graph is None]
-    return [(name, dataset) for name, dataset in found if _is_in(name, names)]
+    holders = [
+        {_scope(name) for name, dataset in found if _is_large(dataset) and _is_in(name, other)}
+        for other in chains
+    ]
+    alone = all(len(held) == 1 for held in holders)
+    told_apart = alone and len(set().union(*holders)) == len(chains)
+    if not told_apart and sum(_agree(scope, chain) for scope in scopes) != 1:
+        return []  # a layer's name may be what TensorFlow made of another's
+    return [(name, dataset) for name, dataset in found if _is_in(name, chain)]
 
 
 def _scope(name: str) -> str:
@@ -289,13 +296,13 @@ def _role(name: str) -> str | None:
     return ROLES.get(leaf) or ROLES.get(leaf.rpartition("_")[2])
 
 
-def _is_in(name: str, layers: Sequence[str]) -> bool:
-    """Whether a variable's name has one of these layers right before the variable's own part."""
-    leaf = name.rpartition("/")[2]
+def _is_in(name: str, chain: Chain) -> bool:
+    """Whether a variable's name has a layer, or its wrapper, right before the variable's part."""
+    scope, _, leaf = f"/{name}".rpartition("/")
     return any(
-        f"/{_scope(name)}".endswith(f"/{layer}")
-        or re.match(rf"{re.escape(layer)}_[Wb](:0)?$", leaf)
-        for layer in layers
+        scope.endswith(f"/{layer.name}") or re.match(rf"{re.escape(layer.name)}_[Wb](:0)?$", leaf)
+        for layer in chain
+        if layer.graph is None
     )
 
 

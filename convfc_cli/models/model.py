@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convfc_cli.errors import ConvfcError, Defect, SizeMissing, UsageError
+from convfc_cli.errors import ConvfcError, Defect, SizeMissing, UsageError, WeightsAlone
 from convfc_cli.files import Input
 from convfc_cli.layers import Convolution
 from convfc_cli.naming import Label, pick
@@ -83,6 +83,9 @@ class Entry:
     layout: str = "channels-first"
     """The order in which the model itself flattens the layer's tensors: one of `layout.ORDERS`."""
 
+    channels_last: bool = False
+    """Whether the model's own tensors have their channels last."""
+
     flipped: bool | None = False
     """Whether the weights in the file are those of a true convolution and are flipped when they are
     loaded; None where the file does not say."""
@@ -103,7 +106,7 @@ class Entry:
             return "ready"
         if isinstance(self.error, SizeMissing):
             return "needs a size"
-        return "weights alone" if self.stored is not None else "unsupported"
+        return "weights alone" if isinstance(self.error, WeightsAlone) else "unsupported"
 
     def require(self) -> IndexMap:
         """The index map; raises the layer's error, with its name, if it has one."""
@@ -137,9 +140,8 @@ class Entry:
         return named
 
     def channels_first(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """(channels, *spatial) of a tensor that the model has in the layer's own order."""
-        last = self.layout == "channels-last"
-        return (shape[-1], *shape[:-1]) if last else tuple(shape)
+        """(channels, *spatial) of a tensor of this shape in the model."""
+        return (shape[-1], *shape[:-1]) if self.channels_last else tuple(shape)
 
     def at(self, input_shape: tuple[int, ...]) -> "Entry":
         """The layer on an input of this (channels, *spatial), whatever size its model gives it."""

@@ -18,7 +18,9 @@ class Onnx(ModelFormat):
     """Open Neural Network Exchange."""
 
     name = "onnx"
-    summary = "Conv and ConvTranspose, in the graph, in If and Loop bodies, in local functions"
+    summary = (
+        "Conv and ConvTranspose, in the graph, in the bodies of If, Loop and Scan, in functions"
+    )
 
     def recognises(self, source: Input) -> bool:
         """Whether the first field is one that a ModelProto begins with, and the file is no text."""
