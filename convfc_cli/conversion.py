@@ -20,6 +20,7 @@ from convfc_cli.errors import (
     OutputFailed,
     SizeMissing,
     UsageError,
+    WeightsAlone,
     WrongContents,
     gravest,
 )
@@ -272,6 +273,11 @@ def _report(
         original = _original(found, stored.matrix)
         if original is None:
             origin = stored.matrix.origin
+            if any(isinstance(entry.error, WeightsAlone) for entry in found.entries):
+                raise UsageError(
+                    f"{found.name} has weights alone: to compare, repeat how they are used, "
+                    f"--weight, --kernel-order and what else was said for {stored.name}"
+                )
             told = f"{found.name} has no layer @{origin.position} {origin.layer!r}"
             return wrong(stored.name, "origin", f"{told} with the output {origin.output!r}")
     return verify_stored(

@@ -111,7 +111,7 @@ def open_tree(source: Input) -> "Group":
         raise MalformedInput(f"{source.name} is not an HDF5 file: the signature is missing")
     content = _Bytes(source.file.fileno(), start, source.size - start)
     try:
-        file = _h5py().File(content, "r")
+        file = library().File(content, "r")
         sizes = file.id.get_create_plist().get_sizes()
         if sizes != (8, 8):
             raise Unsupported(
@@ -128,7 +128,7 @@ def open_tree(source: Input) -> "Group":
 
 
 @cache
-def _h5py() -> Any:
+def library() -> Any:
     """h5py, imported when it is needed, and told before that to load no code for any file."""
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
     import h5py
@@ -305,7 +305,7 @@ class _Object:
 
     def attributes(self) -> list[str]:
         """The names of its attributes, in order of name."""
-        h5a = _h5py().h5a
+        h5a = library().h5a
         with self._tree.told(self.path):
             count = h5a.get_num_attrs(self._handle)
             if count > ELEMENTS_CEILING:
@@ -323,7 +323,7 @@ class _Object:
         no value is "" if it is text, else []. Raises `MalformedInput` for what is neither text
         nor integers, floats or booleans, `Refused` for too much of it.
         """
-        h5a = _h5py().h5a
+        h5a = library().h5a
         key = _key(name)
         with self._tree.told(self.path):
             if key is None or not h5a.exists(self._handle, key):
@@ -332,7 +332,7 @@ class _Object:
 
     def _value(self, holder: Any, what: str) -> Any:
         """The value of an attribute, or of a dataset of text, which is read just so."""
-        h5 = _h5py()
+        h5 = library()
         kind, space = holder.get_type(), holder.get_space()
         is_text = kind.get_class() == h5.h5t.STRING
         if space.get_simple_extent_type() == h5.h5s.NULL:
@@ -380,7 +380,7 @@ class Dataset(_Object):
     def __init__(self, tree: _Tree, path: str, handle: Any, address: int) -> None:
         """Raises `Refused` where the values lie outside of the file or in other datasets."""
         super().__init__(tree, path, handle, address)
-        h5 = _h5py()
+        h5 = library()
         with tree.told(path):
             self._plan = handle.get_create_plist()
             self._layout = self._plan.get_layout()
@@ -425,12 +425,12 @@ class Dataset(_Object):
 
     def text(self) -> str:
         """The text that it holds; raises `MalformedInput` where it is not a single one."""
-        if self._handle.get_type().get_class() != _h5py().h5t.STRING or math.prod(self.shape) != 1:
+        if self._handle.get_type().get_class() != library().h5t.STRING or math.prod(self.shape) != 1:
             raise self._damaged(f"{self.type_name} of shape {self.shape}, not a text")
         with self._tree.told(self.path):
             if not self._is_null:
                 self._check_stored()
-                if self._layout == _h5py().h5d.CHUNKED:
+                if self._layout == library().h5d.CHUNKED:
                     raise Unsupported(f"{self._place} is a text in chunks: none are read")
             found = self._value(self._handle, "the text")
             for _ in self.shape:
@@ -453,7 +453,7 @@ class Dataset(_Object):
                     f"at most {READ_CEILING} are"
                 )
             values = np.empty(shape, self._stored)
-            if self._layout == _h5py().h5d.CHUNKED and values.size:
+            if self._layout == library().h5d.CHUNKED and values.size:
                 self._fill_from_chunks(values, start)
             else:
                 _fill(self._handle, values, self._handle.get_type(), start)
@@ -462,7 +462,7 @@ class Dataset(_Object):
     def _check_stored(self) -> None:
         """Raise unless the file can hold what the dataset declares."""
         stored = int(self._handle.get_storage_size())
-        if self._layout == _h5py().h5d.CHUNKED:
+        if self._layout == library().h5d.CHUNKED:
             self._check_filters()
             steps = self._plan.get_chunk()
             chunk = math.prod(steps) * self._item
@@ -494,7 +494,7 @@ class Dataset(_Object):
 
     def _check_filters(self) -> None:
         """Raise unless `_unpacked` knows these filters."""
-        h5z = _h5py().h5z
+        h5z = library().h5z
         for code, _, name in self._filters:
             if code not in (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, LZF):
                 told = f"{name} (number {code})" if name else f"number {code}"
@@ -534,7 +534,7 @@ class Dataset(_Object):
     def _filler(self) -> Any:
         """What stands where nothing was written."""
         value = np.zeros((), self._stored)
-        if self._plan.fill_value_defined() == _h5py().h5d.FILL_VALUE_USER_DEFINED:
+        if self._plan.fill_value_defined() == library().h5d.FILL_VALUE_USER_DEFINED:
             self._plan.get_fill_value(value)
         return value
 
@@ -559,7 +559,7 @@ class Dataset(_Object):
         HDF5 itself would expand until the compressed bytes end, whatever memory that takes, and
         some of its filters crash on bytes that are not theirs.
         """
-        h5z = _h5py().h5z
+        h5z = library().h5z
         for index, (code, values, _) in reversed(list(enumerate(self._filters))):
             if mask >> index & 1:  # this chunk did not get smaller by it
                 continue
@@ -665,7 +665,7 @@ class Group(_Object):
         if key is None or not self._has(name):
             return None
         path = f"{self.path.rstrip('/')}/{name}"
-        h5 = _h5py()
+        h5 = library()
         with self._tree.told(path):
             link = self._handle.links.get_info(key)
             kind = link.type
@@ -687,7 +687,7 @@ class Group(_Object):
 
     def _leading(self, key: bytes, kind: int) -> str:
         """What a link that is not a hard link is."""
-        links, h5l = self._handle.links, _h5py().h5l
+        links, h5l = self._handle.links, library().h5l
         if kind == h5l.TYPE_SOFT:
             return f"a soft link to '{_shown(_text(links.get_val(key)))}'"
         if kind == h5l.TYPE_EXTERNAL:
@@ -711,7 +711,7 @@ def _key(name: str) -> bytes | None:
 
 def _unpadded(raw: bytes, padding: int) -> bytes:
     """A text of fixed length without what fills it up."""
-    h5t = _h5py().h5t
+    h5t = library().h5t
     if padding == h5t.STR_SPACEPAD:
         return raw.rstrip(b" ")
     return raw.split(b"\0", 1)[0] if padding == h5t.STR_NULLTERM else raw.rstrip(b"\0")
@@ -723,7 +723,7 @@ def _each(values: Any, of: Callable[[Any], str]) -> Any:
 
 
 def _shape(space: Any) -> tuple[int, ...]:
-    if space.get_simple_extent_type() != _h5py().h5s.SIMPLE:
+    if space.get_simple_extent_type() != library().h5s.SIMPLE:
         return ()
     return tuple(map(int, space.get_simple_extent_dims()))
 
@@ -733,7 +733,7 @@ def _plain(kind: Any) -> "np.dtype[Any] | None":
 
     bfloat16 is written as two opaque bytes.
     """
-    h5t = _h5py().h5t
+    h5t = library().h5t
     code, size = kind.get_class(), kind.get_size()
     if code == h5t.OPAQUE and size == 2:
         return np.dtype("V2")
@@ -753,7 +753,7 @@ def _type_name(kind: Any) -> str:
     plain = _plain(kind)
     if plain is not None:
         return "two opaque bytes" if plain.kind == "V" else plain.name
-    h5t = _h5py().h5t
+    h5t = library().h5t
     names = {
         h5t.INTEGER: "integers of an unusual kind",
         h5t.FLOAT: "floats of an unusual kind",
@@ -772,7 +772,7 @@ def _type_name(kind: Any) -> str:
 
 def _fill(holder: Any, values: "NDArray[Any]", kind: Any, start: int = 0) -> None:
     """Read an attribute, or a dataset from `start` on, into an array of HDF5's type `kind`."""
-    h5 = _h5py()
+    h5 = library()
     if not values.size:
         return
     if isinstance(holder, h5.h5a.AttrID):

@@ -34,7 +34,7 @@ from convfc_cli.geometry import Axis
 from convfc_cli.layers import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import format as matrix_format
-from convfc_cli.matrices import hdf5, registry
+from convfc_cli.matrices import hdf5, hdf5_frame, registry
 from convfc_cli.matrices.container import StoredZip, write_all
 from convfc_cli.matrices.matrix import FORMS, Matrix, Origin, Spec
 from convfc_cli.taps import IndexMap
@@ -1335,6 +1335,32 @@ def test_a_hundred_layers_are_planned_and_written():
     assert all(report.ok for report in reports(out.getvalue()))
 
 
+def test_a_file_that_no_disk_holds_is_laid_out_with_64_bits():
+    axis = Axis(10**6, 10**6, 3, 1, 1, 1)
+    layer = Convolution(np.ones((1, 1, 3, 3), np.float32), IndexMap((1, 1, 3, 3), (axis, axis)))
+    matrix = Matrix(layer, Spec(kernel_index=True), Origin(layer="c"))
+    nnz = (3 * 10**6 - 2) ** 2
+    frame, _ = hdf5_frame._laid_out({}, [hdf5._folder("000-c", matrix)])
+    with h5py.File(frame) as file:
+        found = {name: (dataset.dtype, dataset.shape) for name, dataset in file["000-c"].items()}
+        types = json.loads(file["000-c"].attrs["binsparse"])["binsparse"]["data_types"]
+    for name in ("indices", "indices_1"):
+        assert found[name] == (np.int64, (nnz,))
+    assert found["indptr"] == found["pointers_to_1"] == (np.int64, (10**12 + 1,))
+    assert found["kernel_index"] == (np.int32, (nnz,))
+    assert types == {"values": "float32", "indices_1": "int64", "pointers_to_1": "int64"}
+    planned = HDF5.size(matrix.spec, layer.index_map, layer.dtype)
+    assert 0 <= planned - frame.size <= 8192
+
+
+def test_many_biases_are_planned_too():
+    index_map = IndexMap((1, 5000, 1), (Axis(1, 1, 1, 1, 1, 0),), transposed=True)
+    layer = Convolution(np.ones((1, 5000, 1)), index_map, np.ones(5000))
+    for form in HDF5.forms:
+        actual = len(rendered(HDF5, Matrix(layer, Spec(form=form))))
+        assert 0 <= HDF5.size(Spec(form=form), index_map, layer.dtype) - actual <= 8192
+
+
 def test_metadata_too_long_for_the_records_of_hdf5_are_written_and_read():
     for length in (50_000, 60_000, 70_000, 300_000):
         origin = Origin(file="x" * length, layer="conv/1", position=3)
@@ -1708,13 +1734,13 @@ def test_what_the_output_raises_comes_out_as_it_is(room, error, capfd):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs an alarm")
 def test_a_signal_while_hdf5_lays_out_the_file_is_no_error_of_hdf5(monkeypatch, capfd):
-    real = hdf5._Frame.write
+    real = hdf5_frame._Frame.write
 
     def slow(self, data):
         time.sleep(0.02)
         return real(self, data)
 
-    monkeypatch.setattr(hdf5._Frame, "write", slow)
+    monkeypatch.setattr(hdf5_frame._Frame, "write", slow)
     taken = io.BytesIO()
     with pytest.raises(TimeoutError), within(0.05):
         HDF5.write(three(), taken, lambda done: None)

@@ -125,6 +125,7 @@ def _described(entry: "Entry") -> dict[str, Any]:
         "nonzeros": index_map.nnz if index_map else None,
         "bytes": size,
         "dtype": entry.dtype or None,
+        "layout": entry.layout,
     }
 
 

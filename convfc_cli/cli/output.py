@@ -138,7 +138,8 @@ class Reporter:
         count = len(plan.items)
         what = f"{count} matrices" if count > 1 else "1 matrix"
         nonzeros = sum(item.entry.require().nnz for item in plan.items)
-        say(f"{what}, {nonzeros:,} nonzeros, about {human(plan.size)}", quiet=self._quiet)
+        orders = " and ".join(sorted({item.spec.layout.order for item in plan.items}))
+        say(f"{what}, {nonzeros:,} nonzeros, {orders}, about {human(plan.size)}", quiet=self._quiet)
 
     def started(self, name: str, size: int) -> None:
         """A file is begun: `size` bytes are to be written or read."""

@@ -14,32 +14,22 @@ be, and holds, in the schema `convfc/1`,
 
 and the attributes that the two packages know a matrix by: `encoding-type`, `encoding-version` and
 `shape`, and `binsparse`.
-
-HDF5 lays out a file of which it is given the shapes alone, in memory; that frame, a few kilobytes
-for each layer, and the arrays are then written in the order in which they stand. So the values are
-never copied by HDF5, the output need not seek, and no error of the disk passes through HDF5.
 """
 
-import io
 import json
-import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from math import prod
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.errors import Defect, MalformedInput, WrongContents
+from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
 from convfc_cli.hdf5_input import SIGNATURE, Dataset, Group, open_tree
-from convfc_cli.hdf5_input import _h5py as library
-from convfc_cli.matrices.container import write_all
+from convfc_cli.matrices import hdf5_frame
 from convfc_cli.matrices.format import (
     Block,
     CsrReader,
@@ -49,6 +39,7 @@ from convfc_cli.matrices.format import (
     dense_chunks,
     dense_rows,
 )
+from convfc_cli.matrices.hdf5_frame import Array, Attributes, Folder
 from convfc_cli.matrices.matrix import (
     SCHEMA,
     Matrix,
@@ -62,8 +53,7 @@ from convfc_cli.naming import stem
 from convfc_cli.streams import index_dtype
 from convfc_cli.taps import IndexMap
 
-Array = NDArray[Any]
-Attributes = dict[str, str | list[int]]
+Values = NDArray[Any]
 
 _INDICES = (np.dtype(np.int32), np.dtype(np.int64))
 
@@ -74,11 +64,6 @@ _DENSE_ATTRIBUTES: Attributes = {"encoding-type": "array", "encoding-version": "
 
 LONGEST_TEXT = 2**22
 """Bytes of metadata that are accepted: a real description has a few thousand."""
-
-_LARGEST_RECORD = 60_000
-"""Bytes of metadata that HDF5 takes among its own records, which have checksums: at most 64 kB."""
-
-PAGE = 4096
 
 
 class Hdf5(MatrixFormat):
@@ -109,20 +94,9 @@ class Hdf5(MatrixFormat):
         return total + index_map.nnz * entry + pointers + index_map.rows * dtype.itemsize
 
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
-        # In a thread of its own, where signals raise nothing: h5py would make it another error.
-        with ThreadPoolExecutor(1) as thread:
-            frame, arrays = thread.submit(_laid_out, matrices).result()
-        done = 0
-        for start, array in sorted(arrays, key=lambda placed: placed[0]):
-            write_all(out, frame.part(done, start))
-            done = start
-            for chunk in array.chunks():
-                write_all(out, chunk)
-                progress(chunk.nbytes)
-                done += chunk.nbytes
-            if done != start + array.nbytes:
-                raise Defect(f"{array.name} has {done - start} bytes, not {array.nbytes}")
-        write_all(out, frame.part(done, frame.size))
+        names = _group_names([matrix.origin for matrix in matrices])
+        folders = list(map(_folder, names, matrices))
+        hdf5_frame.write(out, {"convfc": SCHEMA}, folders, progress)
 
     def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
         root = open_tree(source)
@@ -172,47 +146,35 @@ def _attributes(matrix: Matrix, dtypes: dict[str, np.dtype[Any]]) -> Attributes:
     }
 
 
-# --- writing ------------------------------------------------------------------------------------
+def _folder(name: str, matrix: Matrix) -> Folder:
+    """The group of a matrix."""
+    arrays = list(_arrays(matrix))
+    dtypes = {array.name: array.dtype for array in arrays}
+    links = _LINKS if matrix.form == "csr" else {}
+    return Folder(name, arrays, _attributes(matrix, dtypes), links)
 
 
-@dataclass(frozen=True)
-class _Array:
-    """An array of a file: `chunks` makes its values when they are to be written, not before."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    chunks: Callable[[], Iterable[Array]]
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
-
-
-def _arrays(matrix: Matrix) -> Iterator[_Array]:
-    """The arrays of a group."""
+def _arrays(matrix: Matrix) -> Iterator[Array]:
     layer, index_map, form = matrix.layer, matrix.layer.index_map, matrix.form
-    text = np.frombuffer(describe(matrix).encode(), np.uint8)
-    yield _Array("convfc", (), library().string_dtype("utf-8", len(text)), lambda: [text])
-    yield _whole("kernel", layer.kernel)
+    yield Array.text("convfc", describe(matrix))
+    yield Array.whole("kernel", layer.kernel)
     if layer.bias is not None:
-        yield _whole("kernel_bias", layer.bias)
+        yield Array.whole("kernel_bias", layer.bias)
     if form == "dense":
-        yield _Array("dense", matrix.shape, layer.dtype, lambda: dense_chunks(matrix))
+        chunks = partial(dense_chunks, matrix)
+        yield Array("dense", matrix.shape, layer.dtype, chunks, _DENSE_ATTRIBUTES)
     if form != "csr":
         return
 
-    def streamed(name: str, length: int, dtype: Any) -> _Array:
-        def chunks() -> Iterator[Array]:
+    def streamed(name: str, length: int, dtype: Any) -> Array:
+        def chunks() -> Iterator[Values]:
             rows = layer.rows(matrix.layout, kernel_index=name == "kernel_index")
             yield from getattr(rows, name).chunks()
 
-        return _Array(name, (length,), np.dtype(dtype), chunks)
+        return Array(name, (length,), np.dtype(dtype), chunks)
 
     nnz, index = index_map.nnz, index_dtype(index_map.nnz, matrix.shape)
-    yield _Array(
-        "bias", (index_map.rows,), layer.dtype, lambda: [np.ascontiguousarray(matrix.bias)]
-    )
+    yield Array("bias", (index_map.rows,), layer.dtype, partial(_bias, matrix))
     yield streamed("indptr", matrix.shape[0] + 1, index)
     yield streamed("indices", nnz, index)
     yield streamed("data", nnz, layer.dtype)
@@ -220,146 +182,8 @@ def _arrays(matrix: Matrix) -> Iterator[_Array]:
         yield streamed("kernel_index", nnz, index_dtype(layer.kernel.size, (0, 0)))
 
 
-def _whole(name: str, array: Array) -> _Array:
-    return _Array(name, array.shape, array.dtype, lambda: [np.ascontiguousarray(array)])
-
-
-def _laid_out(matrices: Sequence[Matrix]) -> tuple["_Frame", list[tuple[int, "_Array"]]]:
-    """All of a file but its arrays, and where in it each of those begins."""
-    frame = _Frame()
-    arrays: list[tuple[int, _Array]] = []
-    with closing(_new_file(frame)) as file:
-        root = library().h5g.open(file, b"/")
-        _set_attributes(root, {"convfc": SCHEMA})
-        names = _group_names([matrix.origin for matrix in matrices])
-        for name, matrix in zip(names, matrices, strict=True):
-            arrays += _group(root, name, matrix)
-    return frame, arrays
-
-
-def _new_file(frame: "_Frame") -> Any:
-    """An HDF5 file without the times of anything, of the oldest kind that has checksums over HDF5's
-    own records: whatever reads HDF5 reads it, and every version of HDF5 writes the same bytes.
-    """
-    h5 = library()
-    access = h5.h5p.create(h5.h5p.FILE_ACCESS)
-    access.set_fclose_degree(h5.h5f.CLOSE_STRONG)  # what is open in it is closed along
-    access.set_libver_bounds(h5.h5f.LIBVER_V18, h5.h5f.LIBVER_V18)
-    access.set_fileobj_driver(h5.h5fd.fileobj_driver, frame)
-    return h5.h5f.create(b"frame", h5.h5f.ACC_TRUNC, _plan(h5.h5p.FILE_CREATE), access)
-
-
-def _plan(kind: Any) -> Any:
-    """How something is to be made: HDF5 notes the hour unless it is told not to."""
-    plan = library().h5p.create(kind)
-    plan.set_obj_track_times(False)
-    return plan
-
-
-def _group(root: Any, name: str, matrix: Matrix) -> Iterator[tuple[int, _Array]]:
-    """Make the group of a matrix; yields its arrays, and where each begins."""
-    h5 = library()
-    group = h5.h5g.create(root, name.encode(), gcpl=_plan(h5.h5p.GROUP_CREATE))
-    plan = _plan(h5.h5p.DATASET_CREATE)
-    plan.set_alloc_time(h5.h5d.ALLOC_TIME_EARLY)
-    plan.set_fill_time(h5.h5d.FILL_TIME_NEVER)
-    dtypes = {}
-    for array in _arrays(matrix):
-        kind = h5.h5t.py_create(array.dtype, logical=True)
-        scalar = array.shape == ()
-        space = h5.h5s.create(h5.h5s.SCALAR) if scalar else h5.h5s.create_simple(array.shape)
-        among_records = scalar and array.nbytes <= _LARGEST_RECORD
-        plan.set_layout(h5.h5d.COMPACT if among_records else h5.h5d.CONTIGUOUS)
-        dataset = h5.h5d.create(group, array.name.encode(), kind, space, plan)
-        dtypes[array.name] = array.dtype
-        if array.name == "dense":
-            _set_attributes(dataset, _DENSE_ATTRIBUTES)
-        if among_records:
-            (content,) = array.chunks()
-            dataset.write(h5.h5s.ALL, h5.h5s.ALL, content, kind)
-        elif array.nbytes:
-            yield dataset.get_offset(), array
-    _set_attributes(group, _attributes(matrix, dtypes))
-    if matrix.form == "csr":
-        for link, own in _LINKS.items():
-            group.links.create_hard(link.encode(), group, own.encode())
-
-
-def _set_attributes(holder: Any, attributes: Attributes) -> None:
-    h5 = library()
-    for name, value in attributes.items():
-        if isinstance(value, str):
-            # binsparse's reader in C takes texts of a fixed length alone, and seeks the zero at the
-            # end of them.
-            kind = h5.string_dtype("utf-8", len(value.encode()) + 1)
-            content = np.array(value.encode(), kind)
-            space = h5.h5s.create(h5.h5s.SCALAR)
-        else:
-            content = np.array(value, np.int64)
-            space = h5.h5s.create_simple(content.shape)
-        made = h5.h5a.create(
-            holder, name.encode(), h5.h5t.py_create(content.dtype, logical=True), space
-        )
-        made.write(content)
-
-
-class _Frame(io.RawIOBase):
-    """A file in memory, of any size: only the pages that something was written to take any."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size = self._position = 0
-        self._pages: dict[int, bytearray] = defaultdict(lambda: bytearray(PAGE))
-
-    def part(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop); what nobody has written is zero."""
-        return b"".join(self._pieces(start, stop))
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        stop = self._position + len(buffer)
-        buffer[:] = self.part(self._position, stop)
-        self._position = stop
-        return len(buffer)
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        done, stop = 0, self._position + len(data)
-        for piece in self._pieces(self._position, stop):
-            piece[:] = data[done : done + len(piece)]
-            done += len(piece)
-        self._position = stop
-        self.size = max(self.size, stop)
-        return len(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        self.size = self._position if size is None else size
-        return self.size
-
-    def _pieces(self, start: int, stop: int) -> Iterator[memoryview]:
-        while start < stop:
-            page, offset = divmod(start, PAGE)
-            length = min(PAGE - offset, stop - start)
-            yield memoryview(self._pages[page])[offset : offset + length]
-            start += length
-
-
-# --- reading ------------------------------------------------------------------------------------
+def _bias(matrix: Matrix) -> list[Values]:
+    return [np.ascontiguousarray(matrix.bias)]
 
 
 class _StoredHdf5(Stored):
@@ -389,10 +213,10 @@ class _StoredHdf5(Stored):
         self._check_members()
         self._row = 0
 
-    def bias(self) -> Array:
+    def bias(self) -> Values:
         return self._checked["bias"].read() if self.structural else self.matrix.bias
 
-    def rows(self, counts: Array) -> Iterator[Block]:
+    def rows(self, counts: Values) -> Iterator[Block]:
         if not self.structural:
             first, self._row = self._row, self._row + len(counts)
             yield from dense_rows(first, len(counts), self.matrix.shape[1], self._dense)
@@ -489,9 +313,8 @@ class _StoredHdf5(Stored):
         return self._datasets[name]
 
     def _text(self) -> str:
-        dataset = self._dataset("convfc")
-        text = dataset.text() if dataset.nbytes <= LONGEST_TEXT else None
-        if text is None or len(text) > LONGEST_TEXT:
+        text = self._dataset("convfc").text()
+        if len(text) > LONGEST_TEXT:
             raise MalformedInput(f"{self.name}: convfc has more than {LONGEST_TEXT} bytes")
         return text
 
@@ -503,7 +326,7 @@ class _Sequence:
         self._dataset, self._next = dataset, 0
         self._width = prod(dataset.shape[1:])
 
-    def read(self, count: int) -> Array:
+    def read(self, count: int) -> Values:
         """The next `count` elements: whole rows, where there are rows."""
         start, self._next = self._next, self._next + count // self._width
         return self._dataset.part(start, self._next).reshape(-1)

@@ -289,8 +289,8 @@ class Geometry:
         if len(shape) != self.rank + 1 or shape[0] != self.channels:
             raise UsageError(
                 f"--input-shape 1,{','.join(map(str, shape))} does not fit {self.bare.weight}: its "
-                f"kernel of {self.stored} in the order {self.bare.order} reads 1,{self.channels} "
-                f"and {self.rank} spatial sizes, batch and channels first"
+                f"kernel of {self.stored} in the order {self.bare.order}, in {self.groups} groups, "
+                f"reads 1,{self.channels} and {self.rank} spatial sizes, batch and channels first"
             )
         spatial = SPATIAL[3 - self.rank :]
         kernel = [self.sizes[letter] for letter in spatial]
@@ -370,7 +370,7 @@ def _own(shapes: Shapes, name: str) -> tuple[int, ...] | None:
 
 
 def _weight(tree: Tree, name: str) -> Weight:
-    dataset = tree.dataset(name.strip("/")) if name.strip("/") else None
+    dataset = tree.dataset(name.strip("/"))
     if dataset is not None:
         return Weight(dataset)
     paths = [found.path.removeprefix("/") for found in tree.walk()]

@@ -45,7 +45,8 @@ def list_layers(root: Group, shapes: Shapes) -> tuple[Entry, ...]:
     if None in given and len(found) == 1:
         given[names[0]] = given.pop(None)
     if unknown := [name for name in given if name not in names]:
-        raise UsageError(f"--input-shape {unknown[0] or 'needs a name'}: there are {names[:8]}")
+        told = "needs a name" if unknown[0] is None else f"names {unknown[0]!r}"
+        raise UsageError(f"--input-shape {told}; there are {', '.join(names[:8]) or 'no layers'}")
     entries = tuple(
         _entry(position, name, kind, node, given.get(name))
         for position, (name, kind, node) in enumerate(found)

@@ -111,10 +111,10 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int, file: str) -> bytes
     info = archive.getinfo(name)
     if info.file_size > limit:
         raise Refused(f"{file}: {name} has {info.file_size} bytes, more than {limit}")
-    with archive.open(info) as member:  # the limit holds whatever the zip's directory says
-        content = member.read(limit + 1)
-    if len(content) > limit:
-        raise Refused(f"{file}: {name} has more than {limit} bytes")
+    with archive.open(info) as member:  # never more than the zip's directory says
+        content = member.read()
+    if len(content) != info.file_size:
+        raise MalformedInput(f"{file}: {name} has {len(content)} bytes, not {info.file_size}")
     return content
 
 
@@ -139,9 +139,9 @@ def _weights(archive: zipfile.ZipFile, name: str) -> Group:
         with archive.open(info) as member:
             while chunk := member.read(2**20):
                 size += len(chunk)
-                if size > info.file_size:
-                    raise MalformedInput(f"{name}: {WEIGHTS} is longer than it says")
                 copy.write(chunk)
+        if size != info.file_size:
+            raise MalformedInput(f"{name}: {WEIGHTS} has {size} bytes, not {info.file_size}")
         copy.flush()
         copy.seek(0)
         head = copy.read(HEAD)

@@ -143,11 +143,8 @@ def _renumbered(
     Some versions count from 1 for a model within the model: its making was a call of its own.
     """
     every = [*outputs, *(ref for layer in layers for call in layer.calls for ref in call)]
-    shifted = {
-        layer.name
-        for layer in layers
-        if any(ref.layer == layer.name and ref.call == len(layer.calls) for ref in every)
-    }
+    called = {(ref.layer, ref.call) for ref in every}
+    shifted = {layer.name for layer in layers if (layer.name, len(layer.calls)) in called}
 
     def counted(ref: Ref) -> Ref:
         return replace(ref, call=ref.call - (ref.layer in shifted and ref.call > 0))
@@ -223,18 +220,25 @@ def refs(value: Any, depth: int = 0) -> Iterator[Ref]:
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":
             layer, call, output = value["config"]["keras_history"]
-            yield Ref(str(layer), int(call), int(output), _shape(value["config"].get("shape")))
+            shape = _shape(value["config"].get("shape"))
+            yield _ref(str(layer), int(call), int(output), shape)
             return
         for part in value.values():
             yield from refs(part, depth + 1)
     elif isinstance(value, list | tuple):
         if _is_ref(value):
             if value[0] != "_CONSTANT_VALUE":
-                yield Ref(value[0], value[1], value[2])
+                yield _ref(value[0], value[1], value[2])
             yield from refs(value[3:], depth + 1)
             return
         for part in value:
             yield from refs(part, depth + 1)
+
+
+def _ref(layer: str, call: int, output: int, stated: Shape = None) -> Ref:
+    if min(call, output) < 0:
+        raise ValueError(f"a tensor of {layer[:40]} has the number {min(call, output)}"[:120])
+    return Ref(layer, call, output, stated)
 
 
 def _constants(value: Any) -> Iterator[Shape]:

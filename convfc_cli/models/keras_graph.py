@@ -6,8 +6,10 @@ wrappers that they are in: `encoder/conv_1`; the calls of a shared one are `conv
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from convfc_cli.errors import (
     ConvfcError,
@@ -26,7 +28,7 @@ from convfc_cli.models.keras_shapes import merged, output_shape
 from convfc_cli.models.keras_weights import Weights
 from convfc_cli.models.model import Entry, Shapes
 
-MOST_CALLS = 200_000
+MOST_CALLS = 10_000
 """Calls of layers: a model may apply others twice, which apply others twice."""
 
 WRAPPERS = ("TimeDistributed", "SpectralNormalization")
@@ -81,29 +83,32 @@ class _Walk:
         """The shapes of a model's outputs, given those of its inputs; its calls are collected."""
         made: dict[tuple[str, int], list[Shape]] = {}
         fed = dict(zip(graph.inputs, inputs, strict=False))
-        waiting = [
+        ready = deque(
             (number, layer, call)
             for number, layer in enumerate(graph.layers)
             for call in range(max(1, len(layer.calls)))
-        ]
-        while waiting:
-            left = []
-            for number, layer, call in waiting:
-                needed = layer.calls[call] if layer.calls else ()
-                if all(self._is_made(ref, graph, made) for ref in needed):
-                    shapes = [self._shape(ref, made) for ref in needed]
-                    if layer.name in fed or layer.kind == "InputLayer":
-                        found = [merged(fed.get(layer.name), input_shape(layer))]
-                    else:
-                        own_place = (*place, number, call)
-                        found = self.layer(layer, shapes, (*chain, layer), own_place)
-                    made[layer.name, call] = self._settled(found, chain, layer, call)
-                else:
-                    left.append((number, layer, call))
-            if len(left) == len(waiting):
-                names = ", ".join(layer.name for _, layer, _ in left[:3])
-                raise MalformedInput(f"its layers wait for each other in a circle: {names}")
-            waiting = left
+        )
+        waiting: dict[tuple[str, int], list[tuple[int, Layer, int]]] = {}
+        while ready:
+            number, layer, call = ready.popleft()
+            needed = layer.calls[call] if layer.calls else ()
+            missing = next((ref for ref in needed if not self._is_made(ref, graph, made)), None)
+            if missing is not None:
+                waiting.setdefault((missing.layer, missing.call), []).append((number, layer, call))
+                continue
+            shapes = [self._shape(ref, made) for ref in needed]
+            if layer.name in fed or layer.kind == "InputLayer":
+                found = [merged(fed.get(layer.name), input_shape(layer))]
+            else:
+                found = self.layer(layer, shapes, (*chain, layer), (*place, number, call))
+            made[layer.name, call] = self._settled(found, chain, layer, call)
+            ready.extend(waiting.pop((layer.name, call), ()))
+        if waiting:
+            left = sorted(
+                {(number, layer.name) for ls in waiting.values() for number, layer, _ in ls}
+            )
+            names = ", ".join(name for _, name in left[:3])
+            raise MalformedInput(f"its layers wait for each other in a circle: {names}")
         return [self._shape(ref, made) for ref in graph.outputs]
 
     def layer(
@@ -250,10 +255,9 @@ def list_layers(
         raise UsageError(f"{name} has no tensor {missed[0]!r} (its inputs: {inputs})")
     calls = sorted(walk.calls, key=lambda call: call.place)
     entries: list[Entry] = []
+    make = _Entries(model.graph, weights, origin, bool(shapes))
     for call, output in zip(calls, _outputs(calls), strict=True):
-        entry = _Entries(model.graph, weights, origin, bool(shapes)).entry(
-            len(entries), call, output
-        )
+        entry = make.entry(len(entries), call, output)
         if entry is not None:
             entries.append(entry)
     return tuple(entries)
@@ -364,12 +368,14 @@ class _Entries:
         """How the model flattens the layer's tensors: channels last, also where they come first,
         for Flatten turns those round, unless the model has one that was not told of it.
         """
-        untold = [
-            layer
+        return "channels-first" if self._untold and not found.channels_last else "channels-last"
+
+    @cached_property
+    def _untold(self) -> bool:
+        return any(
+            layer.kind == "Flatten" and layer.config.get("data_format") != "channels_first"
             for layer in _all_layers(self.graph)
-            if layer.kind == "Flatten" and layer.config.get("data_format") != "channels_first"
-        ]
-        return "channels-first" if untold and not found.channels_last else "channels-last"
+        )
 
     def _check_theano(self, found: Attributes) -> None:
         """Theano pads `same` by half the kernel at both ends, whatever the stride."""

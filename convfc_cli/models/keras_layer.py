@@ -81,8 +81,8 @@ def attributes(layer: Layer, *, keras1: bool) -> Attributes:
     """The attributes of a convolution. Raises `MalformedInput` for what is none."""
     try:
         return _attributes(layer.kind, modern(layer.config, layer.kind), keras1=keras1)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)[:120]
         raise MalformedInput(
             f"its configuration is not that of a {layer.kind}: {reason}"
         ) from error
@@ -275,5 +275,6 @@ def _merged(scale: float, kernel: Array, arrays: Mapping[str, Dataset]) -> Array
     a, b = (numbers(arrays[f"lora_kernel_{which}"]) for which in "ab")
     if (*a.shape[:-1], *b.shape) != (*kernel.shape[:-1], a.shape[-1], kernel.shape[-1]):
         raise MalformedInput(f"LoRA factors of shape {a.shape} and {b.shape} for {kernel.shape}")
-    whole = kernel.astype(np.float64) + scale * (a.astype(np.float64) @ b.astype(np.float64))
-    return whole.astype(kernel.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole = kernel.astype(np.float64) + scale * (a.astype(np.float64) @ b.astype(np.float64))
+        return whole.astype(kernel.dtype)

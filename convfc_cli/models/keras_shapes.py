@@ -57,7 +57,7 @@ def output_shape(layer: Layer, shapes: Sequence[Shape]) -> Shape:
         return rule(layer, shapes)
     except GeometryError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError):
         return None  # a configuration of another kind than the rule knows: nothing is known
 
 

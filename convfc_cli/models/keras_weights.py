@@ -11,7 +11,8 @@ kernel of the fourth Conv2D. Newer files also carry the layer's name, as an attr
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from convfc_cli.errors import MalformedInput
 from convfc_cli.hdf5_input import Dataset, Group
@@ -58,6 +59,7 @@ class Legacy(Weights):
 
     def __init__(self, root: Group) -> None:
         self._root = root
+        self._held: dict[str, _Held] = {}
 
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
         own = self._own(chain)
@@ -84,6 +86,12 @@ class Legacy(Weights):
     def _own(self, chain: Chain) -> list[Named]:
         """(name, dataset) of the layer's weights, in Keras's order."""
         top = chain[0].name
+        if top not in self._held:
+            self._held[top] = _Held(chain[0], self._listed(top))
+        return self._held[top].of(chain)
+
+    def _listed(self, top: str) -> list[Named]:
+        """All that the group of an outermost layer lists."""
         group = self._root.group(top)
         if group is None:
             raise MalformedInput(f"it has no group {self._root.path}/{top} for its weights")
@@ -93,35 +101,94 @@ class Legacy(Weights):
             if dataset is None:
                 raise MalformedInput(f"{group.path} names a weight {name!r} that is not there")
             found.append((name, dataset))
-        return found if chain[0].graph is None else _within(chain, found)
+        return found
 
 
-def _within(chain: Chain, found: Sequence[Named]) -> list[Named]:
-    """A layer's own weights among those of the model that it is in.
+class _Held:
+    """The weights in the group of an outermost layer, and which of the layers in it has which.
 
     Keras knows them by their order. TensorFlow may have made a name unique by a number after it
     (`conv_1_2/kernel:0` of a layer `conv_1`), so the order decides, and the names must agree with
-    it.
+    it. Where the order tells nothing, the names do, if no two layers may be meant by one.
     """
-    scopes = list(dict.fromkeys(_scope(name) for name, dataset in found if _is_large(dataset)))
-    chains = sorted(_with_kernels(chain[0], ()), key=_is_frozen)
-    names = [layer.name for layer in chain]
-    if len(scopes) == len(chains) and all(map(_agree, scopes, chains)):
-        own = [
-            scope
-            for scope, other in zip(scopes, chains, strict=True)
-            if [layer.name for layer in other] == names
-        ]
-        return [(name, dataset) for name, dataset in found if _scope(name) in own]
-    holders = [
-        {_scope(name) for name, dataset in found if _is_large(dataset) and _is_in(name, other)}
-        for other in chains
-    ]
-    alone = all(len(held) == 1 for held in holders)
-    told_apart = alone and len(set().union(*holders)) == len(chains)
-    if not told_apart and sum(_agree(scope, chain) for scope in scopes) != 1:
-        return []  # a layer's name may be what TensorFlow made of another's
-    return [(name, dataset) for name, dataset in found if _is_in(name, chain)]
+
+    def __init__(self, top: Layer, found: Sequence[Named]) -> None:
+        self._top = top
+        self._found = found
+        scopes = list(dict.fromkeys(_scope(name) for name, data in found if _is_large(data)))
+        chains = sorted(_with_kernels(top, ()), key=_is_frozen)
+        self._by_order: dict[tuple[str, ...], list[int]] = {}
+        self._by_name: dict[str, list[int]] = {}
+        self._meant: dict[str, int] = {}
+        """How many scopes may be those of a layer of this name."""
+
+        if len(scopes) == len(chains) and all(map(_agree, scopes, chains)):
+            places: dict[str, list[int]] = {}
+            for place, (name, _) in enumerate(found):
+                places.setdefault(_scope(name), []).append(place)
+            for scope, chain in zip(scopes, chains, strict=True):
+                self._by_order.setdefault(_path(chain), []).extend(places[scope])
+        for place, (name, _) in enumerate(found):
+            for layer in _layers_in(name):
+                self._by_name.setdefault(layer, []).append(place)
+        for scope in scopes:
+            for layer in _meant(scope):
+                self._meant[layer] = self._meant.get(layer, 0) + 1
+        holders = [self._scopes_of(chain) for chain in chains]
+        alone = all(len(held) == 1 for held in holders)
+        self._told_apart = alone and len(set().union(*holders)) == len(chains)
+
+    def of(self, chain: Chain) -> list[Named]:
+        """A layer's own weights."""
+        if self._top.graph is None:
+            return list(self._found)
+        if self._by_order:
+            return [self._found[place] for place in self._by_order.get(_path(chain), ())]
+        if not self._told_apart and sum(self._meant.get(name, 0) for name in _names(chain)) != 1:
+            return []
+        return [self._found[place] for place in self._places(chain)]
+
+    def _places(self, chain: Chain) -> list[int]:
+        """Where the variables are whose names have the layer, or its wrapper, before their own."""
+        return sorted({place for name in _names(chain) for place in self._by_name.get(name, ())})
+
+    def _scopes_of(self, chain: Chain) -> set[str]:
+        found = (self._found[place] for place in self._places(chain))
+        return {_scope(name) for name, data in found if _is_large(data)}
+
+
+def _path(chain: Chain) -> tuple[str, ...]:
+    return tuple(layer.name for layer in chain)
+
+
+def _names(chain: Chain) -> list[str]:
+    """What a layer's variables may be called after: itself, and its wrappers."""
+    return [layer.name for layer in chain if layer.graph is None]
+
+
+def _layers_in(name: str) -> set[str]:
+    """What the layer may be called whose variable has this name: `a/b/kernel:0` is of b or a/b,
+    Keras 1's `conv_W` of conv.
+    """
+    scope, _, leaf = name.rpartition("/")
+    old = re.fullmatch(r"(.+)_[Wb](:0)?", leaf)
+    return _ends(scope) | {old[1]} if old else _ends(scope)
+
+
+def _meant(scope: str) -> set[str]:
+    """What the layer may be called whose variables are in this scope, if TensorFlow may have added
+    a number.
+    """
+    return _ends(scope) | _ends(re.sub(r"_\d+$", "", scope))
+
+
+def _ends(scope: str) -> set[str]:
+    steps = scope.split("/")
+    return {"/".join(steps[start:]) for start in range(len(steps))}
+
+
+def _agree(scope: str, chain: Chain) -> bool:
+    return not _meant(scope).isdisjoint(_names(chain))
 
 
 def _scope(name: str) -> str:
@@ -145,20 +212,14 @@ def _is_frozen(chain: Chain) -> bool:
     return any(layer.config.get("trainable") is False for layer in chain)
 
 
-def _agree(scope: str, chain: Chain) -> bool:
-    """Whether a variable's scope may be that of a layer: its name, or a wrapper's, and a number."""
-    return any(
-        re.search(rf"(^|/){re.escape(layer.name)}(_\d+)?$", scope)
-        for layer in chain
-        if layer.graph is None
-    )
-
-
 class Store(Weights):
     """Groups named after classes, in the order of the configuration."""
 
     def __init__(self, root: Group) -> None:
         self._groups = dict(_holders(root, ""))
+        self._numbers: dict[int, tuple[Graph, Mapping[str, tuple[str, int, int]]]] = {}
+        self._inside = {key: sorted(places) for key, places in _numbered_groups(self._groups)}
+        """For each place and class the groups there, each with its number, in order."""
 
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
         place = self._place(model, chain)
@@ -202,26 +263,39 @@ class Store(Weights):
 
     def _in_container(self, place: str, graph: Graph, layer: Layer) -> str:
         """Where in a model's place a layer of it is, by its class and its number among them."""
-        snake = snake_case(layer.kind)
-        alike = [other for other in graph.layers if _counts(other) and _alike(other, snake)]
-        number = [other.name for other in alike].index(layer.name)
-        numbered = re.compile(rf"{re.escape(snake)}(?:_(\d+))?")
+        numbers = self._numbered(graph)
+        if layer.name not in numbers:
+            raise MalformedInput(f"its weights are not found: {layer.name} is no layer but a call")
+        snake, number, count = numbers[layer.name]
         for container in CONTAINERS:
-            inside = f"{place}/{container}/".removeprefix("/")
-            names = {p[len(inside) :].split("/")[0] for p in self._groups if p.startswith(inside)}
-            places = {
-                int(found[1] or 0): name for name in names if (found := numbered.fullmatch(name))
-            }
-            if not places:
-                continue
-            if len(places) == len(alike):  # some versions left gaps between the numbers
-                return inside + places[sorted(places)[number]]
-            if number in places and max(places) < len(alike):  # some layers have no weights
-                return inside + places[number]
+            inside = f"{place}/{container}".removeprefix("/")
+            places = self._inside.get((inside, snake), [])
+            if len(places) == count:  # some versions left gaps between the numbers
+                return f"{inside}/{places[number][1]}"
+            if places and places[-1][0] < count:  # some layers have no weights
+                at = bisect_left(places, (number, ""))
+                if at < len(places) and places[at][0] == number:
+                    return f"{inside}/{places[at][1]}"
         raise MalformedInput(
             f"its weights are not found: no group for the {layer.kind} number {number} of "
             f"{place or 'the model'}"
         )
+
+    def _numbered(self, graph: Graph) -> Mapping[str, tuple[str, int, int]]:
+        """For each layer of a model what Keras makes of its class's name, its number among those
+        of that class, and how many there are.
+        """
+        if id(graph) not in self._numbers:
+            counts: dict[str, int] = {}
+            found = []
+            for layer in graph.layers:
+                if _counts(layer):
+                    snake = snake_case(layer.kind)
+                    number = counts[snake] = counts.get(snake, -1) + 1
+                    found.append((layer.name, snake, number))
+            numbers = {name: (snake, number, counts[snake] + 1) for name, snake, number in found}
+            self._numbers[id(graph)] = graph, numbers
+        return self._numbers[id(graph)][1]
 
     def _below(self, place: str) -> Group | None:
         """The only group with weights under a place: a wrapper's, whatever it calls its layer."""
@@ -242,6 +316,21 @@ def _holders(group: Group, path: str) -> Iterator[tuple[str, Group]]:
             yield from _holders(child, f"{path}/{name}".replace("\\", "/").removeprefix("/"))
 
 
+def _numbered_groups(
+    paths: Iterable[str],
+) -> Iterable[tuple[tuple[str, str], set[tuple[int, str]]]]:
+    """((place, class), {(number, name)}) of all groups: `conv2d_3` is number 3 of `conv2d`."""
+    found: dict[tuple[str, str], set[tuple[int, str]]] = {}
+    for path in paths:
+        steps = path.split("/")
+        for depth in range(1, len(steps)):
+            inside, name = "/".join(steps[:depth]), steps[depth]
+            found.setdefault((inside, name), set()).add((0, name))
+            if numbered := re.fullmatch(r"(.+)_(\d{1,9})", name):
+                found.setdefault((inside, numbered[1]), set()).add((int(numbered[2]), name))
+    return found.items()
+
+
 def _datasets(group: Group) -> Iterator[Dataset]:
     for name in group.names():
         if isinstance(child := group.child(name), Dataset):
@@ -255,10 +344,6 @@ def _is_large(dataset: Dataset) -> bool:
 def _counts(layer: Layer) -> bool:
     """Whether a layer of the configuration is one of the model's layers, and not an operation."""
     return not layer.implied and ".ops" not in str(layer.module)
-
-
-def _alike(layer: Layer, snake: str) -> bool:
-    return snake_case(layer.kind) == snake
 
 
 def snake_case(kind: str) -> str:
@@ -294,16 +379,6 @@ def _role(name: str) -> str | None:
     leaf = name.rpartition("/")[2].split(":")[0]
     leaf = re.sub(r"_\d+$", "", leaf)
     return ROLES.get(leaf) or ROLES.get(leaf.rpartition("_")[2])
-
-
-def _is_in(name: str, chain: Chain) -> bool:
-    """Whether a variable's name has a layer, or its wrapper, right before the variable's part."""
-    scope, _, leaf = f"/{name}".rpartition("/")
-    return any(
-        scope.endswith(f"/{layer.name}") or re.match(rf"{re.escape(layer.name)}_[Wb](:0)?$", leaf)
-        for layer in chain
-        if layer.graph is None
-    )
 
 
 def _wrappers(chain: Chain) -> int:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/write.py [rounds] [folder]
 
-The layer is the first of VGG, 86 million nonzeros, 692 MB. "Raw" writes one buffer of 4 MB again
+The layer is the first of VGG, 86 million nonzeros, 715 MB. "Raw" writes one buffer of 4 MB again
 and again. Every file is flushed to the disk before the clock is asked. The kinds take turns in one
 process; medians of the ratios to raw are printed, and, for what the disk can explain, the spread of
 raw itself. Peak memory (Linux) is that of a process of its own that writes one file, less what it
