@@ -256,8 +256,8 @@ def list_layers(
     calls = sorted(walk.calls, key=lambda call: call.place)
     entries: list[Entry] = []
     make = _Entries(model.graph, weights, origin, bool(shapes))
-    for call, output in zip(calls, _outputs(calls), strict=True):
-        entry = make.entry(len(entries), call, output)
+    for call, name in zip(calls, _numbered(calls), strict=True):
+        entry = make.entry(len(entries), call, name)
         if entry is not None:
             entries.append(entry)
     return tuple(entries)
@@ -283,8 +283,8 @@ def _named(graph: Graph, name: str, shapes: Shapes) -> dict[str, Sequence[int]]:
     return given
 
 
-def _outputs(calls: Sequence[Call]) -> Iterator[str]:
-    """What each call's output is called: the layer's name, numbered where there are several."""
+def _numbered(calls: Sequence[Call]) -> Iterator[str]:
+    """What each call is called: the layer's name, numbered where there are several."""
     counts: dict[str, int] = {}
     for call in calls:
         counts[call.name] = counts.get(call.name, 0) + 1
@@ -303,10 +303,10 @@ class _Entries:
     origin: Origin
     sized: bool
 
-    def entry(self, position: int, call: Call, output: str) -> Entry | None:
+    def entry(self, position: int, call: Call, name: str) -> Entry | None:
         """The entry of a call; None for a layer of another class that holds no kernel."""
         layer = call.layer
-        entry = Entry(position, call.name, output, layer.kind)
+        entry = Entry(position, name, name, layer.kind)
         if not layer.own or (layer.kind not in RANKS and layer.kind not in OTHERS):
             return self._foreign(entry, call)
         if layer.kind in OTHERS:
