@@ -17,6 +17,7 @@ import numpy as np
 from convfc_cli.errors import (
     ConvfcError,
     Defect,
+    MalformedInput,
     OutputFailed,
     SizeMissing,
     UsageError,
@@ -270,16 +271,10 @@ def _report(
     original = None
     if model is not None:
         found = model if isinstance(model, Model) else model_kinds.read(model)
-        original = _original(found, stored.matrix)
-        if original is None:
-            origin = stored.matrix.origin
-            if any(isinstance(entry.error, WeightsAlone) for entry in found.entries):
-                raise UsageError(
-                    f"{found.name} has weights alone: to compare, repeat how they are used, "
-                    f"--weight, --kernel-order and what else was said for {stored.name}"
-                )
-            told = f"{found.name} has no layer @{origin.position} {origin.layer!r}"
-            return wrong(stored.name, "origin", f"{told} with the output {origin.output!r}")
+        try:
+            original = _original(found, stored.matrix)
+        except WrongContents as error:
+            return wrong(stored.name, "origin", str(error))
     return verify_stored(
         stored,
         original=original,
@@ -431,16 +426,26 @@ def _origin(model: Model, entry: Entry) -> Origin:
     )
 
 
-def _original(model: Model, matrix: Matrix) -> Matrix | None:
+def _original(model: Model, matrix: Matrix) -> Matrix:
     """What the model makes of the layer that a matrix says it came from, at the matrix's size where
-    the model leaves it open; None if it has no such layer.
+    the model leaves it open. Raises `WrongContents` if it has no such layer, `UsageError` where the
+    model has weights alone that nobody described.
     """
     origin = matrix.origin
+    called = f"layer @{origin.position} {origin.layer!r} with the output {origin.output!r}"
     for entry in model.entries:
         if (entry.output, entry.position) == (origin.output, origin.position):
             if isinstance(entry.error, SizeMissing):
-                entry = entry.at(matrix.layer.input_shape)
+                try:
+                    entry = entry.at(matrix.layer.input_shape)
+                except (UsageError, MalformedInput) as error:
+                    raise WrongContents(f"{model.name} has another {called}: {error}") from error
             entry = replace(entry, flipped=origin.flipped)
             layer = entry.load().astype(matrix.layer.dtype.name)
             return Matrix(layer, matrix.spec, _origin(model, entry))
-    return None
+    if any(isinstance(entry.error, WeightsAlone) for entry in model.entries):
+        raise UsageError(
+            f"{model.name} has weights alone: to compare, repeat how they are used, --weight, "
+            f"--kernel-order and what else was said for {origin.layer!r}"
+        )
+    raise WrongContents(f"{model.name} has no {called}")

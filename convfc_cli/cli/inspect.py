@@ -83,12 +83,8 @@ def inspect(
     )
     hints = [entry.error.hint for entry in found.entries if isinstance(entry.error, SizeMissing)]
     if hints:
-        given = [
-            f"{name}={','.join(map(str, s))}" if name else ",".join(map(str, s))
-            for name, s in input_shapes
-        ]
-        shapes = [word for hint in (*given, hints[0]) for word in ("--input-shape", hint)]
-        command = shlex.join(["convfc", "inspect", model, *shapes])
+        arguments = click.get_current_context().find_root().obj or ["inspect", model]
+        command = shlex.join(["convfc", *arguments, "--input-shape", hints[0]])
         say(f"sizes are open; for instance: {command}", quiet=quiet)
     alone = [entry.error.hint for entry in found.entries if isinstance(entry.error, WeightsAlone)]
     if alone:

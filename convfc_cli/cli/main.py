@@ -116,7 +116,7 @@ def _prepare_streams() -> None:
 def _run(arguments: list[str]) -> int:
     # Not `cli.main`: that turns a broken pipe into exit code 1.
     try:
-        with cli.make_context("convfc", arguments) as ctx:
+        with cli.make_context("convfc", list(arguments), obj=arguments) as ctx:
             cli.invoke(ctx)
     except click.exceptions.Exit as request:
         return request.exit_code
@@ -146,7 +146,9 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
         command = shlex.join(["convfc", *arguments, "--input-shape", error.hint])
         return _line(f"error: {error}; say it, for instance: {command}", error.exit_code)
     if isinstance(error, WeightsAlone) and error.hint:
-        command = f"{shlex.join(['convfc', *arguments])} {error.hint}"
+        sized = any(argument.startswith("--input-shape") for argument in arguments)
+        hint = error.hint.partition(" --input-shape ")[0] if sized else error.hint
+        command = f"{shlex.join(['convfc', *arguments])} {hint}"
         return _line(f"error: {error}; if so, for instance: {command}", error.exit_code)
     if isinstance(error, ConvfcError):
         return _line(f"error: {error}", error.exit_code)

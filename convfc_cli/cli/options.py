@@ -173,8 +173,6 @@ def described(given: dict[str, Any]) -> "Bare | None":
 
     if found.get("bias") == "none":
         found["bias"] = ""
-    if found.get("pad") == "valid":
-        del found["pad"]
     return Bare(weight, order, **found)
 
 

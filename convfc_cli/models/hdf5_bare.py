@@ -18,10 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.errors import GeometryError, SizeMissing, Unsupported, UsageError, WeightsAlone
+from convfc_cli.errors import GeometryError, SizeMissing, UsageError, WeightsAlone
 from convfc_cli.geometry import Axis, convolution_axis, same_padding, span, transposed_axis
 from convfc_cli.hdf5_input import Dataset
 from convfc_cli.layers import Convolution
+from convfc_cli.models import hdf5_numbers
 from convfc_cli.models.hdf5_numbers import check_numbers, dtype_name, numbers
 from convfc_cli.models.model import Bare, Entry, Shapes
 from convfc_cli.taps import IndexMap
@@ -289,8 +290,9 @@ class Geometry:
         if len(shape) != self.rank + 1 or shape[0] != self.channels:
             raise UsageError(
                 f"--input-shape 1,{','.join(map(str, shape))} does not fit {self.bare.weight}: its "
-                f"kernel of {self.stored} in the order {self.bare.order}, in {self.groups} groups, "
-                f"reads 1,{self.channels} and {self.rank} spatial sizes, batch and channels first"
+                f"kernel of {self.stored} in the order {self.bare.order} with --groups "
+                f"{self.groups} reads 1,{self.channels} and {self.rank} spatial sizes, batch and "
+                f"channels first"
             )
         spatial = SPATIAL[3 - self.rank :]
         kernel = [self.sizes[letter] for letter in spatial]
@@ -326,16 +328,7 @@ class Geometry:
         first = "im" if "m" in letters else "io" if self.bare.transposed else "oi"
         wanted = first + SPATIAL[3 - self.rank :]
         kernel = kernel.transpose([letters.index(letter) for letter in wanted])
-        values = None
-        if bias is not None:
-            wide = bias.read().reshape(-1)
-            with np.errstate(over="ignore"):
-                values = wide.astype(kernel.dtype)
-            if not np.array_equal(wide, values, equal_nan=True):
-                raise Unsupported(
-                    f"the bias {bias.name} holds {wide.dtype}, and {kernel.dtype}, which the "
-                    f"kernel is, does not hold its values"
-                )
+        values = None if bias is None else hdf5_numbers.bias(bias.dataset, kernel.dtype)
         return Convolution(np.ascontiguousarray(kernel).reshape(index.kernel_shape), index, values)
 
 

@@ -18,11 +18,24 @@ def numbers(dataset: Dataset) -> NDArray[Any]:
     return values.astype(np.float32) if dtype == "float16" else values
 
 
+def bias(dataset: Dataset, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The values as a vector of the kernel's dtype, which must hold them exactly."""
+    wide = numbers(dataset).reshape(-1)
+    with np.errstate(over="ignore"):
+        values = wide.astype(dtype)
+    if not np.array_equal(wide, values, equal_nan=True):
+        raise Unsupported(
+            f"the bias {dataset.path} is {wide.dtype}, and the kernel {dtype}, which does not hold "
+            f"its values"
+        )
+    return values
+
+
 def check_numbers(dataset: Dataset) -> None:
     """Raise `Unsupported` unless it holds floating-point numbers. None is read."""
     dtype = dtype_name(dataset)
     if dtype not in ("bfloat16", "float16", "float32", "float64"):
-        raise Unsupported(f"{dataset.path} holds {dtype}, not floating-point numbers")
+        raise Unsupported(f"{dataset.path} holds {dtype}: floating-point numbers are read")
 
 
 def dtype_name(dataset: Dataset) -> str:

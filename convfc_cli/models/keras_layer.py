@@ -19,7 +19,7 @@ from convfc_cli.errors import GeometryError, MalformedInput, SizeMissing
 from convfc_cli.geometry import keras_convolution_axis, keras_transposed_axis
 from convfc_cli.hdf5_input import Dataset
 from convfc_cli.layers import Convolution
-from convfc_cli.models.hdf5_numbers import numbers
+from convfc_cli.models.hdf5_numbers import bias, numbers
 from convfc_cli.models.keras_config import Config, Layer, Shape
 from convfc_cli.taps import IndexMap
 
@@ -262,12 +262,10 @@ def load(found: Attributes, index: IndexMap, arrays: Mapping[str, Dataset]) -> C
     if found.lora is not None and "lora_kernel_a" in arrays:
         kernel = _merged(found.lora, kernel, arrays)
     kernel = kernel.transpose(order(found, index, arrays["kernel"]))
-    bias = None
-    if found.bias:
-        if "bias" not in arrays:
-            raise MalformedInput(f"its bias is not in the file beside {arrays['kernel'].path}")
-        bias = numbers(arrays["bias"]).astype(kernel.dtype)
-    return Convolution(np.ascontiguousarray(kernel).reshape(index.kernel_shape), index, bias)
+    if found.bias and "bias" not in arrays:
+        raise MalformedInput(f"its bias is not in the file beside {arrays['kernel'].path}")
+    values = bias(arrays["bias"], kernel.dtype) if found.bias else None
+    return Convolution(np.ascontiguousarray(kernel).reshape(index.kernel_shape), index, values)
 
 
 def _merged(scale: float, kernel: Array, arrays: Mapping[str, Dataset]) -> Array:
