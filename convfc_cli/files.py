@@ -80,8 +80,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Input]:
     except OSError as error:
         hint = "" if error.errno != 2 else " (a path is taken from the current directory)"
         raise UsageError(f"cannot read {name}: {_reason(error)}{hint}") from error
-    with file, _regular(file, name, Path(name)) as source:
-        yield source
+    with file:
+        try:
+            with _regular(file, name, Path(name)) as source:
+                yield source
+        except OSError as error:
+            raise UsageError(f"cannot read {name}: {_reason(error)}") from error
 
 
 @contextmanager

@@ -53,10 +53,10 @@ LINKS_CEILING = 200_000
 """The most links of one group, and the most that a walk meets."""
 
 CHUNK_CEILING = 64 * 2**20
-"""The most bytes of a chunk, unless its dataset has at least half as many."""
+"""The most bytes of all chunks of a dataset, with `PADDING` times its own bytes on top."""
 
 PADDING = 32
-"""How many times the bytes of a dataset its chunks may have, beyond one chunk's ceiling."""
+"""How many times larger chunks may be than what is theirs: each axis may almost double."""
 
 UNWRITTEN_CEILING = 2**20
 """The most bytes of a dataset that was declared and never written: all of it is fill value."""
@@ -92,7 +92,9 @@ def is_hdf5(source: Input) -> bool:
 
 
 def _start(source: Input) -> int | None:
-    """Where the signature is: at 0, 512, 1024, 2048, ..."""
+    """Where the signature is: at 0, 512, 1024, 2048, ..., though not in what is stored in a zip."""
+    if source.head.startswith(b"PK\3\4"):
+        return None
     offset = 0
     while offset < source.size:
         if os.pread(source.file.fileno(), len(SIGNATURE), offset) == SIGNATURE:
@@ -120,10 +122,8 @@ def open_tree(source: Input) -> "Group":
             )
         return Group(_Tree(source.name, content, file), "/", file["/"].id, -1)
     except ConvfcError:
-        content.close()
         raise
     except Exception as error:
-        content.close()
         raise MalformedInput(f"{source.name} is a damaged HDF5 file: {_reason(error)}") from error
 
 
@@ -167,14 +167,12 @@ class _Bytes(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         position = self._position
-        if position + len(view) > self.size:  # HDF5 would take what was in its memory for read
-            raise OSError("the file ends before what is read of it")
         done = 0
         while done < len(view):
             piece = view[done : done + 2**30]  # not every system reads more at once
             count = os.preadv(self._descriptor, [piece], self._start + position + done)
-            if not count:
-                raise OSError("the file has become shorter while it was read")
+            if not count:  # HDF5 would take what was in its memory for read
+                raise OSError("the file ends before what is read of it")
             done += count
         self._position += done
         if bytes(view[:4]) == GCOL:
@@ -183,6 +181,8 @@ class _Bytes(io.RawIOBase):
 
     def at(self, position: int, count: int) -> bytes:
         """Some of the bytes; the position of HDF5 is left alone."""
+        if count > self.size:
+            raise OSError("more is to be read than the file has")
         found = os.pread(self._descriptor, count, self._start + position)
         if len(found) != count:
             raise OSError("the file ends before what is read of it")
@@ -191,16 +191,14 @@ class _Bytes(io.RawIOBase):
     def _check_heap(self, start: int) -> None:
         """Raise unless the objects of a heap fill it one by one: HDF5 would go round forever."""
         size = int.from_bytes(self.at(start + 8, 8), "little")
+        heap = self.at(start, size)
         at = 16
         for _ in range(2**16):
             if at + 16 > size:
                 break
-            head = self.at(start + at, 16)
-            length = int.from_bytes(head[8:], "little")
-            is_free = head[:2] == b"\0\0"
+            is_free = heap[at : at + 2] == b"\0\0"
+            length = int.from_bytes(heap[at + 8 : at + 16], "little")
             step = length if is_free else 16 + length + -length % 8
-            if step < 16:
-                break
             at += step
         if at > size or at + 16 <= size:
             raise OSError("the objects of a heap do not fill it")
@@ -425,13 +423,15 @@ class Dataset(_Object):
 
     def text(self) -> str:
         """The text that it holds; raises `MalformedInput` where it is not a single one."""
-        if self._handle.get_type().get_class() != library().h5t.STRING or math.prod(self.shape) != 1:
+        if (
+            self._handle.get_type().get_class() != library().h5t.STRING
+            or math.prod(self.shape) != 1
+        ):
             raise self._damaged(f"{self.type_name} of shape {self.shape}, not a text")
         with self._tree.told(self.path):
-            if not self._is_null:
-                self._check_stored()
-                if self._layout == library().h5d.CHUNKED:
-                    raise Unsupported(f"{self._place} is a text in chunks: none are read")
+            self._check_stored()
+            if self._layout == library().h5d.CHUNKED:
+                raise Unsupported(f"{self._place} is a text in chunks: none are read")
             found = self._value(self._handle, "the text")
             for _ in self.shape:
                 (found,) = found
@@ -469,10 +469,7 @@ class Dataset(_Object):
             padded = math.prod(
                 -(-size // step) * step for size, step in zip(self.shape, steps, strict=True)
             )
-            if (
-                chunk > max(CHUNK_CEILING, min(READ_CEILING, 2 * self.nbytes))
-                or padded * self._item > CHUNK_CEILING + PADDING * self.nbytes
-            ):
+            if chunk > READ_CEILING or padded * self._item > CHUNK_CEILING + PADDING * self.nbytes:
                 raise Refused(
                     f"{self._place} declares {self.nbytes} bytes in chunks of {chunk}, "
                     f"{padded * self._item} in all: so large ones are not read"
@@ -644,8 +641,10 @@ class Group(_Object):
 
     def _has(self, name: str) -> bool:
         key = _key(name)
+        if key is None or "/" in name:  # HDF5 would take it for a path
+            return False
         with self._tree.told(self.path):
-            return key is not None and bool(self._handle.links.exists(key))
+            return bool(self._handle.links.exists(key))
 
     def _steps(self, path: str) -> list[str]:
         """The names that a relative path goes through."""
@@ -701,7 +700,7 @@ def _text(raw: bytes | str) -> str:
 
 def _key(name: str) -> bytes | None:
     """A name as HDF5 has it; None for what can be no name."""
-    if name in ("", ".") or "\0" in name or "/" in name:
+    if not name or "\0" in name:
         return None
     try:
         return name.encode("utf-8", "surrogateescape")

@@ -12,8 +12,11 @@ from convfc_cli.geometry import (
     LARGEST_KERNEL,
     Axis,
     convolution_axis,
+    keras_convolution_axis,
+    keras_transposed_axis,
     onnx_convolution_axis,
     onnx_transposed_axis,
+    pooled,
     same_padding,
     span,
     transposed_axis,
@@ -278,3 +281,153 @@ def test_a_transposed_axis_is_the_axis_of_the_convolution_it_transposes(n, k, s,
     axis = convolution_axis(n, k, s, d, low, high)
     unread = (n + low + high - reach) % s  # what floor() dropped is the output_padding
     assert transposed_axis(axis.outputs, k, s, d, low, high, unread) == axis
+
+
+@pytest.mark.parametrize(("case", "outputs", "upper", "lower"), SAME)
+def test_keras_same_is_upper(case, outputs, upper, lower):
+    n, k, s, d = case
+    assert keras_convolution_axis(n, k, s, d, "same") == Axis(n, outputs, k, s, d, upper[0])
+
+
+# n, k, s, d, padding -> outputs, offset
+KERAS = [
+    ((5, 3, 1, 1, "valid"), 3, 0),
+    ((6, 3, 2, 1, "valid"), 2, 0),  # windows begin at 0 and 2; one at 4 would need 7 inputs
+    ((7, 2, 3, 1, "valid"), 2, 0),
+    ((7, 3, 1, 2, "valid"), 3, 0),  # span 5
+    ((3, 3, 4, 1, "valid"), 1, 0),
+    ((5, 3, 1, 1, "causal"), 5, 2),  # each output sees itself and the 2 before
+    ((8, 3, 1, 2, "causal"), 8, 4),
+    ((8, 2, 3, 1, "causal"), 3, 1),  # outputs at 0, 3, 6
+    ((7, 2, 3, 1, "causal"), 3, 1),
+    ((6, 2, 3, 1, "causal"), 2, 1),
+    ((1, 4, 1, 3, "causal"), 1, 9),
+    ((4, 1, 2, 1, "causal"), 2, 0),
+]
+
+
+@pytest.mark.parametrize(("case", "outputs", "offset"), KERAS)
+def test_keras_convolution_axis_is_the_hand_table(case, outputs, offset):
+    n, k, s, d, padding = case
+    assert keras_convolution_axis(n, k, s, d, padding) == Axis(n, outputs, k, s, d, offset)
+
+
+# n, k, s, d, padding, output_padding -> m, low. All n inputs spread over (n - 1) s + e outputs,
+# e = (k - 1) d + 1 the kernel's span; what `same` crops of them, it crops half before.
+KERAS_TRANSPOSED = [
+    # valid without output_padding: all of them, and n s at least
+    ((3, 3, 2, 1, "valid", None), 7, 0),  # 2 2 + 3
+    ((3, 2, 2, 1, "valid", None), 6, 0),
+    ((3, 1, 2, 1, "valid", None), 6, 0),  # 5, but 3 2: the last has nothing
+    ((2, 1, 5, 1, "valid", None), 10, 0),  # 6, but 2 5
+    ((4, 3, 1, 1, "valid", None), 6, 0),
+    ((4, 2, 1, 3, "valid", None), 7, 0),  # span 4
+    ((1, 4, 2, 1, "valid", None), 4, 0),
+    # valid with it: all of them, and it
+    ((3, 3, 2, 1, "valid", 0), 7, 0),
+    ((3, 3, 2, 1, "valid", 1), 8, 0),
+    ((3, 1, 3, 1, "valid", 0), 7, 0),  # less than n s
+    ((3, 1, 3, 1, "valid", 2), 9, 0),
+    # same without it: n s; 2 s + e less that are cropped, half of them (down) before
+    ((3, 3, 2, 1, "same", None), 6, 0),  # 1 of 7
+    ((3, 4, 2, 1, "same", None), 6, 1),  # 2 of 8
+    ((3, 5, 2, 1, "same", None), 6, 1),  # 3 of 9
+    ((3, 3, 1, 1, "same", None), 3, 1),  # 2 of 5
+    ((3, 2, 1, 1, "same", None), 3, 0),  # 1 of 4
+    ((3, 2, 2, 1, "same", None), 6, 0),  # none of 6
+    ((3, 1, 2, 1, "same", None), 6, 0),  # 5: one is added
+    ((3, 2, 3, 1, "same", None), 9, 0),  # 8: one is added
+    ((4, 3, 1, 2, "same", None), 4, 2),  # 4 of 8
+    # same with it: floor(e / 2) cropped at both ends, and it added
+    ((3, 3, 2, 1, "same", 0), 5, 1),  # 2 of 7
+    ((3, 3, 2, 1, "same", 1), 6, 0),  # 1 of 7
+    ((3, 5, 2, 1, "same", 0), 5, 2),  # 4 of 9
+    ((3, 5, 2, 1, "same", 1), 6, 1),  # 3 of 9
+    ((3, 4, 2, 1, "same", 1), 5, 1),  # 3 of 8
+    ((3, 1, 2, 1, "same", 0), 5, 0),
+    ((3, 1, 3, 1, "same", 2), 9, 0),  # 7: two are added
+    ((3, 5, 3, 1, "same", 2), 9, 1),  # 2 of 11
+]
+
+
+@pytest.mark.parametrize(("case", "outputs", "low"), KERAS_TRANSPOSED)
+def test_keras_transposed_axis_is_the_hand_table(case, outputs, low):
+    n, k, s, d, padding, extra = case
+    expected = Axis(inputs=outputs, outputs=n, kernel=k, stride=s, dilation=d, offset=low)
+    assert keras_transposed_axis(n, k, s, d, padding, extra) == expected
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (3, 3, 2, 1, "same", 2),  # output_padding must be less than the stride
+        (3, 3, 2, 1, "valid", -1),
+        (3, 3, 1, 1, "same", 1),
+        (1, 2, 1, 1, "same", 0),  # 2 outputs of which both are cropped
+        (0, 3, 2, 1, "same", None),
+        (3, 0, 2, 1, "same", None),
+        (3, 3, 0, 1, "valid", None),
+        (3, 3, 2, 0, "valid", None),
+        (3, 3, 2, 1, "causal", None),
+        (3, 3, 2, 1, "SAME", None),
+    ],
+)
+def test_keras_transposed_layers_that_are_none(case):
+    with pytest.raises(GeometryError):
+        keras_transposed_axis(*case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (2, 3, 1, 1, "valid"),
+        (0, 1, 1, 1, "same"),
+        (0, 1, 1, 1, "causal"),
+        (3, 3, 0, 1, "same"),
+        (3, 0, 1, 1, "causal"),
+        (3, 3, 1, 0, "valid"),
+        (3, 3, 1, 1, "full"),
+        (3, 3, 1, 1, ""),
+    ],
+)
+def test_keras_convolutions_that_are_none(case):
+    with pytest.raises(GeometryError):
+        keras_convolution_axis(*case)
+
+
+# n, window, stride, padding -> outputs
+POOLED = [
+    ((7, 2, 2, "valid"), 3),  # windows begin at 0, 2, 4
+    ((7, 2, 2, "same"), 4),  # and at 6
+    ((8, 2, 2, "same"), 4),
+    ((7, 3, 1, "valid"), 5),
+    ((7, 3, 1, "same"), 7),
+    ((7, 3, 3, "valid"), 2),
+    ((7, 3, 3, "same"), 3),
+    ((7, 2, 3, "valid"), 2),  # 0 and 3; one at 6 would need 8
+    ((8, 2, 3, "valid"), 3),
+    ((2, 3, 2, "same"), 1),
+]
+
+
+@pytest.mark.parametrize(("case", "outputs"), POOLED)
+def test_pooled_is_the_hand_table(case, outputs):
+    assert pooled(*case) == outputs
+
+
+def test_a_pool_larger_than_what_it_pools():
+    with pytest.raises(GeometryError):
+        pooled(2, 3, 1, "valid")
+
+
+@given(
+    n=st.integers(1, 30),
+    k=st.integers(1, 6),
+    s=st.integers(1, 5),
+    d=st.integers(1, 4),
+    padding=st.sampled_from(["valid", "same"]),
+)
+def test_a_keras_transposed_axis_is_the_adjoint_of_a_convolution(n, k, s, d, padding):
+    """It undoes the shape of the convolution over as many inputs as it has outputs."""
+    axis = keras_transposed_axis(n, k, s, d, padding)
+    assert keras_convolution_axis(axis.inputs, k, s, d, padding) == axis

@@ -260,6 +260,23 @@ def test_links_of_a_kind_of_ones_own_are_not_followed() -> None:
         list(tree().walk())
 
 
+def test_a_name_that_is_a_path_is_no_name() -> None:
+    def fill(file: h5py.File) -> None:
+        file["a/b"] = h5py.SoftLink("/c")
+        file["a_b"] = [2]
+        file["c"] = [3]
+
+    tree(fill)
+    raw = Path(NAME).read_bytes()
+    assert raw.count(b"a_b\0") == 1
+    Path(NAME).write_bytes(raw.replace(b"a_b\0", b"a/b\0"))
+    root = tree()
+    assert "a/b" in root.names()
+    group = root.group("a")
+    assert group is not None
+    assert root._open("a/b") is None
+
+
 @pytest.mark.parametrize("version", ["earliest", "latest"])
 def test_one_object_under_several_names(version: str) -> None:
     def fill(file: h5py.File) -> None:
@@ -406,6 +423,7 @@ def test_no_value_and_no_attribute() -> None:
     assert root.attributes() == ["v"]
     for name in ("w", "", "v\0", "a/b", "\ud800"):
         assert root.attribute(name) is None
+    assert tree(lambda file: file.attrs.update({"a/b": 1})).attribute("a/b") == 1
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -479,6 +497,18 @@ def test_attributes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 # Texts of varying length
 
 
+def test_texts_of_an_unusual_kind() -> None:
+    """Of characters of two bytes each."""
+    tree(lambda file: file.attrs.update(v="some text"))
+    raw = Path(NAME).read_bytes()
+    text, character = b"\x19\1\1\0\x10\0\0\0", b"\x10\0\0\0\1\0\0\0\0\0\x08\0"
+    assert raw.count(text + character) == 1
+    wide = b"\x10\0\0\0\2\0\0\0\0\0\x10\0"
+    Path(NAME).write_bytes(raw.replace(text + character, text + wide))
+    with pytest.raises(MalformedInput, match="attribute 'v' is text of an unusual kind"):
+        tree().attribute("v")
+
+
 def place_of(text: bytes) -> tuple[bytes, int]:
     """The file, and where in it the first heap is that begins with a text."""
     raw = Path(NAME).read_bytes()
@@ -498,6 +528,28 @@ def test_a_heap_without_an_end_does_not_hang() -> None:
             tree().attribute("v")
     Path(NAME).write_bytes(raw)
     assert tree().attribute("v") == "some text"
+
+
+def test_a_heap_larger_than_the_file_takes_no_memory() -> None:
+    tree(lambda file: file.attrs.update(v="some text"))
+    raw, heap = place_of(b"some text")
+    Path(NAME).write_bytes(raw[: heap + 8] + (2**30).to_bytes(8, "little") + raw[heap + 16 :])
+    with little_memory(), pytest.raises(MalformedInput, match="more is to be read than the file"):
+        tree().attribute("v")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux bounds it")
+def test_memory_is_bounded_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: told.append(limits))
+    with hdf5_input._bounded_memory():
+        ((most, same),) = told
+    assert most > hdf5_input.TEXTS_CEILING
+    assert same == hard
+    assert told[1:] == [(soft, hard)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux bounds it")
@@ -562,14 +614,12 @@ def test_a_signalling_nan_stays_one() -> None:
 
 
 def test_booleans() -> None:
-    found = the_dataset(hold(data=[True, False, True]))
-    assert found.read().tolist() == [True, False, True]
+    found = the_dataset(hold(data=5 * [True, False, True]))
+    assert found.read().tolist() == 5 * [True, False, True]
     raw = Path(NAME).read_bytes()
-    assert raw.count(b"\1\0\1\0\0") == 1
-    Path(NAME).write_bytes(raw.replace(b"\1\0\1\0\0", b"\7\0\1\0\0"))
-    again = tree().dataset("x")
-    assert again is not None
-    assert again.read().view(np.uint8).tolist() == [1, 0, 1]
+    assert raw.count(5 * b"\1\0\1") == 1
+    Path(NAME).write_bytes(raw.replace(5 * b"\1\0\1", 5 * b"\7\0\1"))
+    assert first_of(tree()).read().view(np.uint8).tolist() == 5 * [1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -760,6 +810,7 @@ LZF = (h5z.FILTER_LZF, (4, 261, 100))
         (packed(100, zlib.compress(bytes(102)), DEFLATE), "a chunk of 102 bytes"),
         (packed(100, zlib.compress(bytes(100))[:-3], DEFLATE), "not of a chunk"),
         (packed(100, b"nonsense", DEFLATE), "incorrect header check"),
+        (packed(100, bytes(70_000)), "70000 bytes are stored for a chunk of 100"),
         (packed(100, bytes(50)), "a chunk of 50 bytes where 100 belong"),
         (packed(100, bytes(200)), "a chunk of 200 bytes where 100 belong"),
         (packed(100, bytes(99), SHUFFLE), "a chunk of 99 bytes"),
@@ -841,6 +892,42 @@ def test_a_dataset_never_written_is_small() -> None:
     assert the_dataset(hold(shape=(2**20,), dtype="i1")).read().sum() == 0
     found = the_dataset(hold(shape=(2**20 + 1,), dtype="i1"))
     with pytest.raises(Refused, match=r"declares 1048577 bytes and stores 0 in a file of \d+"):
+        found.part(0, 1)
+
+
+def test_a_text_never_written_is_small() -> None:
+    assert the_dataset(hold(shape=(), dtype="S9")).text() == ""
+    with pytest.raises(Refused, match="declares 1048577 bytes and stores 0"):
+        the_dataset(hold(shape=(), dtype=f"S{2**20 + 1}")).text()
+
+
+def test_chunks_that_are_one_and_the_same() -> None:
+    """Nine chunks of the last one's bytes, in a file that has only these."""
+    size = 10**6
+
+    def fill(file: h5py.File) -> None:
+        found = file.create_dataset("x", (9 * size,), "u1", chunks=(size,))
+        for start in range(0, 9 * size, size):
+            found[start : start + size] = 1
+
+    found = the_dataset(fill)
+    places = [found._handle.get_chunk_info(index).byte_offset for index in range(9)]
+    raw = Path(NAME).read_bytes()
+    first = min(places)
+    raw = raw[:first] + raw[first : first + size] + raw[max(places) + size :]
+    for place in places:
+        old = place.to_bytes(8, "little")
+        raw = raw.replace(old, first.to_bytes(8, "little"))
+    end = len(raw).to_bytes(8, "little")
+    Path(NAME).write_bytes(raw[:40] + end + raw[48:])
+    with pytest.raises(Refused, match="declares 9000000 bytes and stores 9000000 in a file of 10"):
+        first_of(tree()).read()
+
+
+def test_large_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = the_dataset(hold(data=np.ones(1000, "u1"), chunks=(1000,)))
+    monkeypatch.setattr(hdf5_input, "READ_CEILING", 999)
+    with pytest.raises(Refused, match="/x declares 1000 bytes in chunks of 1000, 1000 in all"):
         found.part(0, 1)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import convfc_cli as convfc
 from convfc_cli.cli.main import cli
 from convfc_cli.errors import ConvfcError
+from tests.cli_models import run
 from tests.readme import README, generated
 
 ROOT = README.parent
@@ -60,6 +62,18 @@ def test_the_python_example_runs(in_copy: Path):
     exec(compile(example, "README.md", "exec"), scope)
     assert scope["M"].shape == (1600, 1176)
     assert scope["output"] == (0, 0, 0)
+
+
+def test_the_commands_on_samples_run(in_copy: Path):
+    commands = [
+        shlex.split(line)
+        for block in blocks("sh")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("convfc ")
+    ]
+    assert commands
+    for _, *arguments in commands:
+        run(*arguments).succeeded()
 
 
 @pytest.mark.parametrize("layer", ["@3", "@5"])

@@ -36,7 +36,7 @@ Exit codes:
   5    refused by a limit or a policy
   6    output could not be written
   70   a defect of convfc
-  130  interrupted    141  broken pipe    143  terminated
+  129  hung up    130  interrupted    141  broken pipe    143  terminated
 """
 
 
@@ -78,11 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 class _Signals:
-    """Turns SIGINT and SIGTERM into an exception, so that every `finally` runs, and remembers."""
+    """Turns SIGINT, SIGTERM and SIGHUP into an exception, so that every `finally` runs."""
 
     def __init__(self) -> None:
         self.caught = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
+        signals = [signal.SIGINT, signal.SIGTERM]
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as by nohup
+            signals.append(hangup)
+        for number in signals:
             signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:

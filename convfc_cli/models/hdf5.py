@@ -23,10 +23,12 @@ class Hdf5(ModelFormat):
     )
 
     def recognises(self, source: Input) -> bool:
-        """Whether it is HDF5 that is no Keras model, or the JSON of sharded weights."""
+        """Whether it is HDF5, neither a Keras model nor a matrix file, or the JSON of shards."""
         if is_sharded(source):
             return True
-        return is_hdf5(source) and "model_config" not in open_tree(source).attributes()
+        if not is_hdf5(source):
+            return False
+        return {"model_config", "convfc"}.isdisjoint(open_tree(source).attributes())
 
     def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
         entries = _entries(source, shapes, bare)

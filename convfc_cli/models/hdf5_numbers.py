@@ -43,4 +43,4 @@ def dtype_name(dataset: Dataset) -> str:
     dtype = dataset.dtype
     if dtype.kind == "V" and dtype.itemsize == 2:
         return "bfloat16"
-    return "no numbers" if dtype.kind == "O" else str(dtype.name)
+    return dataset.type_name if dtype.kind == "O" else str(dtype.name)

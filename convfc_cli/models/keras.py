@@ -10,7 +10,7 @@ import zipfile
 import zlib
 
 from convfc_cli.errors import MalformedInput, Refused, Unsupported
-from convfc_cli.files import HEAD, Input
+from convfc_cli.files import HEAD, Input, free_space
 from convfc_cli.hdf5_input import Group, is_hdf5, open_tree
 from convfc_cli.models.hdf5_bare import candidates, described
 from convfc_cli.models.keras_config import LARGEST, Layer, parse
@@ -21,6 +21,9 @@ from convfc_cli.models.model import Bare, Entry, Model, ModelFormat, Shapes
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 MOST_MEMBERS = 10_000
+
+EXPANSION = 100
+"""The most bytes that one compressed byte stands for: weights hardly compress, JSON to a tenth."""
 
 LARGEST_WEIGHTS = 8 * 2**30
 """Bytes of weights that are taken out of a zip."""
@@ -104,13 +107,28 @@ def _entries(
     """
     if model is None:
         return candidates(root)
-    return list_layers(model, source.name, weights, origin, shapes)
+    try:
+        return list_layers(model, source.name, weights, origin, shapes)
+    except (MalformedInput, Refused) as error:
+        if source.name in str(error):
+            raise
+        raise type(error)(f"{source.name}: {error}") from error
+
+
+def _check(info: zipfile.ZipInfo, limit: int, file: str) -> None:
+    """Raise unless a member can be what Keras writes, before any of it is expanded."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+        raise Unsupported(f"{file}: {info.filename} is encrypted, or compressed in an unusual way")
+    if info.file_size > min(limit, EXPANSION * info.compress_size + 2**16):
+        raise Refused(
+            f"{file}: {info.filename} declares {info.file_size} bytes and stores "
+            f"{info.compress_size}: at most {limit} are read, and {EXPANSION} for one"
+        )
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int, file: str) -> bytes:
     info = archive.getinfo(name)
-    if info.file_size > limit:
-        raise Refused(f"{file}: {name} has {info.file_size} bytes, more than {limit}")
+    _check(info, limit, file)
     with archive.open(info) as member:  # never more than the zip's directory says
         content = member.read()
     if len(content) != info.file_size:
@@ -132,8 +150,10 @@ def _weights(archive: zipfile.ZipFile, name: str) -> Group:
     if WEIGHTS not in archive.namelist():
         raise Unsupported(f"{name} holds no {WEIGHTS}: weights in another form are not read")
     info = archive.getinfo(WEIGHTS)
-    if info.file_size > LARGEST_WEIGHTS:
-        raise Refused(f"{name}: {WEIGHTS} has {info.file_size} bytes, more than {LARGEST_WEIGHTS}")
+    _check(info, LARGEST_WEIGHTS, name)
+    place = tempfile.gettempdir()
+    if info.file_size > free_space(place) // 2:
+        raise Refused(f"{name}: {info.file_size} bytes of weights do not fit into {place}")
     with tempfile.TemporaryFile() as copy:
         size = 0
         with archive.open(info) as member:

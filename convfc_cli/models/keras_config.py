@@ -24,8 +24,9 @@ CONVOLUTION = re.compile("Conv(?![a-z])|Convolution")
 DEEPEST = 32
 """Models and wrappers within one another."""
 
-LARGEST = 2**28
-"""Bytes of a configuration that are parsed; the largest seen has a few million."""
+LARGEST = 2**24
+"""Bytes of a configuration that are parsed, to twenty times as many; the largest seen has a few
+million."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Layer:
     graph: "Graph | None" = None
     inner: "Layer | None" = None
     """The layer that a wrapper wraps."""
+
+    hidden: "tuple[Layer, ...]" = ()
+    """Layers in one that is no model: what it does with them is not known."""
+
+    operation: bool = False
+    """Whether it is an operation of Keras 3 called on tensors, not a layer of that name."""
 
     implied: bool = False
     """Whether no file mentions it: the input of a Sequential that has none."""
@@ -102,12 +109,17 @@ def _layer(item: Config, depth: int) -> Layer:
         config,
         module=str(item.get("module") or ""),
         own=_is_own(item, kind),
+        operation=_is_operation(item, config),
         calls=tuple(_calls(item.get("inbound_nodes") or ())),
         constants=tuple(_constants(item.get("inbound_nodes"))),
         built=_shape(_mapping(item.get("build_config") or {}).get("input_shape")),
     )
     if isinstance(config.get("layers"), list):
-        return replace(layer, graph=_graph(layer, depth))
+        if "input_layers" in config or (layer.own and layer.kind in ("Sequential", "Model")):
+            return replace(layer, graph=_graph(layer, depth))
+        parts = [item for item in config["layers"] if isinstance(item, dict)]
+        hidden = tuple(_layer(item, depth + 1) for item in parts if "class_name" in item)
+        return replace(layer, hidden=hidden)
     inner = config.get("layer")
     if isinstance(inner, dict) and "class_name" in inner:
         return replace(layer, inner=_layer(inner, depth + 1))
@@ -118,6 +130,17 @@ def _is_own(item: Config, kind: str) -> bool:
     if ">" in kind or item.get("registered_name") not in (None, kind):
         return False
     return str(item.get("module") or "keras").split(".")[0] in ("keras", "tf_keras", "tensorflow")
+
+
+def _is_operation(item: Config, config: Config) -> bool:
+    """Their module tells in `.keras`; in `.h5` no more than that they have no `trainable`."""
+    if item.get("module"):
+        return ".ops" in str(item["module"])
+    nodes = item.get("inbound_nodes")
+    called = isinstance(nodes, list) and any(
+        isinstance(node, dict) and "args" in node for node in nodes
+    )
+    return called and "trainable" not in config and item["class_name"] != "InputLayer"
 
 
 def _graph(model: Layer, depth: int) -> Graph:
@@ -189,6 +212,34 @@ def input_shape(layer: Layer) -> Shape:
     return None
 
 
+def modern(config: Config, kind: str) -> Config:
+    """A configuration in the words of Keras 2 and 3, if it is in those of Keras 1."""
+    if not any(key in config for key in ("nb_filter", "border_mode", "dim_ordering")):
+        return config
+    found = dict(config)
+    for old, new in (
+        ("nb_filter", "filters"),
+        ("filter_length", "kernel_size"),
+        ("subsample_length", "strides"),
+        ("subsample", "strides"),
+        ("border_mode", "padding"),
+        ("atrous_rate", "dilation_rate"),
+        ("bias", "use_bias"),
+    ):
+        if old in found:
+            found[new] = found.pop(old)
+    if "nb_row" in found:
+        found["kernel_size"] = [found["nb_row"], found["nb_col"]]
+    if "kernel_dim1" in found:
+        found["kernel_size"] = [found[f"kernel_dim{n}"] for n in (1, 2, 3)]
+    if "dim_ordering" in found:
+        order = found["dim_ordering"]
+        found["data_format"] = {"th": "channels_first", "tf": "channels_last"}.get(order, order)
+    if kind == "Convolution1D":
+        found["data_format"] = "channels_last"
+    return found
+
+
 def _shape(value: object) -> Shape:
     """A shape as JSON has it; None for what is none, such as several."""
     if isinstance(value, dict):  # {"class_name": "__tuple__", "items": [...]}
@@ -223,8 +274,8 @@ def refs(value: Any, depth: int = 0) -> Iterator[Ref]:
             shape = _shape(value["config"].get("shape"))
             yield _ref(str(layer), int(call), int(output), shape)
             return
-        for part in value.values():
-            yield from refs(part, depth + 1)
+        for key in sorted(value):  # as Keras flattens a mapping of tensors
+            yield from refs(value[key], depth + 1)
     elif isinstance(value, list | tuple):
         if _is_ref(value):
             if value[0] != "_CONSTANT_VALUE":
@@ -262,9 +313,11 @@ def _constants(value: Any) -> Iterator[Shape]:
 
 
 def _is_array(value: Any) -> bool:
-    while isinstance(value, list) and value:
-        value = value[0]
-    return isinstance(value, int | float)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(part, int | float) or _is_array(part) for part in value)
+    )
 
 
 def _lengths(value: Any) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from convfc_cli.models import keras_layer
 from convfc_cli.models.hdf5_numbers import dtype_name
 from convfc_cli.models.keras_config import CONVOLUTION, Graph, Layer, Ref, Shape, input_shape
 from convfc_cli.models.keras_layer import OTHERS, RANKS, Attributes
-from convfc_cli.models.keras_shapes import merged, output_shape
+from convfc_cli.models.keras_shapes import SHAPES, agreed, merged, output_shape
 from convfc_cli.models.keras_weights import Weights
 from convfc_cli.models.model import Entry, Shapes
 
@@ -33,6 +33,12 @@ MOST_CALLS = 10_000
 
 WRAPPERS = ("TimeDistributed", "SpectralNormalization")
 """Wrappers that apply their layer as it is; the latter's kernel is stored normalized."""
+
+KNOWN = frozenset({*SHAPES, *WRAPPERS, "InputLayer", "Functional", "Model", "Sequential"})
+"""Classes of Keras's own that hold no convolution."""
+
+KERNELS = ("EinsumDense", "MultiHeadAttention", "GroupQueryAttention")
+"""Classes of Keras's own whose kernels have the rank of a convolution's."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,22 @@ class _Walk:
     def graph(
         self,
         graph: Graph,
-        inputs: Sequence[Shape],
+        inputs: Sequence[Shape] | None,
         chain: tuple[Layer, ...],
         place: tuple[int, ...],
+        *,
+        alone: bool = True,
     ) -> list[Shape]:
-        """The shapes of a model's outputs, given those of its inputs; its calls are collected."""
+        """The shapes of a model's outputs, given those of its inputs; its calls are collected.
+
+        Shapes that the file states are those of the model's making. They hold of the outermost
+        model (`inputs` None), and in one that is applied once (`alone`), not of every call.
+        """
         made: dict[tuple[str, int], list[Shape]] = {}
-        fed = dict(zip(graph.inputs, inputs, strict=False))
+        fed: dict[str, Shape] = {}
+        if inputs is not None:
+            known = inputs if len(inputs) == len(graph.inputs) else [None] * len(graph.inputs)
+            fed = dict(zip(graph.inputs, known, strict=True))
         ready = deque(
             (number, layer, call)
             for number, layer in enumerate(graph.layers)
@@ -90,17 +105,20 @@ class _Walk:
         )
         waiting: dict[tuple[str, int], list[tuple[int, Layer, int]]] = {}
         while ready:
+            self._count()
             number, layer, call = ready.popleft()
             needed = layer.calls[call] if layer.calls else ()
             missing = next((ref for ref in needed if not self._is_made(ref, graph, made)), None)
             if missing is not None:
                 waiting.setdefault((missing.layer, missing.call), []).append((number, layer, call))
                 continue
-            shapes = [self._shape(ref, made) for ref in needed]
-            if layer.name in fed or layer.kind == "InputLayer":
-                found = [merged(fed.get(layer.name), input_shape(layer))]
+            shapes = [self._shape(ref, made, alone) for ref in needed]
+            if layer.name in fed and (fed[layer.name] is not None or not alone):
+                found = [agreed(fed[layer.name], input_shape(layer))]
+            elif layer.name in fed or layer.kind == "InputLayer":
+                found = [input_shape(layer)]
             else:
-                found = self.layer(layer, shapes, (*chain, layer), (*place, number, call))
+                found = self.layer(layer, shapes, (*chain, layer), (*place, number, call), alone)
             made[layer.name, call] = self._settled(found, chain, layer, call)
             ready.extend(waiting.pop((layer.name, call), ()))
         if waiting:
@@ -109,30 +127,39 @@ class _Walk:
             )
             names = ", ".join(name for _, name in left[:3])
             raise MalformedInput(f"its layers wait for each other in a circle: {names}")
-        return [self._shape(ref, made) for ref in graph.outputs]
+        return [self._shape(ref, made, alone) for ref in graph.outputs]
 
     def layer(
-        self, layer: Layer, shapes: list[Shape], chain: tuple[Layer, ...], place: tuple[int, ...]
+        self,
+        layer: Layer,
+        shapes: list[Shape],
+        chain: tuple[Layer, ...],
+        place: tuple[int, ...],
+        alone: bool,
     ) -> list[Shape]:
         """The shapes of what a layer makes of these."""
-        self.count += 1
-        if self.count > MOST_CALLS:
-            raise Refused(f"it applies layers more than {MOST_CALLS} times")
-        if len(layer.calls) <= 1 and len(shapes) == 1:
-            shapes = [merged(shapes[0], layer.built)]
         if layer.graph is not None:
-            return self.graph(layer.graph, shapes, chain, place)
+            once = alone and len(layer.calls) <= 1
+            return self.graph(layer.graph, shapes, chain, place, alone=once)
         if layer.inner is not None and layer.own and layer.kind in WRAPPERS:
-            return self._wrapped(layer, layer.inner, shapes, chain, place)
+            return self._wrapped(layer, layer.inner, shapes, chain, place, alone)
         shape = shapes[0] if shapes else None
-        if layer.inner is not None:
-            self._hidden(layer.inner, (*chain, layer.inner), place)
-        elif CONVOLUTION.search(layer.kind) or not layer.own or layer.kind not in _known():
+        hidden = layer.hidden if layer.inner is None else (layer.inner,)
+        for number, inside in enumerate(hidden):
+            self._hidden(inside, (*chain, inside), (*place, number))
+        if hidden:
+            return [output_shape(layer, shapes)]
+        if CONVOLUTION.search(layer.kind) or not layer.own or layer.kind not in KNOWN:
             names = tuple(step.name for step in chain)
             self.calls.append(Call(chain, place, shape, names))
         if layer.own and (layer.kind in RANKS or _stands_for(layer) is not None):
             return [_convolved(layer, shape)]
         return [output_shape(layer, shapes)]
+
+    def _count(self) -> None:
+        self.count += 1
+        if self.count > MOST_CALLS:
+            raise Refused(f"it applies layers more than {MOST_CALLS} times")
 
     def _wrapped(
         self,
@@ -141,23 +168,22 @@ class _Walk:
         shapes: list[Shape],
         chain: tuple[Layer, ...],
         place: tuple[int, ...],
+        alone: bool,
     ) -> list[Shape]:
         shape = shapes[0] if shapes else None
         if layer.kind != "TimeDistributed":
-            return self.layer(inner, shapes, (*chain, inner), place)
+            return self.layer(inner, shapes, (*chain, inner), place, alone)
         once = None if shape is None or len(shape) < 2 else (shape[0], *shape[2:])
-        found = self.layer(inner, [once], (*chain, inner), place)
+        found = self.layer(inner, [once], (*chain, inner), place, alone)
         steps = None if shape is None else shape[1]
         return [None if one is None else (one[0], steps, *one[1:]) for one in found]
 
     def _hidden(self, layer: Layer, chain: tuple[Layer, ...], place: tuple[int, ...]) -> None:
-        """List what is in a wrapper that does something else than to apply it."""
-        if layer.graph is not None:
-            for number, inside in enumerate(layer.graph.layers):
-                self._hidden(inside, (*chain, inside), (*place, number))
-        elif layer.inner is not None:
-            self._hidden(layer.inner, (*chain, layer.inner), place)
-        elif CONVOLUTION.search(layer.kind):
+        """List what is in a layer that does something else than to apply it."""
+        within = layer.hidden if layer.graph is None else layer.graph.layers
+        for number, inside in enumerate(within if layer.inner is None else (layer.inner,)):
+            self._hidden(inside, (*chain, inside), (*place, number))
+        if layer.graph is None and layer.inner is None and CONVOLUTION.search(layer.kind):
             self.calls.append(Call(chain, place, None, tuple(step.name for step in chain)))
 
     def _is_made(self, ref: Ref, graph: Graph, made: Mapping[tuple[str, int], object]) -> bool:
@@ -167,9 +193,12 @@ class _Walk:
             raise MalformedInput(f"a layer is called on the output of {ref.layer!r}: there is none")
         return ref.call >= max(1, len(graph.by_name[ref.layer].calls))
 
-    def _shape(self, ref: Ref, made: Mapping[tuple[str, int], Sequence[Shape]]) -> Shape:
+    def _shape(
+        self, ref: Ref, made: Mapping[tuple[str, int], Sequence[Shape]], alone: bool
+    ) -> Shape:
         found = made.get((ref.layer, ref.call), ())
-        return merged(found[ref.output] if ref.output < len(found) else None, ref.stated)
+        shape = found[ref.output] if ref.output < len(found) else None
+        return merged(shape, ref.stated) if alone else agreed(shape, ref.stated)
 
     def _settled(
         self, found: list[Shape], chain: tuple[Layer, ...], layer: Layer, call: int
@@ -194,12 +223,6 @@ def _agreed(name: str, given: tuple[int, ...], known: Shape) -> Shape:
                 told = ",".join(str(s or "?") for s in known)
                 raise UsageError(f"--input-shape {name}: the model has it as {told}")
     return (None, *given[1:])
-
-
-def _known() -> frozenset[str]:
-    from convfc_cli.models.keras_shapes import SHAPES
-
-    return frozenset({*SHAPES, *WRAPPERS, "InputLayer", "Functional", "Model", "Sequential"})
 
 
 def _stands_for(layer: Layer) -> str | None:
@@ -249,15 +272,18 @@ def list_layers(
     assert model.graph is not None
     given = _named(model.graph, name, shapes)
     walk = _Walk(given)
-    walk.graph(model.graph, [], (), ())
+    try:
+        walk.graph(model.graph, None, (), ())
+    except GeometryError as error:
+        raise (UsageError(f"{error} (see --input-shape)") if shapes else error) from error
     if missed := sorted(given.keys() - walk.met):
         inputs = ", ".join(model.graph.inputs)
         raise UsageError(f"{name} has no tensor {missed[0]!r} (its inputs: {inputs})")
     calls = sorted(walk.calls, key=lambda call: call.place)
     entries: list[Entry] = []
     make = _Entries(model.graph, weights, origin, bool(shapes))
-    for call, name in zip(calls, _numbered(calls), strict=True):
-        entry = make.entry(len(entries), call, name)
+    for call, called in zip(calls, _numbered(calls), strict=True):
+        entry = make.entry(len(entries), call, called)
         if entry is not None:
             entries.append(entry)
     return tuple(entries)
@@ -331,6 +357,11 @@ class _Entries:
 
     def _sized(self, entry: Entry, call: Call, found: Attributes) -> Entry:
         def resized(own_shape: Shape) -> Entry:
+            if own_shape is not None and len(own_shape) != found.rank + 1:
+                raise UsageError(
+                    f"{len(own_shape)} sizes where a {call.layer.kind} takes {found.rank + 1}: "
+                    f"channels and {found.rank} spatial ones"
+                )
             index = keras_layer.index_map(found, own_shape)
             arrays = self.weights.of(self.graph, call.chain)
             keras_layer.order(found, index, arrays["kernel"])
@@ -389,8 +420,11 @@ class _Entries:
     def _foreign(self, entry: Entry, call: Call) -> Entry | None:
         """A class that is not read: listed where it is, or may hold, a convolution."""
         layer = call.layer
+        convolves = CONVOLUTION.search(layer.kind)
+        if not convolves and layer.own and (layer.module or layer.kind in KERNELS):
+            return None  # Keras's own, and none of its convolutions
         large = self.weights.large(self.graph, call.chain)
-        if not large and not CONVOLUTION.search(layer.kind):
+        if not large and not convolves:
             return None
         whose = "a class that this version does not read" if layer.own else "a class of its author"
         told = f"{layer.kind} is {whose}, and what it computes is in no file"

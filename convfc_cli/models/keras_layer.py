@@ -20,7 +20,7 @@ from convfc_cli.geometry import keras_convolution_axis, keras_transposed_axis
 from convfc_cli.hdf5_input import Dataset
 from convfc_cli.layers import Convolution
 from convfc_cli.models.hdf5_numbers import bias, numbers
-from convfc_cli.models.keras_config import Config, Layer, Shape
+from convfc_cli.models.keras_config import Config, Layer, Shape, modern
 from convfc_cli.taps import IndexMap
 
 Array = NDArray[Any]
@@ -107,8 +107,8 @@ def _attributes(kind: str, config: Config, *, keras1: bool) -> Attributes:
         channels_last=channels_last,
         filters=None if depthwise else _whole(config["filters"]),
         multiplier=_whole(config.get("depth_multiplier", 1)) if depthwise else 1,
-        groups=_whole(config.get("groups") or 1),
-        bias=bool(config.get("use_bias", True)),
+        groups=1 if config.get("groups") is None else _whole(config["groups"]),
+        bias=_truth(config.get("use_bias", True)),
         transposed=transposed,
         output_padding=(None,) * rank if op is None else _sizes(op, rank),
         theano_order=keras1 and not channels_last and rank > 1,
@@ -123,33 +123,10 @@ def _channels_last(config: Config) -> bool:
     return bool(order == "channels_last")
 
 
-def modern(config: Config, kind: str) -> Config:
-    """A configuration in the words of Keras 2 and 3, if it is in those of Keras 1."""
-    if not any(key in config for key in ("nb_filter", "border_mode", "dim_ordering")):
-        return config
-    found = dict(config)
-    for old, new in (
-        ("nb_filter", "filters"),
-        ("filter_length", "kernel_size"),
-        ("subsample_length", "strides"),
-        ("subsample", "strides"),
-        ("border_mode", "padding"),
-        ("atrous_rate", "dilation_rate"),
-        ("bias", "use_bias"),
-        ("pool_size", "pool_size"),
-    ):
-        if old in found:
-            found[new] = found.pop(old)
-    if "nb_row" in found:
-        found["kernel_size"] = [found["nb_row"], found["nb_col"]]
-    if "kernel_dim1" in found:
-        found["kernel_size"] = [found[f"kernel_dim{n}"] for n in (1, 2, 3)]
-    if "dim_ordering" in found:
-        order = found["dim_ordering"]
-        found["data_format"] = {"th": "channels_first", "tf": "channels_last"}.get(order, order)
-    if kind == "Convolution1D":
-        found["data_format"] = "channels_last"
-    return found
+def _truth(value: object) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"{value!r} where true or false belongs")
+    return value
 
 
 def _whole(value: object) -> int:

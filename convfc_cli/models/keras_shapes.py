@@ -10,26 +10,29 @@ from math import prod
 from typing import Any
 
 from convfc_cli.errors import GeometryError
-from convfc_cli.geometry import pooled
-from convfc_cli.models.keras_config import Layer, Shape
-from convfc_cli.models.keras_layer import modern
+from convfc_cli.geometry import LARGEST, pooled
+from convfc_cli.models.keras_config import Layer, Shape, modern
 
 Rule = Callable[[Layer, Sequence[Shape]], Shape]
 
 SAME = """
-Activation ReLU Relu LeakyReLU LeakyRelu PReLU ELU Elu SELU Selu GELU Gelu ThresholdedReLU
-Softmax Softplus Softsign Sigmoid HardSigmoid HardSwish HardSilu Swish Silu Tanh Mish Relu6
-LogSoftmax Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout
-GaussianDropout GaussianNoise ActivityRegularization BatchNormalization SyncBatchNormalization
-LayerNormalization GroupNormalization UnitNormalization RMSNormalization Normalization
-SpectralNormalization Rescaling Masking Identity Highway RandomFlip RandomRotation
-RandomContrast RandomBrightness RandomTranslation RandomZoom RandomShear RandomHue
-RandomSaturation Solarization Cast Exp Log Sqrt Square Absolute Abs Negative Clip StopGradient
+Activation ReLU LeakyReLU PReLU ELU ThresholdedReLU Softmax Dropout SpatialDropout1D
+SpatialDropout2D SpatialDropout3D AlphaDropout GaussianDropout GaussianNoise
+ActivityRegularization BatchNormalization SyncBatchNormalization LayerNormalization
+GroupNormalization UnitNormalization RMSNormalization Normalization Rescaling Masking Identity
+Highway RandomFlip RandomRotation RandomContrast RandomBrightness RandomTranslation RandomZoom
+RandomShear RandomHue RandomSaturation Solarization
 """.split()
 
-ELEMENTWISE = """
-Add Subtract Multiply Average Maximum Minimum Divide TrueDivide FloorDivide Power Mod Where
-SquaredDifference
+ELEMENTWISE = "Add Subtract Multiply Average Maximum Minimum".split()
+
+OPERATIONS_SAME = """
+Relu Relu6 LeakyRelu Elu Selu Gelu Silu Sigmoid HardSigmoid HardSilu Softplus Softsign Softmax
+LogSoftmax Tanh Exp Log Sqrt Rsqrt Square Absolute Abs Negative Clip Cast StopGradient
+""".split()
+
+OPERATIONS_ELEMENTWISE = """
+Add Subtract Multiply Divide TrueDivide FloorDivide Maximum Minimum Power Mod
 """.split()
 
 TENSORFLOW_SAME = """
@@ -50,22 +53,42 @@ def output_shape(layer: Layer, shapes: Sequence[Shape]) -> Shape:
 
     Raises `GeometryError` where that has no elements.
     """
-    rule = SHAPES.get(layer.kind) if layer.own else None
+    rules = OPERATIONS if layer.operation else SHAPES
+    rule = rules.get(layer.kind) if layer.own else None
     if rule is None:
         return None
     try:
-        return rule(layer, shapes)
-    except GeometryError:
-        raise
+        found = rule(layer, shapes)
+    except GeometryError as error:
+        raise GeometryError(f"{layer.kind} {layer.name}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError):
         return None  # a configuration of another kind than the rule knows: nothing is known
+    return found if found is None or all(map(_is_size, found)) else None
+
+
+def _is_size(size: object) -> bool:
+    return size is None or (type(size) is int and 1 <= size <= LARGEST)
 
 
 def merged(first: Shape, second: Shape) -> Shape:
-    """What two accounts of one shape say together; where they differ, the first counts."""
-    if first is None or second is None or len(first) != len(second):
-        return second if first is None else first
-    return tuple(b if a is None else a for a, b in zip(first, second, strict=True))
+    """What two accounts of one shape say together; where they contradict each other, nothing."""
+    return _compared(first, second, filled=True)
+
+
+def agreed(first: Shape, second: Shape) -> Shape:
+    """The first account of a shape, without what the second contradicts."""
+    return _compared(first, second, filled=False)
+
+
+def _compared(first: Shape, second: Shape, *, filled: bool) -> Shape:
+    if first is None or second is None:
+        return second if first is None and filled else first
+    if len(first) != len(second):
+        return None
+    return tuple(
+        (b if filled else None) if a is None else a if b in (None, a) else None
+        for a, b in zip(first, second, strict=True)
+    )
 
 
 def _only(shapes: Sequence[Shape]) -> tuple[int | None, ...]:
@@ -322,4 +345,10 @@ SHAPES: dict[str, Rule] = {
     "Lambda": _lambda,
     "TFOpLambda": _tensorflow,
 }
-"""The rule of each class, by its name."""
+"""The rule of each class of layers, by its name."""
+
+OPERATIONS: dict[str, Rule] = {
+    **dict.fromkeys(OPERATIONS_SAME, _same),
+    **dict.fromkeys(OPERATIONS_ELEMENTWISE, _elementwise),
+}
+"""The rule of each class of operations, some of which are named like layers that do otherwise."""

@@ -13,6 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from convfc_cli.errors import MalformedInput
 from convfc_cli.hdf5_input import Dataset, Group
@@ -39,6 +40,10 @@ ROLES = {
 """What a variable is, by its name; the last two are those of Keras 1."""
 
 
+STATE = ("vector_u", "sn_u")
+"""What SpectralNormalization keeps beside the weights of its layer."""
+
+
 class Weights(ABC):
     """The weights of a file."""
 
@@ -62,7 +67,7 @@ class Legacy(Weights):
         self._held: dict[str, _Held] = {}
 
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
-        own = self._own(chain)
+        own = [(name, dataset) for name, dataset in self._own(chain) if _leaf(name) not in STATE]
         roles: dict[str, Dataset] = {}
         for name, dataset in own:
             role = _role(name)
@@ -113,7 +118,6 @@ class _Held:
     """
 
     def __init__(self, top: Layer, found: Sequence[Named]) -> None:
-        self._top = top
         self._found = found
         scopes = list(dict.fromkeys(_scope(name) for name, data in found if _is_large(data)))
         chains = sorted(_with_kernels(top, ()), key=_is_frozen)
@@ -140,7 +144,7 @@ class _Held:
 
     def of(self, chain: Chain) -> list[Named]:
         """A layer's own weights."""
-        if self._top.graph is None:
+        if all(layer.graph is None for layer in chain):
             return list(self._found)
         if self._by_order:
             return [self._found[place] for place in self._by_order.get(_path(chain), ())]
@@ -216,14 +220,29 @@ class Store(Weights):
     """Groups named after classes, in the order of the configuration."""
 
     def __init__(self, root: Group) -> None:
-        self._groups = dict(_holders(root, ""))
+        self._root = root
+        self._places: dict[str, str] = {}
+        """The path of the `vars` of every place that holds weights; Windows wrote \\ for /."""
+
+        self._kernels: list[tuple[str, Dataset]] = []
+        """(place, dataset) of what has a convolution kernel's rank, in order of the places."""
+
+        for dataset in root.walk():
+            path = dataset.path.rpartition("/")[0]
+            place, _, last = path.replace("\\", "/").removeprefix("/").rpartition("/")
+            if last == "vars" and place.split("/")[0] not in ("optimizer", "optimizer_weights"):
+                self._places[place] = path.removeprefix("/")
+                if _is_large(dataset):
+                    self._kernels.append((place, dataset))
+        self._kernels.sort(key=lambda kernel: kernel[0])
         self._numbers: dict[int, tuple[Graph, Mapping[str, tuple[str, int, int]]]] = {}
-        self._inside = {key: sorted(places) for key, places in _numbered_groups(self._groups)}
+        self._inside = {key: sorted(places) for key, places in _numbered_groups(self._places)}
         """For each place and class the groups there, each with its number, in order."""
 
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
         place = self._place(model, chain)
-        group = self._groups.get(place) or self._below(place)
+        path = self._places.get(place) or self._below(place)
+        group = self._root.group(path) if path else None
         if group is None:
             raise MalformedInput(f"it has no weights in the file: {place}/vars is not there")
         named = group.attribute("name")
@@ -243,13 +262,9 @@ class Store(Weights):
             place = self._place(model, chain)
         except MalformedInput:
             return []
-        return [
-            dataset
-            for path, group in self._groups.items()
-            if path == place or path.startswith(f"{place}/")
-            for dataset in _datasets(group)
-            if _is_large(dataset)
-        ]
+        first = bisect_left(self._kernels, place, key=lambda kernel: kernel[0])
+        held = takewhile(lambda kernel: _is_below(kernel[0], place), self._kernels[first:])
+        return [dataset for _, dataset in held]
 
     def _place(self, model: Graph, chain: Chain) -> str:
         place, graph = "", model
@@ -297,23 +312,15 @@ class Store(Weights):
             self._numbers[id(graph)] = graph, numbers
         return self._numbers[id(graph)][1]
 
-    def _below(self, place: str) -> Group | None:
-        """The only group with weights under a place: a wrapper's, whatever it calls its layer."""
+    def _below(self, place: str) -> str | None:
+        """The only `vars` under a place: a wrapper's, whatever it calls its layer."""
         outer = place.rpartition("/")[0] if place.endswith("/layer") else place
-        found = [group for path, group in self._groups.items() if path.startswith(f"{outer}/")]
+        found = [path for below, path in self._places.items() if _is_below(below, outer)]
         return found[0] if len(found) == 1 else None
 
 
-def _holders(group: Group, path: str) -> Iterator[tuple[str, Group]]:
-    """(path, its `vars`) of every group that holds weights; Windows wrote \\ for /."""
-    for name in group.names():
-        child = group.child(name)
-        if not isinstance(child, Group):
-            continue
-        if name == "vars" and child.names():
-            yield path, child
-        elif name not in ("optimizer", "optimizer_weights") or path:
-            yield from _holders(child, f"{path}/{name}".replace("\\", "/").removeprefix("/"))
+def _is_below(path: str, place: str) -> bool:
+    return path == place or path.startswith(f"{place}/")
 
 
 def _numbered_groups(
@@ -329,12 +336,6 @@ def _numbered_groups(
             if numbered := re.fullmatch(r"(.+)_(\d{1,9})", name):
                 found.setdefault((inside, numbered[1]), set()).add((int(numbered[2]), name))
     return found.items()
-
-
-def _datasets(group: Group) -> Iterator[Dataset]:
-    for name in group.names():
-        if isinstance(child := group.child(name), Dataset):
-            yield child
 
 
 def _is_large(dataset: Dataset) -> bool:
@@ -374,10 +375,13 @@ def texts(group: Group, name: str) -> list[str]:
     return value
 
 
+def _leaf(name: str) -> str:
+    return name.rpartition("/")[2].split(":")[0]
+
+
 def _role(name: str) -> str | None:
     """What a variable is: `conv/kernel_1:0` is a kernel, Keras 1's `conv_W` too."""
-    leaf = name.rpartition("/")[2].split(":")[0]
-    leaf = re.sub(r"_\d+$", "", leaf)
+    leaf = re.sub(r"_\d+$", "", _leaf(name))
     return ROLES.get(leaf) or ROLES.get(leaf.rpartition("_")[2])
 
 

@@ -49,6 +49,6 @@ def open_model(source: Input, shapes: Shapes, bare: Bare | None = None) -> Model
     known = ", ".join(formats())
     if source.looks_like_text():
         raise MalformedInput(f"{source.name} is a text file, not a model (known: {known})")
-    if source.head.startswith((b"PK", b"\x93NUMPY")):
+    if source.head.startswith((b"PK", b"\x93NUMPY", b"\x89HDF")):
         known += "; of a matrix file, `convfc verify` and `convfc map` tell more"
     raise MalformedInput(f"{source.name} is no model file of a known kind ({known})")
