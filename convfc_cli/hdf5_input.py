@@ -15,6 +15,7 @@ Names and text are UTF-8; a byte that is not becomes a lone surrogate, as in Pyt
 import io
 import math
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,12 +73,6 @@ SMALL_CHUNK = 2**13
 
 PLAIN = frozenset(["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 """The numbers that are read, as NumPy has them."""
-
-LZF = 32000
-"""The number of h5py's own filter."""
-
-CHECKSUM = 4
-"""Bytes of a checksum; one may be compressed along with a chunk."""
 
 GCOL = b"GCOL"
 """What a heap of texts of varying length begins with."""
@@ -243,6 +238,9 @@ def _bounded_memory() -> Iterator[None]:
     A text of varying length says how long it is, and that much, up to 4 GiB, is taken before the
     text is looked for; and many texts may be one and the same. No call tells it beforehand.
     """
+    if threading.active_count() > 1:  # the limit is the whole process's
+        yield
+        return
     try:
         import resource
 
@@ -410,7 +408,7 @@ class Dataset(_Object):
         """All of it, in native byte order.
 
         Raises `Unsupported` for what is no plain array, or compressed by anything but gzip,
-        shuffle, fletcher32 and lzf; `Refused` for more than 4 GiB, or than the file can hold.
+        and shuffle; `Refused` for more than 4 GiB, or than the file can hold.
         """
         return self._read(0, self.shape[0] if self.shape else 1)
 
@@ -493,11 +491,11 @@ class Dataset(_Object):
         """Raise unless `_unpacked` knows these filters."""
         h5z = library().h5z
         for code, _, name in self._filters:
-            if code not in (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, LZF):
+            if code not in (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE):
                 told = f"{name} (number {code})" if name else f"number {code}"
                 raise Unsupported(
-                    f"{self._place} is compressed by filter {told}: only gzip, shuffle, fletcher32 "
-                    f"and lzf are undone; write it with these, or without compression"
+                    f"{self._place} is compressed by filter {told}: only gzip and shuffle are "
+                    f"undone; write it with these, or with none (h5repack -f NONE)"
                 )
         if len({code for code, _, _ in self._filters}) < len(self._filters):
             raise Refused(f"{self._place} is compressed more than once: it is not expanded")
@@ -561,13 +559,9 @@ class Dataset(_Object):
             if mask >> index & 1:  # this chunk did not get smaller by it
                 continue
             if code == h5z.FILTER_DEFLATE:
-                packed = _inflated(packed, size + CHECKSUM)
-            elif code == LZF:
-                packed = _lzf_expanded(packed, size + CHECKSUM)
-            elif code == h5z.FILTER_SHUFFLE:
-                packed = _unshuffled(packed, values[0])
+                packed = _inflated(packed, size)
             else:
-                packed = _summed(packed)
+                packed = _unshuffled(packed, values[0])
         if len(packed) != size:
             raise ValueError(f"a chunk of {len(packed)} bytes where {size} belong")
         return packed
@@ -801,56 +795,8 @@ def _inflated(packed: bytes, most: int) -> bytes:
     return plain
 
 
-def _lzf_expanded(packed: bytes, most: int) -> bytes:
-    """LZF undone.
-
-    A byte below 32 is followed by one literal byte more than it says. Any other is a repetition of
-    what came before: its length is in the upper three bits and, where these are all set, in one
-    byte more; how far back, in the lower five bits and in the last byte.
-
-    >>> _lzf_expanded(bytes([1, 65, 66, 0xE0, 7, 1]), 100)
-    b'ABABABABABABABABAB'
-    """
-    plain = bytearray()
-    at = 0
-    while at < len(packed):
-        control = packed[at]
-        if control < 32:
-            plain += packed[at + 1 : at + 2 + control]
-            at += 2 + control
-        else:
-            length = (control >> 5) + 2
-            if length == 9:
-                at += 1
-                length += packed[at]
-            back = ((control & 31) << 8) + packed[at + 1] + 1
-            at += 2
-            if back > len(plain):
-                raise ValueError("a repetition of what is not there")
-            piece = plain[-back:] if back <= length else plain[-back : len(plain) - back + length]
-            plain += (piece * (length // back + 1))[:length]
-        if len(plain) > most:
-            raise ValueError(f"{len(packed)} compressed bytes that are not of a chunk of {most}")
-    return bytes(plain)
-
-
 def _unshuffled(packed: bytes, width: int) -> bytes:
     """Bytes of like place in their elements stood together; what fills no element is last."""
     whole = len(packed) - len(packed) % width
     planes = np.frombuffer(packed, np.uint8, whole).reshape(width, -1)
     return planes.T.tobytes() + packed[whole:]
-
-
-def _summed(packed: bytes) -> bytes:
-    """What precedes a Fletcher checksum, which must be its own."""
-    plain, told = packed[:-CHECKSUM], int.from_bytes(packed[-CHECKSUM:], "little")
-    words = np.frombuffer(plain + bytes(len(plain) % 2), ">u2")
-    low = high = 0
-    for start in range(0, len(words), 2**16):
-        block = words[start : start + 2**16].astype(np.uint64)
-        high += len(block) * low + int(block @ np.arange(len(block), 0, -1, dtype=np.uint64))
-        low += int(block.sum())
-    wrong = (low - told % 2**16) % 65535 or (high - (told >> 16)) % 65535
-    if wrong or len(packed) < CHECKSUM:
-        raise ValueError("a checksum is wrong")
-    return plain

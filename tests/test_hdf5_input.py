@@ -117,6 +117,7 @@ def test_h5py_is_imported_late_and_without_plugins() -> None:
 
 def test_the_tree_outlives_the_input_and_leaves_nothing_open() -> None:
     descriptors = Path("/proc/self/fd")
+    gc.collect()
     before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
     found = the_dataset(hold(data=[1, 2]))
     assert found.read().tolist() == [1, 2]
@@ -722,12 +723,7 @@ FILTERS: list[dict[str, Any]] = [
     {},
     {"compression": "gzip"},
     {"compression": "gzip", "shuffle": True},
-    {"compression": "lzf"},
-    {"compression": "lzf", "shuffle": True},
-    {"fletcher32": True},
-    {"shuffle": True, "fletcher32": True},
-    {"compression": "gzip", "shuffle": True, "fletcher32": True},
-    {"compression": "lzf", "fletcher32": True},
+    {"shuffle": True},
 ]
 
 
@@ -770,18 +766,6 @@ def test_what_was_not_written_is_the_fill_value() -> None:
     assert the_dataset(hold(shape=(50,), dtype="i4", fillvalue=7)).read().tolist() == 50 * [7]
 
 
-def test_a_checksum_before_compression() -> None:
-    def fill(file: h5py.File) -> None:
-        plan = h5p.create(h5p.DATASET_CREATE)
-        plan.set_chunk((100,))
-        for code, values in ((h5z.FILTER_FLETCHER32, ()), (h5z.FILTER_DEFLATE, (4,))):
-            plan.set_filter(code, 0, values)
-        h5d.create(file.id, b"x", h5t.STD_I32LE, h5s.create_simple((1000,)), plan)
-        file["x"][...] = np.arange(1000)
-
-    assert the_dataset(fill).read().tolist() == list(range(1000))
-
-
 def packed(size: int, chunk: bytes, *filters: tuple[int, tuple[int, ...]], mask: int = 0) -> Fill:
     """The dataset "x" of one chunk of bytes, which is stored just so."""
 
@@ -797,30 +781,20 @@ def packed(size: int, chunk: bytes, *filters: tuple[int, tuple[int, ...]], mask:
 
 
 DEFLATE = (h5z.FILTER_DEFLATE, (4,))
-FLETCHER = (h5z.FILTER_FLETCHER32, ())
 SHUFFLE = (h5z.FILTER_SHUFFLE, (1,))
-LZF = (h5z.FILTER_LZF, (4, 261, 100))
 
 
 @pytest.mark.parametrize(
     ("fill", "told"),
     [
         (packed(100, zlib.compress(bytes(99)), DEFLATE), "a chunk of 99 bytes where 100 belong"),
-        (packed(100, zlib.compress(bytes(105)), DEFLATE), "not of a chunk of 104"),
-        (packed(100, zlib.compress(bytes(102)), DEFLATE), "a chunk of 102 bytes"),
+        (packed(100, zlib.compress(bytes(105)), DEFLATE), "not of a chunk of 100"),
         (packed(100, zlib.compress(bytes(100))[:-3], DEFLATE), "not of a chunk"),
         (packed(100, b"nonsense", DEFLATE), "incorrect header check"),
         (packed(100, bytes(70_000)), "70000 bytes are stored for a chunk of 100"),
         (packed(100, bytes(50)), "a chunk of 50 bytes where 100 belong"),
         (packed(100, bytes(200)), "a chunk of 200 bytes where 100 belong"),
         (packed(100, bytes(99), SHUFFLE), "a chunk of 99 bytes"),
-        (packed(100, bytes(100) + b"\1\0\0\0", FLETCHER), "a checksum is wrong"),
-        (packed(100, bytes(100) + b"\0\0\1\0", FLETCHER), "a checksum is wrong"),
-        (packed(100, b"\0\0\0", FLETCHER), "a checksum is wrong"),
-        (packed(100, b"\x20\x00", LZF), "a repetition of what is not there"),
-        (packed(100, b"\x00\x01\xe0", LZF), "index out of range"),
-        (packed(100, b"\x00\x01" + 9 * b"\xe0\xff\x00", LZF), "not of a chunk of 104"),
-        (packed(100, b"\x05\x01", LZF), "a chunk of 1 bytes"),
     ],
 )
 def test_chunks_that_are_damaged(fill: Fill, told: str) -> None:
@@ -838,6 +812,8 @@ def test_other_filters_are_named() -> None:
     for options, told in (
         ({"compression": "szip"}, r"szip \(number 4\)"),
         ({"scaleoffset": 0}, r"scaleoffset \(number 6\)"),
+        ({"compression": "lzf"}, r"lzf \(number 32000\)"),
+        ({"fletcher32": True}, r"fletcher32 \(number 3\)"),
     ):
         found = the_dataset(hold(data=values, chunks=(100,), **options))
         with pytest.raises(Unsupported, match=f"/x is compressed by filter {told}: only gzip"):
@@ -858,9 +834,6 @@ def test_bombs_are_refused_without_memory() -> None:
     def wide(file: h5py.File) -> None:
         packed(2**16, zlib.compress(bytes(10**8)), DEFLATE)(file)
 
-    def long(file: h5py.File) -> None:
-        packed(2**16, b"\0\0" + 30_000 * b"\xe0\xff\0", LZF)(file)
-
     for fill, told in (
         (
             hold(shape=(9_900_000_000_000,), dtype="f4"),
@@ -872,8 +845,7 @@ def test_bombs_are_refused_without_memory() -> None:
         (hold(shape=(2**62,), dtype="i1", chunks=(2**31,)), "declares 4611686018427387904 bytes"),
         (hold(shape=(9,), dtype="f4", maxshape=(None,), chunks=(2**25,)), "chunks of 134217728"),
         (stacked, "/x is compressed more than once|declares 1073741824 bytes and stores"),
-        (wide, "not of a chunk of 65540"),
-        (long, "not of a chunk of 65540"),
+        (wide, "not of a chunk of 65536"),
     ):
         found = the_dataset(fill)
         with little_memory():

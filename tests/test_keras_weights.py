@@ -524,6 +524,17 @@ def test_a_wrapped_layer_of_a_store(tmp_path: Path) -> None:
     assert names_and_kernels(path) == [("td/conv", 0)]
 
 
+def test_a_wrapped_layer_under_another_name(tmp_path: Path) -> None:
+    """The only weights under a wrapper are its layer's; of two nobody can tell."""
+    wrapped = layer("TimeDistributed", "td", layer=plain("conv"))
+    model = sequential(given_input("x", 3, 5, 6, 2), wrapped)
+    weights = {"layers/time_distributed/cell": [kernel_of(0)]}
+    assert names_and_kernels(zipped(tmp_path / "m.keras", model, weights)) == [("td/conv", 0)]
+    weights["layers/time_distributed/other"] = [kernel_of(1)]
+    with pytest.raises(MalformedInput, match="no weights in the file"):
+        only(zipped(tmp_path / "m.keras", model, weights)).load()
+
+
 def test_a_variable_0_that_is_missing(tmp_path: Path) -> None:
     path = zipped(tmp_path / "m.keras", model_of(plain("a")), {"layers/conv2d": []})
     with pytest.raises(MalformedInput, match="weights"):
@@ -734,6 +745,40 @@ def test_lines_of_keras_1(stored: str, backend: str, tmp_path: Path) -> None:
     expected = kernel.transpose(2, 1, 0)
     assert np.array_equal(found.kernel, expected[..., ::-1] if backend == "theano" else expected)
     assert found.output_shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("AtrousConvolution1D", {"filter_length": 2, "atrous_rate": 3, "dim_ordering": "th"}),
+        ("Convolution1D", {"filter_length": 2, "subsample_length": 3, "dim_ordering": "th"}),
+        ("AtrousConvolution2D", {"nb_row": 2, "nb_col": 2, "atrous_rate": [1, 3]}),
+        ("Convolution3D", {f"kernel_dim{n}": n for n in (1, 2, 3)}),
+    ],
+)
+def test_other_classes_of_keras_1(kind: str, config: Config, tmp_path: Path) -> None:
+    """A line has its channels last, whatever is said of images."""
+    size, kernel, output = {
+        "AtrousConvolution1D": ([9, 2], ramp(2, 2, 4), (4, 6)),  # span 4
+        "Convolution1D": ([9, 2], ramp(2, 2, 4), (4, 3)),
+        "AtrousConvolution2D": ([9, 8, 2], ramp(2, 2, 2, 4), (4, 8, 5)),
+        "Convolution3D": ([4, 4, 4, 2], ramp(1, 2, 3, 2, 4), (4, 4, 3, 2)),
+    }[kind]
+    config = {"name": "c", "nb_filter": 4, "batch_input_shape": [None, *size], **config}
+    model = {"class_name": "Sequential", "config": [{"class_name": kind, "config": config}]}
+    named = [("c_W", kernel), ("c_b", BIAS)]
+    found = only(legacy(tmp_path / "m.h5", model, {"c": named}, version="1.1.0")).load()
+    assert found.output_shape == output
+    assert np.array_equal(found.kernel, np.moveaxis(kernel, (-1, -2), (0, 1)))
+
+
+def test_a_file_without_a_version_is_one_of_keras_1(tmp_path: Path) -> None:
+    path = keras1("th", KERNEL.transpose(3, 2, 0, 1), tmp_path, backend=None)
+    with h5py.File(path, "a") as file:
+        del file.attrs["keras_version"]
+    entry = only(path)
+    assert entry.flipped is None
+    assert entry.require().kernel_shape == (4, 2, 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,8 @@ def _graph(model: Layer, depth: int) -> Graph:
     else:
         layers = _chained(layers, model)
         inputs, outputs = (layers[0].name,), (Ref(layers[-1].name, 0),)
+    if not inputs:
+        raise ValueError(f"{model.name} has no inputs")
     by_name = {layer.name: layer for layer in layers}
     if len(by_name) != len(layers):
         raise ValueError(f"two layers of {model.name} have the same name")
