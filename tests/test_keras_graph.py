@@ -671,6 +671,17 @@ def test_shapes_that_do_not_fit(shapes: Any, told: str, tmp_path: Path) -> None:
         entries(tmp_path, open_model(None, 6, 2), weights("a", "b"), shapes)
 
 
+def test_a_shape_that_is_too_small_is_the_users(tmp_path: Path) -> None:
+    """(2, 2) is (1, 1) where `b` is, whose kernel is 2 x 2; the file itself is sound."""
+    found = entries(tmp_path, open_model(None, None, 2), weights("a", "b"), (1, 2, 2, 2))
+    assert found[0].status == "ready"
+    with pytest.raises(UsageError, match="see --input-shape"):
+        found[1].load()
+    found = entries(tmp_path, open_model(2, 2, 2), weights("a", "b"))
+    with pytest.raises(MalformedInput, match="no output"):
+        found[1].load()
+
+
 def test_a_nameless_shape_needs_an_only_input(tmp_path: Path) -> None:
     items = [
         given_input("x", None, 6, 2),

@@ -750,7 +750,7 @@ def test_lines_of_keras_1(stored: str, backend: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "config"),
     [
-        ("AtrousConvolution1D", {"filter_length": 2, "atrous_rate": 3, "dim_ordering": "th"}),
+        ("AtrousConvolution1D", {"filter_length": 2, "atrous_rate": 3}),
         ("Convolution1D", {"filter_length": 2, "subsample_length": 3, "dim_ordering": "th"}),
         ("AtrousConvolution2D", {"nb_row": 2, "nb_col": 2, "atrous_rate": [1, 3]}),
         ("Convolution3D", {f"kernel_dim{n}": n for n in (1, 2, 3)}),

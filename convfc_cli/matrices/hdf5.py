@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
 from convfc_cli.hdf5_input import SIGNATURE, Dataset, Group, open_tree
-from convfc_cli.matrices import hdf5_frame
+from convfc_cli.matrices import hdf5_frame, schema
 from convfc_cli.matrices.format import (
     Block,
     CsrReader,
@@ -50,20 +50,14 @@ from convfc_cli.matrices.matrix import (
     stated_digest,
 )
 from convfc_cli.naming import stem
-from convfc_cli.streams import index_dtype
 from convfc_cli.taps import IndexMap
 
 Values = NDArray[Any]
-
-_INDICES = (np.dtype(np.int32), np.dtype(np.int64))
 
 _LINKS = {"values": "data", "indices_1": "indices", "pointers_to_1": "indptr"}
 """What binsparse calls the arrays, and what SciPy and anndata call them."""
 
 _DENSE_ATTRIBUTES: Attributes = {"encoding-type": "array", "encoding-version": "0.2.0"}
-
-LONGEST_TEXT = 2**22
-"""Bytes of metadata that are accepted: a real description has a few thousand."""
 
 
 class Hdf5(MatrixFormat):
@@ -79,19 +73,7 @@ class Hdf5(MatrixFormat):
         return source.head.startswith(SIGNATURE)
 
     def size(self, spec: Spec, index_map: IndexMap, dtype: np.dtype[Any]) -> int:
-        frame = 8192  # metadata, attributes, HDF5's own records
-        shape, kernel = spec.shape(index_map), prod(index_map.kernel_shape)
-        total = frame + (kernel + index_map.output_shape[0]) * dtype.itemsize
-        if spec.form == "operator":
-            return total
-        if spec.form == "dense":
-            return total + prod(shape) * dtype.itemsize
-        index = np.dtype(index_dtype(index_map.nnz, shape)).itemsize
-        entry = dtype.itemsize + index
-        if spec.kernel_index:
-            entry += np.dtype(index_dtype(kernel, (0, 0))).itemsize
-        pointers = (shape[0] + 1) * index
-        return total + index_map.nnz * entry + pointers + index_map.rows * dtype.itemsize
+        return schema.size(spec, index_map, dtype)
 
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         names = _group_names([matrix.origin for matrix in matrices])
@@ -149,41 +131,19 @@ def _attributes(matrix: Matrix, dtypes: dict[str, np.dtype[Any]]) -> Attributes:
 def _folder(name: str, matrix: Matrix) -> Folder:
     """The group of a matrix."""
     arrays = list(_arrays(matrix))
-    dtypes = {array.name: array.dtype for array in arrays}
+    dtypes = {array.member.name: array.member.dtype for array in arrays}
     links = _LINKS if matrix.form == "csr" else {}
     return Folder(name, arrays, _attributes(matrix, dtypes), links)
 
 
 def _arrays(matrix: Matrix) -> Iterator[Array]:
-    layer, index_map, form = matrix.layer, matrix.layer.index_map, matrix.form
     yield Array.text("convfc", describe(matrix))
-    yield Array.whole("kernel", layer.kernel)
-    if layer.bias is not None:
-        yield Array.whole("kernel_bias", layer.bias)
-    if form == "dense":
+    for member in schema.members(matrix):
+        yield Array(member)
+    if matrix.form == "dense":
         chunks = partial(dense_chunks, matrix)
-        yield Array("dense", matrix.shape, layer.dtype, chunks, _DENSE_ATTRIBUTES)
-    if form != "csr":
-        return
-
-    def streamed(name: str, length: int, dtype: Any) -> Array:
-        def chunks() -> Iterator[Values]:
-            rows = layer.rows(matrix.layout, kernel_index=name == "kernel_index")
-            yield from getattr(rows, name).chunks()
-
-        return Array(name, (length,), np.dtype(dtype), chunks)
-
-    nnz, index = index_map.nnz, index_dtype(index_map.nnz, matrix.shape)
-    yield Array("bias", (index_map.rows,), layer.dtype, partial(_bias, matrix))
-    yield streamed("indptr", matrix.shape[0] + 1, index)
-    yield streamed("indices", nnz, index)
-    yield streamed("data", nnz, layer.dtype)
-    if matrix.spec.kernel_index:
-        yield streamed("kernel_index", nnz, index_dtype(layer.kernel.size, (0, 0)))
-
-
-def _bias(matrix: Matrix) -> list[Values]:
-    return [np.ascontiguousarray(matrix.bias)]
+        member = schema.Member("dense", matrix.shape, matrix.layer.dtype, chunks)
+        yield Array(member, _DENSE_ATTRIBUTES)
 
 
 class _StoredHdf5(Stored):
@@ -260,10 +220,10 @@ class _StoredHdf5(Stored):
         nnz = (index_map.nnz,)
         expected = {
             "bias": ((index_map.rows,), real),
-            "indptr": ((matrix.shape[0] + 1,), _INDICES),
-            "indices": (nnz, _INDICES),
+            "indptr": ((matrix.shape[0] + 1,), schema.INDICES),
+            "indices": (nnz, schema.INDICES),
             "data": (nnz, real),
-            "kernel_index": (nnz, _INDICES),
+            "kernel_index": (nnz, schema.INDICES),
             "dense": (matrix.shape, real),
         }
         for name, dataset in self._datasets.items():
@@ -288,11 +248,8 @@ class _StoredHdf5(Stored):
         verified.
         """
         matrix = self.matrix
-        names = {"convfc", "kernel"}
-        names |= {"kernel_bias"} if matrix.layer.bias is not None else set()
-        if matrix.form == "csr":
-            names |= {"bias", "indptr", "indices", "data", *_LINKS}
-            names |= {"kernel_index"} if matrix.spec.kernel_index else set()
+        names = {"convfc", *schema.names(matrix)}
+        names |= set(_LINKS) if matrix.form == "csr" else set()
         names |= {"dense"} if matrix.form == "dense" else set()
         _check_names(self.name, "array", self._datasets, names)
         for link in _LINKS.keys() & names:
@@ -314,8 +271,8 @@ class _StoredHdf5(Stored):
 
     def _text(self) -> str:
         text = self._dataset("convfc").text()
-        if len(text) > LONGEST_TEXT:
-            raise MalformedInput(f"{self.name}: convfc has more than {LONGEST_TEXT} bytes")
+        if len(text) > schema.LONGEST_TEXT:
+            raise MalformedInput(f"{self.name}: convfc has more than {schema.LONGEST_TEXT} bytes")
         return text
 
 

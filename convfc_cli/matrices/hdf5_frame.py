@@ -11,20 +11,19 @@ anything: whatever reads HDF5 reads them, and every version of HDF5 writes the s
 import io
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convfc_cli.errors import Defect
 from convfc_cli.hdf5_input import library
 from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.format import Progress
+from convfc_cli.matrices.schema import Member
 
 Attributes = Mapping[str, str | list[int]]
 
@@ -36,29 +35,16 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class Array:
-    """An array of a file: `chunks` makes its values when they are to be written, not before."""
+    """An array of a file, and its attributes."""
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    chunks: Callable[[], Iterable[NDArray[Any]]]
+    member: Member
     attributes: Attributes = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all its values."""
-        return prod(self.shape) * self.dtype.itemsize
-
-    @classmethod
-    def whole(cls, name: str, values: NDArray[Any]) -> "Array":
-        """An array that is there already."""
-        return cls(name, values.shape, values.dtype, lambda: [np.ascontiguousarray(values)])
 
     @classmethod
     def text(cls, name: str, text: str) -> "Array":
         """A single text."""
         raw = np.frombuffer(text.encode(), np.uint8)
-        return cls(name, (), library().string_dtype("utf-8", len(raw)), lambda: [raw])
+        return cls(Member(name, (), library().string_dtype("utf-8", len(raw)), lambda: [raw]))
 
 
 @dataclass(frozen=True)
@@ -77,26 +63,26 @@ def write(
     """Write a file of these groups; `attributes` are those of its root."""
     # In a thread of its own, where signals raise nothing: h5py would make it another error.
     with ThreadPoolExecutor(1) as thread:
-        frame, arrays = thread.submit(_laid_out, attributes, folders).result()
+        frame, placed = thread.submit(_laid_out, attributes, folders).result()
     done = 0
-    for start, array in sorted(arrays, key=lambda placed: placed[0]):
+    for start, member in sorted(placed, key=lambda place: place[0]):
         write_all(out, frame.part(done, start))
         done = start
-        for chunk in array.chunks():
+        for chunk in member.chunks():
             write_all(out, chunk)
             progress(chunk.nbytes)
             done += chunk.nbytes
-        if done != start + array.nbytes:
-            raise Defect(f"{array.name} has {done - start} bytes, not {array.nbytes}")
+        if done != start + member.nbytes:
+            raise Defect(f"{member.name} has {done - start} bytes, not {member.nbytes}")
     write_all(out, frame.part(done, frame.size))
 
 
 def _laid_out(
     attributes: Attributes, folders: Sequence[Folder]
-) -> tuple["_Frame", list[tuple[int, Array]]]:
+) -> tuple["_Frame", list[tuple[int, Member]]]:
     """All of a file but its arrays, and where in it each of those begins."""
     frame = _Frame()
-    placed: list[tuple[int, Array]] = []
+    placed: list[tuple[int, Member]] = []
     with closing(_new_file(frame)) as file:
         root = library().h5g.open(file, b"/")
         _set_attributes(root, attributes)
@@ -121,7 +107,7 @@ def _plan(kind: Any) -> Any:
     return plan
 
 
-def _group(root: Any, folder: Folder) -> Iterator[tuple[int, Array]]:
+def _group(root: Any, folder: Folder) -> Iterator[tuple[int, Member]]:
     """Make a group; yields its arrays, and where each begins."""
     h5 = library()
     group = h5.h5g.create(root, folder.name.encode(), gcpl=_plan(h5.h5p.GROUP_CREATE))
@@ -129,18 +115,19 @@ def _group(root: Any, folder: Folder) -> Iterator[tuple[int, Array]]:
     plan.set_alloc_time(h5.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5.h5d.FILL_TIME_NEVER)
     for array in folder.arrays:
-        kind = h5.h5t.py_create(array.dtype, logical=True)
-        scalar = array.shape == ()
-        space = h5.h5s.create(h5.h5s.SCALAR) if scalar else h5.h5s.create_simple(array.shape)
-        among_records = scalar and array.nbytes <= LARGEST_RECORD
+        member = array.member
+        kind = h5.h5t.py_create(member.dtype, logical=True)
+        scalar = member.shape == ()
+        space = h5.h5s.create(h5.h5s.SCALAR) if scalar else h5.h5s.create_simple(member.shape)
+        among_records = scalar and member.nbytes <= LARGEST_RECORD
         plan.set_layout(h5.h5d.COMPACT if among_records else h5.h5d.CONTIGUOUS)
-        dataset = h5.h5d.create(group, array.name.encode(), kind, space, plan)
+        dataset = h5.h5d.create(group, member.name.encode(), kind, space, plan)
         _set_attributes(dataset, array.attributes)
         if among_records:
-            (content,) = array.chunks()
+            (content,) = member.chunks()
             dataset.write(h5.h5s.ALL, h5.h5s.ALL, content, kind)
-        elif array.nbytes:
-            yield dataset.get_offset(), array
+        elif member.nbytes:
+            yield dataset.get_offset(), member
     _set_attributes(group, folder.attributes)
     for link, own in folder.links.items():
         group.links.create_hard(link.encode(), group, own.encode())

@@ -24,17 +24,12 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
+from convfc_cli.matrices import schema
 from convfc_cli.matrices.container import Chunk, Member, StoredZip, skeleton
 from convfc_cli.matrices.format import Block, CsrReader, MatrixFormat, Progress, Stored
 from convfc_cli.matrices.matrix import Matrix, Spec, describe, restore, stated_digest
 from convfc_cli.matrices.npy_header import header, read_header
-from convfc_cli.streams import Stream, index_dtype
 from convfc_cli.taps import IndexMap
-
-_INDICES = (np.dtype(np.int32).str, np.dtype(np.int64).str)
-
-LONGEST_TEXT = 2**22
-"""Bytes of metadata that are accepted: a real description has a few thousand."""
 
 
 class Npz(MatrixFormat):
@@ -49,22 +44,14 @@ class Npz(MatrixFormat):
         return source.head.startswith((b"PK\3\4", b"PK\5\6"))
 
     def size(self, spec: Spec, index_map: IndexMap, dtype: np.dtype[Any]) -> int:
-        frame = 8192  # metadata, headers, the zip's own records
-        total = frame + prod(index_map.kernel_shape) * dtype.itemsize
-        if spec.form == "operator":
-            return total
-        index = np.dtype(index_dtype(index_map.nnz, spec.shape(index_map))).itemsize
-        entry = dtype.itemsize + index
-        if spec.kernel_index:
-            entry += np.dtype(index_dtype(prod(index_map.kernel_shape), (0, 0))).itemsize
-        pointers = (spec.shape(index_map)[0] + 1) * index
-        return total + index_map.nnz * entry + pointers + index_map.rows * dtype.itemsize
+        return schema.size(spec, index_map, dtype)
 
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         (matrix,) = matrices
         container = StoredZip(out)
-        for name, shape, dtype, chunks in _members(matrix):
-            container.add(f"{name}.npy", _reported([header(shape, dtype)], chunks, progress))
+        for member in _members(matrix):
+            head = [header(member.shape, member.dtype)]
+            container.add(f"{member.name}.npy", _reported(head, member.chunks(), progress))
         container.close()
 
     def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
@@ -74,34 +61,12 @@ class Npz(MatrixFormat):
 FORMAT = Npz()
 
 
-def _members(
-    matrix: Matrix,
-) -> Iterator[tuple[str, tuple[int, ...], np.dtype[Any], Iterable[NDArray[Any]]]]:
-    """(name, shape, dtype, content in chunks) of every member."""
-
-    def whole(name: str, array: NDArray[Any]) -> Any:
-        return name, array.shape, array.dtype, [np.ascontiguousarray(array)]
-
-    def streamed(name: str, stream: Stream) -> Any:
-        return name, (len(stream),), stream.dtype, stream.chunks()
-
-    layer = matrix.layer
-    yield whole("convfc", np.array(describe(matrix)))
+def _members(matrix: Matrix) -> Iterator[schema.Member]:
+    yield schema.whole("convfc", np.array(describe(matrix)))
     if matrix.form == "csr":  # without them, nobody takes an operator file for a matrix
-        yield whole("format", np.array(b"csr"))
-        yield whole("shape", np.array(matrix.shape, np.int64))
-    yield whole("kernel", layer.kernel)
-    if layer.bias is not None:
-        yield whole("kernel_bias", layer.bias)
-    if matrix.form == "operator":
-        return
-    yield whole("bias", matrix.bias)
-    rows = layer.rows(matrix.layout, kernel_index=matrix.spec.kernel_index)
-    yield streamed("indptr", rows.indptr)
-    yield streamed("indices", rows.indices)
-    yield streamed("data", rows.data)
-    if rows.kernel_index is not None:
-        yield streamed("kernel_index", rows.kernel_index)
+        yield schema.whole("format", np.array(b"csr"))
+        yield schema.whole("shape", np.array(matrix.shape, np.int64))
+    yield from schema.members(matrix)
 
 
 def _reported(
@@ -125,7 +90,7 @@ class _StoredNpz(Stored):
                 f"{source.name} is a damaged or truncated npz: {str(error).lower()}"
             ) from error
         self._check_container(source)
-        text = self._member("convfc", limit=LONGEST_TEXT)
+        text = self._member("convfc", limit=schema.LONGEST_TEXT)
         if text.dtype.kind != "U" or text.shape != ():
             raise MalformedInput(f"{source.name}: member convfc is no 0-d text")
         description = str(text.whole())
@@ -173,25 +138,22 @@ class _StoredNpz(Stored):
             raise WrongContents(f"shape is {stated.tolist()}, not {list(shape)}")
         if self._member("format").whole().tolist() not in (b"csr", "csr"):
             raise WrongContents("format is not csr")
-        indptr = self._member("indptr", length=shape[0] + 1, dtypes=_INDICES)
-        indices = self._member("indices", length=nnz, dtypes=_INDICES)
+        indptr = self._member("indptr", length=shape[0] + 1, dtypes=schema.INDICES)
+        indices = self._member("indices", length=nnz, dtypes=schema.INDICES)
         data = self._member("data", length=nnz)
         if data.dtype != matrix.layer.dtype:
             raise WrongContents(f"data is {data.dtype}, the kernel {matrix.layer.dtype}")
         self._rows = CsrReader(indptr, indices, data)
         self._streams = [indptr, indices, data]
         if matrix.spec.kernel_index:
-            self._kernel_index = self._member("kernel_index", length=nnz, dtypes=_INDICES)
+            self._kernel_index = self._member("kernel_index", length=nnz, dtypes=schema.INDICES)
             self._streams.append(self._kernel_index)
 
     def _check_members(self) -> None:
         """Every member that the form asks for and no other: nothing unread is called verified."""
         matrix = self.matrix
-        names = {"convfc", "kernel"}
-        names |= {"kernel_bias"} if matrix.layer.bias is not None else set()
-        if matrix.form == "csr":
-            names |= {"format", "shape", "bias", "indptr", "indices", "data"}
-            names |= {"kernel_index"} if matrix.spec.kernel_index else set()
+        names = {"convfc", *schema.names(matrix)}
+        names |= {"format", "shape"} if matrix.form == "csr" else set()
         names = {f"{name}.npy" for name in names}
         found = set(self._zip.namelist())
         if missing := sorted(names - found):
@@ -248,7 +210,7 @@ class _StoredNpz(Stored):
         *,
         limit: int | None = None,
         length: int | None = None,
-        dtypes: tuple[str, ...] = (),
+        dtypes: tuple[np.dtype[Any], ...] = (),
     ) -> "_Member":
         if not self._has(name):
             raise MalformedInput(
@@ -258,7 +220,7 @@ class _StoredNpz(Stored):
         if limit is not None and info.file_size > limit:
             raise MalformedInput(f"{self.name}: {name} has {info.file_size} bytes, too many")
         member = _Member(f"{self.name}: {name}", self._open(info.filename), info.file_size)
-        if dtypes and member.dtype.str not in dtypes:
+        if dtypes and member.dtype not in dtypes:
             raise WrongContents(f"{name} is {member.dtype}, not whole numbers of 32 or 64 bits")
         if length is not None and member.shape != (length,):
             raise WrongContents(
