@@ -384,3 +384,13 @@ def test_a_window_larger_than_the_input_says_so(tmp_path: Path) -> None:
     entry = only(legacy(tmp_path / "m.h5", model, {"conv": named}))
     with pytest.raises(MalformedInput, match="size 4"):
         entry.load()
+
+
+@pytest.mark.parametrize("kind", ["Conv2D", "Conv3D", "DepthwiseConv1D", "Conv1DTranspose"])
+def test_causal_is_for_convolutions_along_a_line(kind: str, tmp_path: Path) -> None:
+    config = {"name": "a", "kernel_size": 2, "filters": 1, "padding": "causal", "use_bias": False}
+    model = {"class_name": kind, "config": config}
+    path = legacy(tmp_path / "m.h5", sequential(given_input("x", *(5,) * 3, 1), model), {})
+    (entry,) = convfc.read(path).entries
+    assert isinstance(entry.error, MalformedInput)
+    assert "causal" in str(entry.error)

@@ -385,6 +385,34 @@ def test_a_layer_that_two_models_share_is_stored_once(tmp_path: Path) -> None:
     assert listed_kernels(path) == [("top/a/conv", 0), ("top/b/conv", 0)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "names", "version"),
+    [
+        ("DepthwiseConv2D", ("c/depthwise_kernel:0", "c/bias:0"), "2.15.0"),
+        ("DepthwiseConv2D", ("c/kernel", "c/bias"), "3.8.0"),
+        ("Convolution2D", ("c_W", "c_b"), "1.2.2"),
+        ("Convolution2D", ("c_1_W:0", "c_1_b:0"), "1.2.2"),
+    ],
+)
+def test_variables_of_a_model_in_the_model_by_their_names(
+    kind: str, names: tuple[str, str], version: str, tmp_path: Path
+) -> None:
+    depthwise = kind.startswith("Depthwise")
+    kernel, bias = (ramp(2, 3, 2, 1), ramp(2)) if depthwise else (KERNEL, BIAS)
+    config = {"kernel_size": [2, 3]} if depthwise else KERAS1
+    model = model_of({**sequential(layer(kind, "c", **config), name="s"), "name": "s"})
+    named = [*zip(names, (kernel, bias), strict=True)]
+    path = legacy(tmp_path / "m.h5", model, {"s": named}, version=version)
+    if names[0].startswith("c_1"):  # in no scope of its own: it might be of another layer
+        with pytest.raises(MalformedInput, match="cannot be told"):
+            only(path).load()
+        return
+    found = only(path).load()
+    expected = np.moveaxis(kernel, (2, 3), (0, 1) if depthwise else (1, 0))
+    assert np.array_equal(found.kernel, expected)
+    assert np.array_equal(found.bias, bias)
+
+
 # The store of `.keras`.
 
 

@@ -94,8 +94,9 @@ def _attributes(kind: str, config: Config, *, keras1: bool) -> Attributes:
     channels_last = _channels_last(config)
     op = config.get("output_padding")
     padding = str(config.get("padding", "valid")).lower()
-    if padding not in ("valid", "same") and (padding, transposed) != ("causal", False):
-        raise ValueError(f"padding {padding!r} is none of valid, same, causal")
+    causal = padding == "causal" and kind in ("Conv1D", "Convolution1D")
+    if padding not in ("valid", "same") and not causal:
+        raise ValueError(f"padding {padding!r} is none of valid, same, causal (in 1-D)")
     rank_lora = config.get("lora_rank")
     lora = None if not rank_lora else (config.get("lora_alpha") or rank_lora) / rank_lora
     return Attributes(
