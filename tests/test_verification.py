@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convfc_cli import direct, rounding, streams, taps, toeplitz, verification
-from convfc_cli.errors import Refused
+from convfc_cli.errors import Defect, Refused
 from convfc_cli.geometry import Axis
 from convfc_cli.layers import Convolution
 from convfc_cli.layout import Layout
@@ -963,8 +963,11 @@ def test_a_fault_in_the_code_that_writes_a_csr_file_is_found(fault, transposed):
     assert outcome(rendered(NPZ, matrix)) == ("ok", "")
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
-        kind, message = outcome(rendered(NPZ, matrix))
-    assert kind in {"wrong", "WrongContents"}
+        try:
+            kind, message = outcome(rendered(NPZ, matrix))
+        except Defect as error:  # the count is wrong: no file is made
+            kind, message = "Defect", str(error)
+    assert kind in {"wrong", "WrongContents", "Defect"}
     assert message
 
 

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convfc_cli.errors import Defect
 from convfc_cli.matrices.matrix import Matrix, Spec
-from convfc_cli.streams import index_dtype
+from convfc_cli.streams import Stream, index_dtype
 from convfc_cli.taps import IndexMap
 
 Values = NDArray[Any]
@@ -69,17 +70,19 @@ def members(matrix: Matrix) -> Iterator[Member]:
     if matrix.spec.kernel_index:
         lengths["kernel_index"] = (nnz, np.dtype(index_dtype(layer.kernel.size, (0, 0))))
     for name, (length, dtype) in lengths.items():
-        yield Member(name, (length,), dtype, partial(_streamed, matrix, name))
+        yield Member(name, (length,), dtype, partial(_streamed, matrix, name, length))
 
 
 def _bias(matrix: Matrix) -> list[Values]:
     return [np.ascontiguousarray(matrix.bias)]
 
 
-def _streamed(matrix: Matrix, name: str) -> Iterable[Values]:
+def _streamed(matrix: Matrix, name: str, length: int) -> Iterable[Values]:
     rows = matrix.layer.rows(matrix.layout, kernel_index=name == "kernel_index")
-    stream = getattr(rows, name)
-    return stream.chunks()  # type: ignore[no-any-return]
+    stream: Stream = getattr(rows, name)
+    if len(stream) != length:  # a file that says one and holds the other would look damaged
+        raise Defect(f"{name} has {len(stream)} elements, where the geometry counts {length}")
+    return stream.chunks()
 
 
 def names(matrix: Matrix) -> set[str]:
