@@ -35,6 +35,7 @@ from convfc_cli.matrices.format import MatrixFormat, Stored
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Bare, Entry, Model, Shapes, by_tensor
+from convfc_cli.naming import first_few
 from convfc_cli.planning import Item, Options, Plan, make_plan, select
 from convfc_cli.report import Finding, Report, wrong
 from convfc_cli.rounding import check_runtime
@@ -204,7 +205,7 @@ def matrix(
 
     _, entries = select(model, [layer] if layer else [], by_tensor(input_shape), bare)
     if len(entries) != 1:
-        names = ", ".join(entry.name for entry in entries[:8])
+        names = first_few([entry.name for entry in entries])
         raise UsageError(f"{os.fspath(model)} has {len(entries)} layers: say which ({names})")
     entry = entries[0]
     rows = entry.load().rows(Layout(layout or entry.layout, transpose))

@@ -49,8 +49,18 @@ def pick(wanted: str, labels: Sequence[Label], where: str) -> Label:
             raise UsageError(f"{wanted!r} fits several layers of {where}: say {told}")
     names = sorted({name for label in labels for name in (label.name, label.output)})
     close = get_close_matches(wanted, names, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(names[:8])}"
+    hint = f"did you mean {', '.join(close)}?" if close else f"there are {first_few(names)}"
     raise UsageError(f"{where} has no layer {wanted!r}: {hint}")
+
+
+def first_few(names: Sequence[str], most: int = 8) -> str:
+    """The beginning of a list for a message, and how many are left out.
+
+    >>> first_few(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def stem(position: int, name: str, width: int = 3) -> str:

@@ -100,8 +100,8 @@ class PadType(_ParamType):
     name = "pad"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple) or value in PADS:
-            return value
+        if isinstance(value, tuple) or value.lower() in PADS:
+            return value if isinstance(value, tuple) else value.lower()
         ends = [re.fullmatch(r"(-?\d{1,15})(?::(-?\d{1,15}))?", part) for part in value.split(",")]
         if not all(ends):
             words = ", ".join(PADS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.files import Input
 from convfc_cli.matrices.format import MatrixFormat, Stored
-from convfc_cli.naming import Label, pick
+from convfc_cli.naming import Label, first_few, pick
 
 
 @cache
@@ -62,8 +62,8 @@ def one(found: Sequence[Stored], layer: str | None, where: str) -> Stored:
     if layer is None:
         if len(found) == 1:
             return found[0]
-        names = ", ".join(stored.matrix.origin.layer for stored in found[:8])
-        raise UsageError(f"{where} holds {len(found)} matrices: say which layer's ({names})")
+        names = first_few([stored.matrix.origin.layer for stored in found])
+        raise UsageError(f"{where} holds {len(found)} matrices: say which layer's, -l ({names})")
     origins = [stored.matrix.origin for stored in found]
     labels = [Label(origin.position, origin.layer, origin.output) for origin in origins]
     return found[labels.index(pick(layer, labels, where))]

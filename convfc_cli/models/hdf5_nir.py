@@ -22,6 +22,7 @@ from convfc_cli.hdf5_input import Group
 from convfc_cli.models.hdf5_bare import Weight
 from convfc_cli.models.hdf5_bare import entry as described
 from convfc_cli.models.model import Bare, Entry, Pads, Shapes
+from convfc_cli.naming import first_few
 
 ORDERS = {"Conv1d": "oiw", "Conv2d": "oihw"}
 
@@ -46,7 +47,7 @@ def list_layers(root: Group, shapes: Shapes) -> tuple[Entry, ...]:
         given[names[0]] = given.pop(None)
     if unknown := [name for name in given if name not in names]:
         told = "needs a name" if unknown[0] is None else f"names {unknown[0]!r}"
-        raise UsageError(f"--input-shape {told}; there are {', '.join(names[:8]) or 'no layers'}")
+        raise UsageError(f"--input-shape {told}; there are {first_few(names) or 'no layers'}")
     entries = tuple(
         _entry(position, name, kind, node, given.get(name))
         for position, (name, kind, node) in enumerate(found)

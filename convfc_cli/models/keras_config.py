@@ -201,12 +201,14 @@ def _chained(layers: Sequence[Layer], model: Layer) -> list[Layer]:
 def input_shape(layer: Layer) -> Shape:
     """The shape of a layer's input as its own configuration states it."""
     config = layer.config
-    for key in ("batch_shape", "batch_input_shape"):
+    for key, batch in (("batch_shape", ()), ("batch_input_shape", ()), ("input_shape", (None,))):
         if config.get(key) is not None:
-            return _shape(config[key])
-    if config.get("input_shape") is not None:
-        shape = _shape(config["input_shape"])
-        return None if shape is None else (None, *shape)
+            shape = _shape(config[key])
+            if shape is None and layer.kind == "InputLayer":
+                raise MalformedInput(
+                    f"{layer.name}: its {key} is {str(config[key])[:40]}, no shape"
+                )
+            return None if shape is None else (*batch, *shape)
     if layer.graph is not None and len(layer.graph.inputs) == 1:
         return input_shape(layer.graph.by_name[layer.graph.inputs[0]])
     if layer.inner is not None and layer.kind != "TimeDistributed":
@@ -248,9 +250,9 @@ def _shape(value: object) -> Shape:
         value = value.get("items")
     if not isinstance(value, list | tuple):
         return None
-    if not all(size is None or type(size) is int for size in value):
+    if not all(size is None or (type(size) is int and (size > 0 or size == -1)) for size in value):
         return None
-    return tuple(size if size is None or size > 0 else None for size in value)
+    return tuple(None if size == -1 else size for size in value)
 
 
 def _calls(nodes: Any) -> Iterator[tuple[Ref, ...]]:
