@@ -411,9 +411,10 @@ def test_a_missing_file(folder: Path) -> None:
 
 
 def test_with_the_right_model(matrix: Path, model: Path) -> None:
-    run("verify", matrix, "--model", model).succeeded()
+    proven = [f"proven\t{matrix}\t2^-96"]
+    assert run("verify", matrix, "--model", model).succeeded().lines == proven
     net(Path("renamed.onnx"))
-    run("verify", matrix, "--model", "renamed.onnx").succeeded()
+    assert run("verify", matrix, "--model", "renamed.onnx").succeeded().lines == proven
 
 
 def test_with_one_weight_changed_in_the_model(matrix: Path) -> None:
@@ -457,7 +458,8 @@ def test_input_shape_without_a_model_is_not_passed_over(matrix: Path) -> None:
 def test_a_flipped_or_widened_matrix_is_the_models(model: Path) -> None:
     more = ["--flip-kernel", "--dtype", "float64", "--layout", "fortran"]
     run("convert", model, "-o", "f.npz", *more).succeeded()
-    run("verify", "f.npz", "--model", model).succeeded()
+    done = run("verify", "f.npz", "--model", model).succeeded()
+    assert done.lines == ["proven\tf.npz\t2^-96"]
 
 
 # On a terminal
