@@ -16,11 +16,10 @@ import io
 import math
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +28,12 @@ import numpy as np
 
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.files import Input
+from convfc_cli.hdf5_chunks import READ_CEILING, Chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
-READ_CEILING = 4 * 2**30
-"""The most bytes of a dataset that are read at once."""
 
 TEXT_CEILING = 64 * 2**20
 """The most bytes of one text, and of one attribute without its texts of varying length."""
@@ -53,23 +50,8 @@ DEPTH_CEILING = 64
 LINKS_CEILING = 200_000
 """The most links of one group, and the most that a walk meets."""
 
-CHUNK_CEILING = 64 * 2**20
-"""The most bytes of all chunks of a dataset, with `PADDING` times its own bytes on top."""
-
-PADDING = 32
-"""How many times larger chunks may be than what is theirs: each axis may almost double."""
-
 UNWRITTEN_CEILING = 2**20
 """The most bytes of a dataset that was declared and never written: all of it is fill value."""
-
-EXPANSION = 1100
-"""The most bytes that one stored byte may stand for: deflate reaches 1032."""
-
-SLACK = 2**16
-"""Bytes that a dataset in chunks may declare beyond that, and chunks that any read may touch."""
-
-SMALL_CHUNK = 2**13
-"""Bytes of a chunk below which a read may touch no more than `SLACK` chunks."""
 
 PLAIN = frozenset(["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 """The numbers that are read, as NumPy has them."""
@@ -378,14 +360,13 @@ class Dataset(_Object):
         super().__init__(tree, path, handle, address)
         h5 = library()
         with tree.told(path):
-            self._plan = handle.get_create_plist()
-            self._layout = self._plan.get_layout()
-            if self._plan.get_external_count():
-                outside = _shown(_text(self._plan.get_external(0)[0]))
+            plan = handle.get_create_plist()
+            if plan.get_external_count():
+                outside = _shown(_text(plan.get_external(0)[0]))
                 raise Refused(
                     f"{self._place} has its values in another file, '{outside}': it is not opened"
                 )
-            if self._layout == h5.h5d.VIRTUAL:
+            if plan.get_layout() == h5.h5d.VIRTUAL:
                 raise Refused(
                     f"{self._place} is virtual, put together from other datasets: "
                     f"these are not looked for"
@@ -396,7 +377,11 @@ class Dataset(_Object):
             self._is_null = space.get_simple_extent_type() == h5.h5s.NULL
             self._item = int(kind.get_size())
             self._stored = _plain(kind) or np.dtype(object)
-        self._last: tuple[tuple[int, ...], NDArray[Any] | None] = ((), None)
+            self._chunks: Chunks | None = None
+            if plan.get_layout() == h5.h5d.CHUNKED:
+                self._chunks = Chunks(
+                    h5, handle, self.shape, self._stored, self._item, tree.bytes, self._place
+                )
         self.dtype = self._stored.newbyteorder("=")
 
     @property
@@ -428,7 +413,7 @@ class Dataset(_Object):
             raise self._damaged(f"{self.type_name} of shape {self.shape}, not a text")
         with self._tree.told(self.path):
             self._check_stored()
-            if self._layout == library().h5d.CHUNKED:
+            if self._chunks is not None:
                 raise Unsupported(f"{self._place} is a text in chunks: none are read")
             found = self._value(self._handle, "the text")
             for _ in self.shape:
@@ -451,8 +436,8 @@ class Dataset(_Object):
                     f"at most {READ_CEILING} are"
                 )
             values = np.empty(shape, self._stored)
-            if self._layout == library().h5d.CHUNKED and values.size:
-                self._fill_from_chunks(values, start)
+            if self._chunks is not None and values.size:
+                self._chunks.fill(values, start)
             else:
                 _fill(self._handle, values, self._handle.get_type(), start)
             return _native(values)
@@ -460,111 +445,15 @@ class Dataset(_Object):
     def _check_stored(self) -> None:
         """Raise unless the file can hold what the dataset declares."""
         stored = int(self._handle.get_storage_size())
-        if self._layout == library().h5d.CHUNKED:
-            self._check_filters()
-            steps = self._plan.get_chunk()
-            chunk = math.prod(steps) * self._item
-            padded = math.prod(
-                -(-size // step) * step for size, step in zip(self.shape, steps, strict=True)
-            )
-            if chunk > READ_CEILING or padded * self._item > CHUNK_CEILING + PADDING * self.nbytes:
-                raise Refused(
-                    f"{self._place} declares {self.nbytes} bytes in chunks of {chunk}, "
-                    f"{padded * self._item} in all: so large ones are not read"
-                )
-            most = EXPANSION * stored + SLACK
-        else:
-            most = stored or UNWRITTEN_CEILING
+        most = stored or UNWRITTEN_CEILING
+        if self._chunks is not None:
+            self._chunks.check()
+            most = self._chunks.most(stored)
         if self.nbytes > most or stored > self._tree.bytes.size:
             raise Refused(
                 f"{self._place} declares {self.nbytes} bytes and stores {stored} in a file of "
                 f"{self._tree.bytes.size}: that cannot be, so nothing of it is read"
             )
-
-    @cached_property
-    def _filters(self) -> list[tuple[int, tuple[int, ...], str]]:
-        """Number, parameters and name of each filter, in the order of writing."""
-        found = (self._plan.get_filter(index) for index in range(self._plan.get_nfilters()))
-        return [(code, values, _shown(_text(name))) for code, _, values, name in found]
-
-    def _check_filters(self) -> None:
-        """Raise unless `_unpacked` knows these filters."""
-        h5z = library().h5z
-        for code, _, name in self._filters:
-            if code not in (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE):
-                told = f"{name} (number {code})" if name else f"number {code}"
-                raise Unsupported(
-                    f"{self._place} is compressed by filter {told}: only gzip and shuffle are "
-                    f"undone; write it with these, or with none (h5repack -f NONE)"
-                )
-        if len({code for code, _, _ in self._filters}) < len(self._filters):
-            raise Refused(f"{self._place} is compressed more than once: it is not expanded")
-
-    def _fill_from_chunks(self, values: "NDArray[Any]", start: int) -> None:
-        """Read rows from `start` on into `values`, chunk by chunk."""
-        bounds = [(start, start + len(values)), *((0, size) for size in self.shape[1:])]
-        chunk = self._plan.get_chunk()
-        spans = [
-            range(low - low % step, high, step)
-            for (low, high), step in zip(bounds, chunk, strict=True)
-        ]
-        count = math.prod(map(len, spans))
-        if count > SLACK + values.nbytes // SMALL_CHUNK:
-            raise Refused(
-                f"{self._place} has {values.nbytes} bytes in {count} chunks: "
-                f"so many small ones are not read"
-            )
-        values[...] = self._filler()
-        for corner in product(*spans):
-            block = self._chunk(corner, chunk)
-            if block is not None:
-                cut = [
-                    (low, max(low, at), min(high, at + step), at)
-                    for (low, high), at, step in zip(bounds, corner, chunk, strict=True)
-                ]
-                there = tuple(slice(first - low, last - low) for low, first, last, _ in cut)
-                here = tuple(slice(first - at, last - at) for _, first, last, at in cut)
-                values[there] = block[here]
-
-    def _filler(self) -> Any:
-        """What stands where nothing was written."""
-        value = np.zeros((), self._stored)
-        if self._plan.fill_value_defined() == library().h5d.FILL_VALUE_USER_DEFINED:
-            self._plan.get_fill_value(value)
-        return value
-
-    def _chunk(self, corner: tuple[int, ...], shape: tuple[int, ...]) -> "NDArray[Any] | None":
-        """One chunk, None if it was never written. The last is kept: parts may be smaller."""
-        if self._last[0] == corner:
-            return self._last[1]
-        found = self._handle.get_chunk_info_by_coord(corner)
-        if found.byte_offset is None:
-            return None
-        size = math.prod(shape) * self._item
-        if found.size > min(self._tree.bytes.size, size + size // 8 + SLACK):
-            raise self._damaged(f"{found.size} bytes are stored for a chunk of {size}")
-        packed = self._tree.bytes.at(found.byte_offset, found.size)
-        block = self._unpacked(packed, found.filter_mask, size)
-        self._last = corner, np.frombuffer(block, self._stored).reshape(shape)
-        return self._last[1]
-
-    def _unpacked(self, packed: bytes, mask: int, size: int) -> bytes:
-        """The bytes of a chunk, the filters undone.
-
-        HDF5 itself would expand until the compressed bytes end, whatever memory that takes, and
-        some of its filters crash on bytes that are not theirs.
-        """
-        h5z = library().h5z
-        for index, (code, values, _) in reversed(list(enumerate(self._filters))):
-            if mask >> index & 1:  # this chunk did not get smaller by it
-                continue
-            if code == h5z.FILTER_DEFLATE:
-                packed = _inflated(packed, size)
-            else:
-                packed = _unshuffled(packed, values[0])
-        if len(packed) != size:
-            raise ValueError(f"a chunk of {len(packed)} bytes where {size} belong")
-        return packed
 
 
 class Group(_Object):
@@ -784,19 +673,3 @@ def _native(values: "NDArray[Any]") -> "NDArray[Any]":
     if values.dtype.isnative:
         return values
     return values.byteswap(inplace=True).view(values.dtype.newbyteorder("="))
-
-
-def _inflated(packed: bytes, most: int) -> bytes:
-    """Deflate undone."""
-    stream = zlib.decompressobj()
-    plain = stream.decompress(packed, most + 1)
-    if len(plain) > most or not stream.eof:
-        raise ValueError(f"{len(packed)} compressed bytes that are not of a chunk of {most}")
-    return plain
-
-
-def _unshuffled(packed: bytes, width: int) -> bytes:
-    """Bytes of like place in their elements stood together; what fills no element is last."""
-    whole = len(packed) - len(packed) % width
-    planes = np.frombuffer(packed, np.uint8, whole).reshape(width, -1)
-    return planes.T.tobytes() + packed[whole:]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from h5py import h5d, h5g, h5p, h5s, h5t, h5z
 
-from convfc_cli import hdf5_input
+from convfc_cli import hdf5_chunks, hdf5_input
 from convfc_cli.errors import MalformedInput, Refused, Unsupported
 from convfc_cli.files import opened
 from convfc_cli.hdf5_input import Dataset, Group, is_hdf5, open_tree
@@ -898,7 +898,7 @@ def test_chunks_that_are_one_and_the_same() -> None:
 
 def test_large_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     found = the_dataset(hold(data=np.ones(1000, "u1"), chunks=(1000,)))
-    monkeypatch.setattr(hdf5_input, "READ_CEILING", 999)
+    monkeypatch.setattr(hdf5_chunks, "READ_CEILING", 999)
     with pytest.raises(Refused, match="/x declares 1000 bytes in chunks of 1000, 1000 in all"):
         found.part(0, 1)
 
@@ -935,7 +935,7 @@ def test_what_is_read_at_once_is_limited(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_too_many_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5_input, "SLACK", 100)
+    monkeypatch.setattr(hdf5_chunks, "SLACK", 100)
     found = the_dataset(hold(data=np.zeros(101, "i1"), chunks=(1,)))
     with pytest.raises(Refused, match=r"/x has 101 bytes in 101 chunks: so many small ones"):
         found.read()

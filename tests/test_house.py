@@ -23,7 +23,7 @@ MODULES = sorted(
 
 ORDER = (
     {"errors"},
-    {"files", "geometry", "layout", "naming", "streams"},
+    {"files", "geometry", "hdf5_chunks", "layout", "naming", "streams"},
     {"taps", "hdf5_input"},
     {"toeplitz", "direct"},
     {"layers"},

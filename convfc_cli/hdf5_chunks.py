@@ -1,0 +1,179 @@
+"""The chunks of an HDF5 dataset, read and expanded here.
+
+HDF5 itself would expand until the compressed bytes end, whatever memory that takes, and some of its
+filters crash on bytes that are not theirs. So it is asked where a chunk lies and nothing else; gzip
+and shuffle are undone, within the size that the chunk has.
+"""
+
+import math
+import zlib
+from itertools import product
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import Refused, Unsupported
+
+READ_CEILING = 4 * 2**30
+"""The most bytes of a dataset that are read at once, and of one chunk."""
+
+CHUNK_CEILING = 64 * 2**20
+"""The most bytes of all chunks of a dataset, with `PADDING` times its own bytes on top."""
+
+PADDING = 32
+"""How many times larger chunks may be than what is theirs: each axis may almost double."""
+
+EXPANSION = 1100
+"""The most bytes that one stored byte may stand for: deflate reaches 1032."""
+
+SLACK = 2**16
+"""Bytes that a dataset in chunks may declare beyond that, and chunks that any read may touch."""
+
+SMALL_CHUNK = 2**13
+"""Bytes of a chunk below which a read may touch no more than `SLACK` chunks."""
+
+LONGEST_NAME = 40
+"""Characters of a filter's name in a message."""
+
+
+class Source(Protocol):
+    """The bytes of the file."""
+
+    size: int
+
+    def at(self, position: int, count: int) -> bytes: ...
+
+
+class Chunks:
+    """The chunks of one dataset.
+
+    `h5` is h5py, `handle` its dataset, `item` the bytes of an element, which is of `dtype`; `place`
+    is how messages name it. A damaged chunk raises `ValueError`, `OSError` or `zlib.error`.
+    """
+
+    def __init__(
+        self,
+        h5: Any,
+        handle: Any,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        item: int,
+        source: Source,
+        place: str,
+    ) -> None:
+        self._h5, self._handle, self._shape = h5, handle, shape
+        self._dtype, self._item, self._source, self._place = dtype, item, source, place
+        self._plan = handle.get_create_plist()
+        self._steps: tuple[int, ...] = self._plan.get_chunk()
+        found = (self._plan.get_filter(index) for index in range(self._plan.get_nfilters()))
+        self._filters = [(code, values, _shown(name)) for code, _, values, name in found]
+        """Number, parameters and name of each filter, in the order of writing."""
+
+        self._last: tuple[tuple[int, ...], NDArray[Any] | None] = ((), None)
+
+    def check(self) -> None:
+        """Raise `Unsupported` for filters that are not undone here, `Refused` for large chunks."""
+        h5z = self._h5.h5z
+        for code, _, name in self._filters:
+            if code not in (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE):
+                told = f"{name} (number {code})" if name else f"number {code}"
+                raise Unsupported(
+                    f"{self._place} is compressed by filter {told}: only gzip and shuffle are "
+                    f"undone; write it with these, or with none (h5repack -f NONE)"
+                )
+        if len({code for code, _, _ in self._filters}) < len(self._filters):
+            raise Refused(f"{self._place} is compressed more than once: it is not expanded")
+        whole, chunk = math.prod(self._shape) * self._item, math.prod(self._steps) * self._item
+        counts = (-(-size // step) for size, step in zip(self._shape, self._steps, strict=True))
+        padded = math.prod(counts) * chunk
+        if chunk > READ_CEILING or padded > CHUNK_CEILING + PADDING * whole:
+            raise Refused(
+                f"{self._place} declares {whole} bytes in chunks of {chunk}, {padded} in all: so "
+                f"large ones are not read"
+            )
+
+    def most(self, stored: int) -> int:
+        """The most bytes that the dataset may declare where so many are stored."""
+        return EXPANSION * stored + SLACK
+
+    def fill(self, values: NDArray[Any], start: int) -> None:
+        """Read rows from `start` on into `values`, chunk by chunk."""
+        bounds = [(start, start + len(values)), *((0, size) for size in self._shape[1:])]
+        spans = [
+            range(low - low % step, high, step)
+            for (low, high), step in zip(bounds, self._steps, strict=True)
+        ]
+        count = math.prod(map(len, spans))
+        if count > SLACK + values.nbytes // SMALL_CHUNK:
+            raise Refused(
+                f"{self._place} has {values.nbytes} bytes in {count} chunks: "
+                f"so many small ones are not read"
+            )
+        values[...] = self._filler()
+        for corner in product(*spans):
+            block = self._chunk(corner)
+            if block is not None:
+                cut = [
+                    (low, max(low, at), min(high, at + step), at)
+                    for (low, high), at, step in zip(bounds, corner, self._steps, strict=True)
+                ]
+                there = tuple(slice(first - low, last - low) for low, first, last, _ in cut)
+                here = tuple(slice(first - at, last - at) for _, first, last, at in cut)
+                values[there] = block[here]
+
+    def _filler(self) -> Any:
+        """What stands where nothing was written."""
+        value = np.zeros((), self._dtype)
+        if self._plan.fill_value_defined() == self._h5.h5d.FILL_VALUE_USER_DEFINED:
+            self._plan.get_fill_value(value)
+        return value
+
+    def _chunk(self, corner: tuple[int, ...]) -> NDArray[Any] | None:
+        """One chunk, None if it was never written. The last is kept: parts may be smaller."""
+        if self._last[0] == corner:
+            return self._last[1]
+        found = self._handle.get_chunk_info_by_coord(corner)
+        if found.byte_offset is None:
+            return None
+        size = math.prod(self._steps) * self._item
+        if found.size > min(self._source.size, size + size // 8 + SLACK):
+            raise ValueError(f"{found.size} bytes are stored for a chunk of {size}")
+        packed = self._source.at(found.byte_offset, found.size)
+        block = self._unpacked(packed, found.filter_mask, size)
+        self._last = corner, np.frombuffer(block, self._dtype).reshape(self._steps)
+        return self._last[1]
+
+    def _unpacked(self, packed: bytes, mask: int, size: int) -> bytes:
+        """The bytes of a chunk, the filters undone."""
+        for index, (code, values, _) in reversed(list(enumerate(self._filters))):
+            if mask >> index & 1:  # this chunk did not get smaller by it
+                continue
+            if code == self._h5.h5z.FILTER_DEFLATE:
+                packed = _inflated(packed, size)
+            else:
+                packed = _unshuffled(packed, values[0])
+        if len(packed) != size:
+            raise ValueError(f"a chunk of {len(packed)} bytes where {size} belong")
+        return packed
+
+
+def _shown(name: bytes) -> str:
+    text = name.decode("ascii", "replace")
+    return "".join(character for character in text if character.isprintable())[:LONGEST_NAME]
+
+
+def _inflated(packed: bytes, most: int) -> bytes:
+    """Deflate undone."""
+    stream = zlib.decompressobj()
+    plain = stream.decompress(packed, most + 1)
+    if len(plain) > most or not stream.eof:
+        raise ValueError(f"{len(packed)} compressed bytes that are not of a chunk of {most}")
+    return plain
+
+
+def _unshuffled(packed: bytes, width: int) -> bytes:
+    """Bytes of like place in their elements stood together; what fills no element is last."""
+    whole = len(packed) - len(packed) % width
+    planes = np.frombuffer(packed, np.uint8, whole).reshape(width, -1)
+    return planes.T.tobytes() + packed[whole:]
