@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import signal
 import struct
 import tempfile
 import warnings
 import weakref
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.report import Report
 from convfc_cli.taps import IndexMap
 from convfc_cli.verification import verify
+from tests import brute
 
 Array = NDArray[Any]
 
@@ -216,3 +219,29 @@ CASES = [(kind, form) for kind in registry.formats().values() for form in kind.f
 def label(value: object) -> str | None:
     """What pytest calls a case."""
     return getattr(value, "name", None)
+
+
+def assert_same_layer(found: Convolution, expected: Convolution) -> None:
+    """Bit for bit: geometry, kernel and bias."""
+    assert found.index_map == expected.index_map
+    assert found.kernel.dtype == expected.kernel.dtype
+    assert np.array_equal(brute.bits(found.kernel), brute.bits(expected.kernel))
+    assert (found.bias is None) == (expected.bias is None)
+    if expected.bias is not None:
+        assert np.array_equal(brute.bits(found.bias), brute.bits(expected.bias))
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise unless the block is done in time: for what could run for years."""
+
+    def late(number: int, frame: object) -> None:
+        raise TimeoutError(f"still running after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -26,6 +26,10 @@ DTYPES = (np.float32, np.float64)
 
 LAYOUTS = [Layout(order, transpose) for order in ORDERS for transpose in (False, True)]
 
+every_layout = pytest.mark.parametrize(
+    "layout", LAYOUTS, ids=lambda layout: f"{layout.order}{'-T' * layout.transpose}"
+)
+
 
 def layouts() -> st.SearchStrategy[Layout]:
     """Every order in either orientation."""
