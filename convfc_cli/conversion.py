@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
+from convfc_cli.checks.probes import PROBES
 from convfc_cli.errors import (
     ConvfcError,
     Defect,
@@ -39,7 +40,6 @@ from convfc_cli.naming import first_few
 from convfc_cli.planning import Item, Options, Plan, make_plan, select
 from convfc_cli.report import Finding, Report, wrong
 from convfc_cli.rounding import check_runtime
-from convfc_cli.verification import PROBES
 from convfc_cli.verification import verify as verify_stored
 
 if TYPE_CHECKING:

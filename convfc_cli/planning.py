@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convfc_cli.checks.probes import PROBES, check_size
 from convfc_cli.errors import ConvfcError, MalformedInput, OutputExists, Refused, UsageError
 from convfc_cli.files import STDIN, check_replaceable, free_space, opened
 from convfc_cli.layout import Layout
@@ -22,7 +23,6 @@ from convfc_cli.matrices.matrix import Spec
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Bare, Entry, Model, Shapes
 from convfc_cli.naming import stem
-from convfc_cli.verification import PROBES, check_size
 
 CEILING = 8 * 2**30
 """The most that is written unless --max-bytes says otherwise; half the free disk if less."""

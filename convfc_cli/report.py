@@ -1,18 +1,56 @@
 """What is known of a matrix file: findings, and the report that they make."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+EVERY_ENTRY = "every entry"
+"""The strength of a check that compares each of them, so that no probability is left."""
+
+
+@dataclass(frozen=True)
+class WrongEntry:
+    """One entry of a matrix that is not what it should be, and what it is in terms of the layer."""
+
+    row: int
+    column: int
+    output: tuple[int, ...]
+    input: tuple[int, ...]
+    kernel: tuple[int, ...] | None
+    """The kernel element that belongs there; None for a structural zero."""
+
+    expected: str | None
+    found: str | None
+    """The values as text, for JSON has no NaN; None where nothing is, or is to be, stored."""
+
+    def __str__(self) -> str:
+        where = f"kernel element {self.kernel}" if self.kernel else "a structural zero"
+        expected, found = self.expected or "nothing", self.found or "nothing"
+        return (
+            f"entry ({self.row}, {self.column}), output {self.output} from input {self.input}: "
+            f"{where}, expected {expected}, found {found}"
+        )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked: what, whether it holds (None: it could not be checked), and how
-    strongly.
-    """
+    """One thing that was checked, and whether it holds (None: it could not be checked)."""
 
     check: str
     holds: bool | None
     detail: str
+    """What was looked at; what is wrong; why it could not be checked."""
+
+    strength: str = ""
+    """How strongly: a probability of error, or what stands in its place."""
+
+    against: str = ""
+    """What it was held to."""
+
+    seconds: float | None = field(default=None, compare=False)
+    """What it cost; None where that was next to nothing."""
+
+    entry: WrongEntry | None = None
+    """The first wrong entry, where one is known."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +64,13 @@ class Report:
     form: str
     seed: int
     strength: str
-    """How strong the proof is: 2^-96, `digest only` for an operator file, `seed given`."""
+    """How strong the proof is: 2^-96, `every entry`, `digest only` for an operator file, `seed
+    given`."""
 
     findings: tuple[Finding, ...] = ()
     trusted: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+    """What the whole check cost, the reading of the file with it."""
 
     @property
     def ok(self) -> bool:
@@ -41,7 +82,8 @@ class Report:
         """`proven`, `consistent` where no probability stands behind it, or `wrong`."""
         if not self.ok:
             return "wrong"
-        return "proven" if self.strength.startswith("2^-") else "consistent"
+        proof = self.strength == EVERY_ENTRY or self.strength.startswith("2^-")
+        return "proven" if proof else "consistent"
 
     @property
     def complaint(self) -> str:

@@ -120,6 +120,17 @@ def test_readers_and_writers_stand_left_of_the_job() -> None:
                 assert not {name for name in reached if name.startswith(other)}, module
 
 
+def test_the_levels_of_the_proof_see_neither_models_nor_each_other() -> None:
+    levels = {name for name in MODULES if name.startswith("convfc_cli.checks.")}
+    assert len(levels) > 2
+    for module in levels:
+        reached = short(beyond(module))
+        assert not {name for name in reached if name.startswith("models")}, module
+        assert not reached & {"verification", "conversion"}, module
+        others = short(OURS[module] & levels) - {"checks.check"}
+        assert not others, module
+
+
 def test_nothing_sees_the_command() -> None:
     for module, found in OURS.items():
         if not module.startswith("convfc_cli.cli") and module != "convfc_cli.__main__":

@@ -86,6 +86,10 @@ def shape(sizes: Sequence[int]) -> str:
 _MARKS = {True: "[green]ok[/]", False: "[bold red]WRONG[/]", None: "[yellow]no[/]"}
 
 
+WIDE = 110
+"""Columns of a terminal from which on a report has columns of its own for strength and cost."""
+
+
 def print_report(report: "Report") -> None:
     """A report for people, on standard output."""
     screen = console(sys.stdout)
@@ -96,15 +100,20 @@ def print_report(report: "Report") -> None:
     )
     from rich.table import Table
 
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
-    for column in ("", "check", "holds", "detail"):
-        table.add_column(column, no_wrap=column != "detail", overflow="fold")
+    wide = screen.width >= WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=wide, header_style="dim")
+    for column in ("", "check", "", *(("how strongly", "against", "cost") if wide else ())):
+        table.add_column(column, no_wrap=True, justify="right" if column == "cost" else "left")
+    table.add_column("what", overflow="fold")
     for finding in report.findings:
-        mark = _MARKS[finding.holds]
-        table.add_row("", finding.check, mark, _escaped(finding.detail))
-    for trusted in report.trusted:
-        table.add_row("", "trusted", "", _escaped(trusted))
+        cost = "" if finding.seconds is None else f"{finding.seconds:.2f} s"
+        how = [finding.strength, finding.against, cost]
+        aside = f" ({', '.join(filter(None, how))})" if any(how) else ""
+        told = [*how, finding.detail] if wide else [finding.detail + aside]
+        table.add_row("", finding.check, _MARKS[finding.holds], *map(_escaped, told))
     screen.print(table)
+    for trusted in report.trusted:
+        screen.print(f"  trusted: {_escaped(trusted)}")
 
 
 class Reporter:

@@ -1,0 +1,1 @@
+"""The levels of the proof: one module for each."""

@@ -1,0 +1,135 @@
+"""What a level of the proof has to offer: the contract that each module of `checks` fulfils.
+
+A stored matrix is read once, from its first row to its last. Slab by slab, each check says what it
+expects of the rows to come (`expect`), is shown them (`hold`), and in the end what it has found
+(`finding`). All of them stand on a `Linear` and the stored rows, and on nothing else.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import WrongContents
+from convfc_cli.layers import Linear, Slab
+from convfc_cli.matrices.format import Block
+from convfc_cli.matrices.matrix import Matrix
+from convfc_cli.report import Finding, WrongEntry
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked: the rows of a stored matrix, and the layer that they should be of."""
+
+    matrix: Matrix
+    structural: bool
+    """Whether zeros can be stored as entries."""
+
+    @cached_property
+    def layer(self) -> Linear:
+        """The layer whose outputs are the rows: of a transposed matrix, the adjoint."""
+        return self.matrix.layer.adjoint() if self.matrix.layout.transpose else self.matrix.layer
+
+    @property
+    def rows(self) -> int:
+        """Rows of the stored matrix."""
+        return self.matrix.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """Columns of the stored matrix."""
+        return self.matrix.shape[1]
+
+    @property
+    def nonzeros(self) -> int:
+        """Entries that the geometry plans."""
+        return self.matrix.layer.index_map.nnz
+
+    def vector(self, tensor: Array) -> Array:
+        """vec(tensor) in the order of the matrix."""
+        return self.matrix.layout.vector(tensor)
+
+    def wrong_entry(self, block: Block, row: int) -> WrongContents:
+        """The error that names the first wrong entry of row `row` of a block."""
+        at = block.first + row
+        layout = replace(self.matrix.layout, transpose=False)
+        part = slice(int(block.indptr[row]), int(block.indptr[row + 1]))
+        _, columns, values = self.layer.rows(layout).block(at, at + 1)
+        found = dict(zip(block.indices[part].tolist(), block.data[part], strict=True))
+        expected = dict(zip(columns.tolist(), values, strict=True))
+        zero = np.zeros((), self.layer.dtype)[()]
+        for column in sorted(found.keys() | expected.keys()):
+            have, want = found.get(column), expected.get(column)
+            if self.structural and (have is None) != (want is None):
+                break
+            have, want = have if have is not None else zero, want if want is not None else zero
+            if have.tobytes() != want.tobytes():
+                break
+        else:
+            return WrongContents(
+                f"row {at} is not what the layer computes, though its entries look right"
+            )
+        return WrongContents(self._entry(at, column, expected.get(column), found.get(column)))
+
+    def _entry(self, row: int, column: int, expected: Any, found: Any) -> WrongEntry:
+        layout, index_map = self.matrix.layout, self.matrix.layer.index_map
+        output, source = (column, row) if layout.transpose else (row, column)
+        output_index = layout.unflatten(output, index_map.output_shape)
+        input_index = layout.unflatten(source, index_map.input_shape)
+        kernel = index_map.kernel_of(output_index, input_index)
+        return WrongEntry(
+            *(row, column, output_index, input_index, kernel),
+            expected=None if expected is None else shown(expected),
+            found=None if found is None else shown(found),
+        )
+
+
+class Check(ABC):
+    """One level of the proof, on its way through a stored matrix."""
+
+    name: str
+    """What its finding is called."""
+
+    @abstractmethod
+    def expect(self, slab: Slab) -> None:
+        """Get ready for the rows of a slab, which `hold` is shown next."""
+
+    @abstractmethod
+    def hold(self, block: Block, part: slice) -> None:
+        """Hold stored rows, the part `part` of the slab, to what is expected.
+
+        Raises `WrongContents` at the first that is wrong.
+        """
+
+    @abstractmethod
+    def finding(self) -> Finding:
+        """After the last row: what has been found. Raises `WrongContents` as `hold` does."""
+
+
+def product(block: Block, data: Array, x: Array) -> Array:
+    """The block's rows, with `data` for its entries, times x, in the dtype of both.
+
+    One vector at a time: SciPy's products with several at once were measured to be slower, in CSR
+    and in CSC (2.5 and 3.0 ns for a nonzero and three vectors, where three products take 2.0).
+    """
+    from scipy.sparse import csr_array
+
+    indptr = block.indptr.astype(block.indices.dtype)
+    with np.errstate(all="ignore"):
+        return csr_array((data, block.indices, indptr), shape=(len(indptr) - 1, len(x))) @ x
+
+
+def bits(array: Array) -> Array:
+    """The bit patterns as unsigned integers."""
+    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+
+
+def shown(value: Any) -> str:
+    """A value as text that tells it from every other: of a NaN, its bits."""
+    pattern = f" (0x{bits(value).item():x})" if np.isnan(value) else ""
+    return f"{value!s}{pattern}"

@@ -1,0 +1,150 @@
+"""Level 1, exact random probes: every bit of every entry, and every zero.
+
+Each entry's bits are an integer (`planes`). For inputs r drawn uniformly from [0, 2**64), M r and
+the oracle's answer must agree modulo 2**64. If any entry differs, by d with 0 < |d| <= 2**32, then
+d r = c (mod 2**64) for one c has at most 2**32 solutions r, so one probe misses it with probability
+at most 2**-32, whatever else is wrong; k independent probes with 2**-32k. A right matrix never
+fails, whatever its weights: NaN payloads, infinities and -0.0 are bits like any others.
+
+Source: Freivalds 1977, here over the ring Z/2**64, in which unsigned arithmetic is exact, so that
+no number of taps is too large.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.checks.check import Check, Subject, bits, product
+from convfc_cli.errors import Refused, WrongContents
+from convfc_cli.layers import Convolution, Linear, Slab, Weights
+from convfc_cli.matrices.format import Block
+from convfc_cli.report import Finding
+
+Array = NDArray[Any]
+
+LARGEST = 2**32
+"""Bytes of all random inputs together: a vector of 64-bit numbers for each probe and two more."""
+
+PROBES = 3
+"""Probes by default: a wrong matrix passes with probability at most 2**-96."""
+
+
+class Probes(Check):
+    """The entries as integers, times random integers, against the oracle."""
+
+    name = "entries"
+
+    def __init__(self, subject: Subject, inputs: Sequence[Array], strength: str) -> None:
+        self._subject, self._inputs, self._strength = subject, inputs, strength
+        self._vectors = [subject.vector(x) for x in inputs]
+        self._planes = planes(subject.layer.dtype, structural=subject.structural)
+        self._expected: list[list[Array]] = []
+
+    def expect(self, slab: Slab) -> None:
+        self._expected = [[slab.apply(x, plane) for x in self._inputs] for plane in self._planes]
+
+    def hold(self, block: Block, part: slice) -> None:
+        for plane, answers in zip(self._planes, self._expected, strict=True):
+            row = _first_wrong(block, plane(block.data), self._vectors, answers, part)
+            if row is not None:
+                raise self._subject.wrong_entry(block, row)
+
+    def finding(self) -> Finding:
+        promise = f"a wrong file passes with probability at most {self._strength}"
+        if not self._strength.startswith("2^-"):
+            promise = "with a seed that was given, so nothing is proven against a crafted file"
+        told = f"every bit and every zero, by {len(self._inputs)} random probes modulo 2^64"
+        return Finding(self.name, True, f"{told}: {promise}", self._strength, "the oracle")
+
+
+class Numbers(Check):
+    """Each entry's kernel_index, as if the flat indices themselves were the weights."""
+
+    name = "kernel_index"
+
+    def __init__(
+        self, subject: Subject, inputs: Sequence[Array], strength: str, slabs: Iterator[Slab]
+    ) -> None:
+        """`slabs` are those of `numbered(subject)`, cut as the layer's own."""
+        self._size = subject.matrix.layer.kernel.size
+        self._inputs, self._strength, self._slabs = inputs, strength, slabs
+        self._vectors = [subject.vector(x) for x in inputs]
+        self._expected: list[Array] = []
+
+    def expect(self, slab: Slab) -> None:
+        numbered = next(self._slabs)
+        self._expected = [numbered.apply(x, _plus_one) for x in self._inputs]
+
+    def hold(self, block: Block, part: slice) -> None:
+        index = block.kernel_index
+        assert index is not None
+        wrong = np.flatnonzero((index < 0) | (index >= self._size))
+        if len(wrong):
+            raise WrongContents(
+                f"kernel_index has {int(index[wrong[0]])}, beyond the {self._size} weights"
+            )
+        row = _first_wrong(block, _plus_one(index), self._vectors, self._expected, part)
+        if row is not None:
+            raise WrongContents(
+                f"kernel_index of row {block.first + row} names other kernel elements"
+            )
+
+    def finding(self) -> Finding:
+        told = "each entry's kernel element, by the same probes"
+        return Finding(self.name, True, told, self._strength, "the oracle")
+
+
+def numbered(subject: Subject) -> Linear:
+    """The layer whose rows are checked, with each weight's flat index in place of the weight."""
+    kernel = subject.matrix.layer.kernel
+    numbers = np.arange(kernel.size, dtype=np.float64).reshape(kernel.shape)
+    layer = Convolution(numbers, subject.matrix.layer.index_map)
+    return layer.adjoint() if subject.matrix.layout.transpose else layer
+
+
+def planes(dtype: np.dtype[Any], *, structural: bool) -> list[Weights]:
+    """The bits of an entry as integers of at most 2**32: one function a 32-bit half.
+
+    The lowest half plus one, so that an entry that is stored as zero differs from one that is not
+    stored at all; not so for a dense file, which cannot tell them apart.
+    """
+    one = np.uint64(1 if structural else 0)
+    if dtype.itemsize <= 4:
+        return [lambda w: bits(w).astype(np.uint64) + one]
+    low, high = np.uint64(0xFFFFFFFF), np.uint64(32)
+    return [lambda w: (bits(w) & low) + one, lambda w: bits(w) >> high]
+
+
+def uniform(seed: int, probe: int, shape: tuple[int, ...]) -> Array:
+    """Uniform 64-bit integers: SHAKE-256 of the seed, so that no one without it can tell them."""
+    key = seed.to_bytes(max(32, (seed.bit_length() + 7) // 8), "little") + bytes([probe])
+    stream = hashlib.shake_256(key).digest(8 * prod(shape))
+    return np.frombuffer(stream, np.uint64).reshape(shape)
+
+
+def check_size(inputs: int, probes: int) -> None:
+    """Raise `Refused` where the random inputs of a proof would take too much memory."""
+    if 8 * inputs * (probes + 2) > LARGEST:
+        raise Refused(
+            f"a proof with {probes} probes takes {8 * inputs * (probes + 2)} bytes for the "
+            f"{inputs} inputs of the layer, more than {LARGEST}: --no-verify writes it without"
+        )
+
+
+def _plus_one(numbers: Array) -> Array:
+    return numbers.astype(np.uint64) + np.uint64(1)
+
+
+def _first_wrong(
+    block: Block, data: Array, xs: Sequence[Array], ys: Sequence[Array], part: slice
+) -> int | None:
+    """The first row of the block whose product with some x is not that part of its y."""
+    for x, y in zip(xs, ys, strict=True):
+        wrong = np.flatnonzero(product(block, data, x) != y[part])
+        if len(wrong):
+            return int(wrong[0])
+    return None
