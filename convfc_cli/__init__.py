@@ -27,6 +27,7 @@ _HOMES = {
     "IndexMap": "convfc_cli.taps",
     "Layout": "convfc_cli.layout",
     "Options": "convfc_cli.planning",
+    "Proof": "convfc_cli.verification",
     "ConvfcError": "convfc_cli.errors",
 }
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
-from convfc_cli.checks.probes import PROBES
 from convfc_cli.errors import (
     ConvfcError,
     Defect,
@@ -40,6 +39,8 @@ from convfc_cli.naming import first_few
 from convfc_cli.planning import Item, Options, Plan, make_plan, select
 from convfc_cli.report import Finding, Report, wrong
 from convfc_cli.rounding import check_runtime
+from convfc_cli.runtimes.runtime import Original
+from convfc_cli.verification import USUAL, Proof
 from convfc_cli.verification import verify as verify_stored
 
 if TYPE_CHECKING:
@@ -219,8 +220,7 @@ def verify(
     *,
     model: Model | str | os.PathLike[str] | None = None,
     listed: dict[str, Any] | None = None,
-    probes: int = PROBES,
-    seed: int | None = None,
+    proof: Proof = USUAL,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> Report:
     """Prove one matrix: the only one of a file, or that of `layer`; with `model`, also that its
@@ -235,7 +235,7 @@ def verify(
             stored = matrix_kinds.one(matrix_kinds.stored(source), layer, source.name)
         except WrongContents as error:
             return wrong(source.name, "entries", str(error))
-        return _report(stored, model, listed, probes, seed, observer, source.size)
+        return _report(stored, model, listed, proof, observer, source.size)
 
 
 def verify_all(
@@ -243,8 +243,7 @@ def verify_all(
     *,
     model: Model | str | os.PathLike[str] | None = None,
     listed: dict[str, Any] | None = None,
-    probes: int = PROBES,
-    seed: int | None = None,
+    proof: Proof = USUAL,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> Iterator[Report]:
     """`verify` of each matrix of a file."""
@@ -256,33 +255,27 @@ def verify_all(
             return
         for stored in found:
             size = source.size // len(found)
-            yield _report(stored, model, listed, probes, seed, observer, size)
+            yield _report(stored, model, listed, proof, observer, size)
 
 
 def _report(
     stored: Stored,
     model: Model | str | os.PathLike[str] | None,
     listed: dict[str, Any] | None,
-    probes: int,
-    seed: int | None,
+    proof: Proof,
     observer: Observer,
     size: int,
 ) -> Report:
     observer.started(stored.name, size)
-    original = None
+    original = node = None
     if model is not None:
         found = model if isinstance(model, Model) else model_kinds.read(model)
         try:
-            original = _original(found, stored.matrix)
+            original, node = _original(found, stored.matrix)
         except WrongContents as error:
             return wrong(stored.name, "origin", str(error))
     return verify_stored(
-        stored,
-        original=original,
-        listed=listed,
-        probes=probes,
-        seed=seed,
-        progress=observer.advanced,
+        stored, proof, original=original, node=node, listed=listed, progress=observer.advanced
     )
 
 
@@ -374,7 +367,7 @@ def _read_back(
     reports = []
     for one, stored in zip(made, kind.open(sources[-1], *sources[:-1]), strict=True):
         report = verify_stored(
-            stored, original=one.matrix, probes=options.probes, progress=observer.advanced
+            stored, Proof(options.probes), original=one.matrix, progress=observer.advanced
         )
         if not report.ok:
             raise Defect(
@@ -427,10 +420,12 @@ def _origin(model: Model, entry: Entry) -> Origin:
     )
 
 
-def _original(model: Model, matrix: Matrix) -> Matrix:
+def _original(model: Model, matrix: Matrix) -> tuple[Matrix, Original | None]:
     """What the model makes of the layer that a matrix says it came from, at the matrix's size where
-    the model leaves it open. Raises `WrongContents` if it has no such layer, `UsageError` where the
-    model has weights alone that nobody described.
+    the model leaves it open; and its node, where that computes just this layer.
+
+    Raises `WrongContents` if it has no such layer, `UsageError` where the model has weights alone
+    that nobody described.
     """
     origin = matrix.origin
     called = f"layer @{origin.position} {origin.layer!r} with the output {origin.output!r}"
@@ -442,8 +437,11 @@ def _original(model: Model, matrix: Matrix) -> Matrix:
                 except (UsageError, MalformedInput) as error:
                     raise WrongContents(f"{model.name} has another {called}: {error}") from error
             entry = replace(entry, flipped=origin.flipped)
-            layer = entry.load().astype(matrix.layer.dtype.name)
-            return Matrix(layer, matrix.spec, _origin(model, entry))
+            layer = entry.load()
+            changed = origin.flipped or layer.dtype != matrix.layer.dtype
+            layer = layer.astype(matrix.layer.dtype.name)
+            found = Matrix(layer, matrix.spec, _origin(model, entry))
+            return found, None if changed else entry.original
     if any(isinstance(entry.error, WeightsAlone) for entry in model.entries):
         raise UsageError(
             f"{model.name} has weights alone: to compare, repeat how they are used, --weight, "

@@ -11,7 +11,6 @@ Tensors have the shape (channels, *spatial): there is no batch axis.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from math import prod
 from typing import Any
@@ -24,7 +23,7 @@ from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
 from convfc_cli.layout import Layout
 from convfc_cli.streams import SparseRows
-from convfc_cli.taps import IndexMap
+from convfc_cli.taps import IndexMap, colours
 
 Array = NDArray[Any]
 
@@ -39,6 +38,19 @@ class Slab:
     rows: range
     apply: Callable[[Array, Weights], Array]
     """`apply(x, weights)` is the vector of those outputs, without bias."""
+
+    strips: "Callable[[], Iterator[Strip]]"
+    """Layers over disjoint parts of the input, whose outputs add up to them."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What some outputs read from a part of the input, as a layer of its own."""
+
+    reads: tuple[slice, ...]
+    """The part of the input, along each of its axes."""
+
+    layer: "Linear"
 
 
 class Linear(ABC):
@@ -59,6 +71,13 @@ class Linear(ABC):
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the matrix entries."""
 
+    @property
+    @abstractmethod
+    def finite(self) -> bool:
+        """Whether all weights are finite. Where one is not, a runtime makes NaN of the zeros
+        around an input, which no entry of the matrix stands for.
+        """
+
     @abstractmethod
     def bias_tensor(self) -> Array:
         """The bias of each output, (output_shape)."""
@@ -77,6 +96,13 @@ class Linear(ABC):
 
         The layout's orientation is not looked at: the adjoint has slabs of its own.
         """
+
+    def colours(self) -> Array:
+        """A number from 0 on for each input, (input_shape): no output reads two of one number.
+
+        This one suits every layer; a kind that knows better needs fewer.
+        """
+        return np.arange(prod(self.input_shape)).reshape(self.input_shape)
 
     def apply(self, x: Array, weights: Weights | None = None) -> Array:
         """The map without its bias: x (input_shape) to y (output_shape), never by way of `rows`.
@@ -135,6 +161,10 @@ class Convolution(Linear):
     def dtype(self) -> np.dtype[Any]:
         return self.kernel.dtype
 
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.kernel).all())
+
     def bias_tensor(self) -> Array:
         channels = self.output_shape[0]
         bias = np.zeros(channels, self.dtype) if self.bias is None else self.bias
@@ -165,6 +195,16 @@ class Convolution(Linear):
     ) -> SparseRows:
         return toeplitz.rows(self.index_map, self.kernel, layout, kernel_index=kernel_index)
 
+    def colours(self) -> Array:
+        """The channel within its group, and a colour along each axis (`taps.colours`)."""
+        channels, *sizes = self.input_shape
+        found = np.arange(channels) % (channels // self.index_map.groups)
+        for axis, size in zip(self.index_map.axes, sizes, strict=True):
+            run, period = colours(axis, transposed=self.index_map.transposed)
+            period = min(period, -(-size // run))
+            found = found[..., None] * period + np.arange(size) // run % period
+        return found
+
     def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:
         groups, channels = self.index_map.groups, self.output_shape[0]
         sizes: list[int] = []
@@ -173,11 +213,11 @@ class Convolution(Linear):
         first = 0
         for box in _boxes(sizes, most):
             last = first + prod(map(len, box))
-            yield Slab(range(first, last), partial(self._part, layout, box))
+            yield self._slab(layout, range(first, last), box)
             first = last
 
-    def _part(self, layout: Layout, box: tuple[range, ...], x: Array, weights: Weights) -> Array:
-        """The outputs in a box (as `slabs` cuts them), as a vector: a smaller convolution's."""
+    def _slab(self, layout: Layout, rows: range, box: tuple[range, ...]) -> Slab:
+        """The outputs in a box (as `slabs` cuts them): those of a smaller convolution."""
         index_map = self.index_map
         order = layout.axes(len(self.output_shape))
         at = order.index(0)
@@ -188,36 +228,61 @@ class Convolution(Linear):
         kernel = self.kernel.reshape(-1, near, *self.kernel.shape[1:])[_slice(groups)]
         if not index_map.transposed:
             kernel, channels = kernel[:, _slice(members)], depth
-            axes = [
-                replace(axis, outputs=len(o), offset=axis.offset - o.start * axis.stride)
-                for axis, o in zip(index_map.axes, places, strict=True)
-            ]
+            read = list(map(_read_inputs, index_map.axes, places))
+            relations = zip(index_map.axes, read, places, strict=True)
             apply: Callable[..., Array] = direct.convolve
         else:
             kernel, channels = kernel[:, :, _slice(members)], near
-            readers = list(map(_readers, index_map.axes, places))
-            axes = [
-                replace(
-                    axis,
-                    inputs=len(i),
-                    outputs=len(o),
-                    offset=axis.offset + i.start - o.start * axis.stride,
-                )
-                for axis, i, o in zip(index_map.axes, places, readers, strict=True)
-            ]
-            x = x[(slice(None), *map(_slice, readers))]
+            read = list(map(_read_outputs, index_map.axes, places))
+            relations = zip(index_map.axes, places, read, strict=True)
             apply = direct.convolve_transposed
-        x = x[groups.start * channels : groups.stop * channels]
-        kernel = weights(kernel.reshape(-1, *kernel.shape[2:]))
-        return layout.vector(apply(x, kernel, axes, len(groups)))
+        axes = [
+            replace(
+                axis,
+                inputs=len(i),
+                outputs=len(o),
+                offset=axis.offset + i.start - o.start * axis.stride,
+            )
+            for axis, i, o in relations
+        ]
+        first, last = groups.start * channels, groups.stop * channels
+        inside = tuple(map(_slice, read))
+        flat = kernel.reshape(-1, *kernel.shape[2:])
+
+        def part(x: Array, weights: Weights) -> Array:
+            x = x[(slice(first, last), *inside)]
+            return layout.vector(apply(x, weights(flat), axes, len(groups)))
+
+        def strips() -> Iterator[Strip]:
+            along = 1 if index_map.transposed else 2  # the axis of the channels that are read
+            for channel in range(channels):
+                one = kernel.take([channel], along)
+                one = one.reshape(-1, *one.shape[2:])
+                smaller = IndexMap(one.shape, tuple(axes), len(groups), index_map.transposed)
+                reads = (slice(first + channel, last, channels), *inside)
+                yield Strip(reads, Convolution(one, smaller))
+
+        return Slab(rows, part, strips)
 
 
-def _readers(axis: Axis, inputs: range) -> range:
-    """The outputs of an axis that may read these inputs: at least one, if only for its shape."""
+def _read_inputs(axis: Axis, outputs: range) -> range:
+    """The inputs of an axis that these outputs may read: at least one, if only for its shape."""
+    start = outputs.start * axis.stride - axis.offset
+    stop = (outputs.stop - 1) * axis.stride - axis.offset + axis.span
+    return _within(start, stop, axis.inputs)
+
+
+def _read_outputs(axis: Axis, inputs: range) -> range:
+    """The same of a transposed axis: the outputs that may read these inputs."""
     start = -(-(inputs.start + axis.offset - axis.span + 1) // axis.stride)
     stop = (inputs.stop - 1 + axis.offset) // axis.stride + 1
-    start = min(max(start, 0), axis.outputs - 1)
-    return range(start, max(start + 1, min(stop, axis.outputs)))
+    return _within(start, stop, axis.outputs)
+
+
+def _within(start: int, stop: int, size: int) -> range:
+    """The range cut to [0, size), and not to nothing."""
+    start = min(max(start, 0), size - 1)
+    return range(start, max(start + 1, min(stop, size)))
 
 
 def _slice(places: range) -> slice:

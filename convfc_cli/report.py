@@ -86,6 +86,11 @@ class Report:
         return "proven" if proof else "consistent"
 
     @property
+    def undone(self) -> tuple[Finding, ...]:
+        """What was to be checked and could not be."""
+        return tuple(finding for finding in self.findings if finding.holds is None)
+
+    @property
     def complaint(self) -> str:
         """The first thing that does not hold, or nothing."""
         wrong = [finding for finding in self.findings if finding.holds is False]

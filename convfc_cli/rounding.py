@@ -40,6 +40,39 @@ class Witness:
     largest: float
     slack: Callable[[Array], Array] = field(default=lambda y: np.zeros_like(y))
 
+    @classmethod
+    def of(cls, runtime: str, x: Array, y: Array) -> "Witness":
+        """What a runtime made of x, in sums of the dtype of both."""
+        dtype = x.dtype.name
+        unit, largest = _FORMATS[dtype]
+        return cls(runtime, x, y, unit, largest, slack=lambda y: _slack(y, dtype))
+
+    def bound(self, terms: Array, scale: Array, answer: Array) -> Array:
+        """How far each y may be from `answer`, a sum in float64 of so many terms whose magnitudes
+        add up to `scale`; infinite where nothing can be said.
+        """
+        with np.errstate(all="ignore"):
+            unit = self.unit + 2.0**-52  # the answer is rounded too
+            bound = terms * (unit * (1 + 2.0**-20) * scale + 2.0**-150) + self.slack(answer)
+            bound[~(scale < self.largest)] = np.inf
+        return bound
+
+
+_FORMATS = {
+    "float64": (2.0**-53, 2.0**1023),
+    "float32": (2.0**-24, 2.0**127),
+    "float16": (2.0**-11, 2.0**15),
+    "bfloat16": (2.0**-8, 2.0**127),
+}
+"""Unit roundoff of each dtype, and half of what it can hold."""
+
+
+def _slack(y: Array, dtype: str) -> Array:
+    """What rounding the result itself to a narrow format may add."""
+    if dtype in ("float32", "float64"):
+        return np.zeros_like(y)
+    return np.abs(y) * _FORMATS[dtype][0] * (1 + 2.0**-10) + 2.0**-25
+
 
 def check_runtime(layer: Linear, witness: Witness) -> Finding:
     """Hold what another runtime made of the original node to the layer as it was read."""
@@ -55,12 +88,8 @@ def check_runtime(layer: Linear, witness: Witness) -> Finding:
         part = slice(slab.rows.start, slab.rows.stop)
         answer, scale = real_answer(slab, x, bias[part])
         terms = slab.apply(ones, as_ones).astype(np.float64) + 1
-        with np.errstate(all="ignore"):
-            unit = witness.unit + 2.0**-52  # the oracle rounds too
-            bound = terms * (unit * (1 + 2.0**-20) * scale + 2.0**-150) + witness.slack(answer)
-            bound[scale >= witness.largest] = np.inf
-            error = as_float64(y[part]) - answer
-        worst, wrong, skipped = worst_ratio(error, bound)
+        bound = witness.bound(terms, scale, answer)
+        worst, wrong, skipped = worst_ratio(y[part], answer, bound, finite=layer.finite)
         if wrong is not None:
             place = layout.unflatten(slab.rows.start + wrong, shape)
             told = f"gives {y[part][wrong]!s}, the layer as it was read {answer[wrong]:.9g}"
@@ -82,14 +111,21 @@ def real_answer(slab: Slab, x: Array, bias: Array) -> tuple[Array, Array]:
     return answer, scale
 
 
-def worst_ratio(error: Array, bound: Array) -> tuple[float, int | None, int]:
-    """(largest |error|/bound, the first place beyond 1 or None, how many are not finite)."""
-    finite = np.isfinite(bound)
+def worst_ratio(
+    y: Array, answer: Array, bound: Array, *, finite: bool
+) -> tuple[float, int | None, int]:
+    """(largest |y - answer|/bound, the first place beyond 1 or None, how many are left out).
+
+    Left out are sums without a finite bound and, of a layer whose weights are not all `finite`,
+    those that the runtime gives as not finite.
+    """
+    y = as_float64(y)
+    compared = np.isfinite(bound) if finite else np.isfinite(bound) & np.isfinite(y)
     with np.errstate(all="ignore"):
-        ratio = np.where(finite, np.abs(error) / bound, 0.0)
+        ratio = np.where(compared, np.abs(y - answer) / bound, 0.0)
     wrong = np.flatnonzero(~(ratio <= 1))
     first = int(wrong[0]) if len(wrong) else None
-    return float(ratio.max(initial=0.0)), first, finite.size - int(np.count_nonzero(finite))
+    return float(ratio.max(initial=0.0)), first, compared.size - int(np.count_nonzero(compared))
 
 
 def left_out_note(count: int) -> str:

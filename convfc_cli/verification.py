@@ -5,6 +5,9 @@ are read once, at bounded memory, and each level of the proof holds them to the 
 
 0  structure   row lengths, columns: before any arithmetic
 1  entries     every bit and every zero, by exact random probes against the oracle
+2  impulses    on request: every entry and every zero compared, one by one
+3  integers    on request: against another runtime on small whole numbers, bit for bit
+4  reals       on request: against it on real numbers, within what rounding explains
 
 What is trusted: the oracle (`direct`), the layout, NumPy's and SciPy's arithmetic, and, for a file
 alone, that its kernel and geometry are the model's.
@@ -12,53 +15,108 @@ alone, that its kernel and geometry are the model's.
 
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from convfc_cli.checks.check import Check, Subject, bits
-from convfc_cli.checks.probes import PROBES, Numbers, Probes, check_size, numbered, uniform
+from convfc_cli.checks.impulses import Impulses
+from convfc_cli.checks.integers import Integers
+from convfc_cli.checks.probes import (
+    MOST_PROBES,
+    PROBES,
+    Numbers,
+    Probes,
+    check_size,
+    numbered,
+    uniform,
+)
+from convfc_cli.checks.reals import Reals
 from convfc_cli.checks.structure import Structure
-from convfc_cli.errors import Defect, WrongContents
+from convfc_cli.errors import Defect, UsageError, WrongContents
 from convfc_cli.matrices.format import Progress, Stored
 from convfc_cli.matrices.matrix import Matrix, digest
-from convfc_cli.report import Finding, Report, WrongEntry
+from convfc_cli.report import EVERY_ENTRY, Finding, Report, WrongEntry
 from convfc_cli.rounding import as_ones
+from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
+from convfc_cli.runtimes.registry import runtime, runtimes
+from convfc_cli.runtimes.runtime import Original, Runtime, as_read
 from convfc_cli.streams import CHUNK
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is asked of a proof. Raises `UsageError` for what cannot be asked.
+
+    >>> Proof(probes=2).strength
+    '2^-64'
+    """
+
+    probes: int = PROBES
+    seed: int | None = None
+    """To repeat a run; who knows it beforehand can craft a file that passes."""
+
+    exhaustive: bool = False
+    """Also every entry, one by one."""
+
+    against: str | None = None
+    """Also another runtime, by its name: one of `runtimes.registry.NAMES`."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.probes <= MOST_PROBES:
+            raise UsageError(f"{self.probes} probes; there can be 1 to {MOST_PROBES}")
+        if self.seed is not None and self.seed < 0:
+            raise UsageError(f"the seed is {self.seed}; it must not be negative")
+        if self.against is not None:
+            runtime(self.against)
+
+    @property
+    def strength(self) -> str:
+        """The probability that a wrong file passes the probes; with a seed, none can be stated."""
+        return f"2^-{32 * self.probes}" if self.seed is None else "seed given"
+
+
+USUAL = Proof()
+"""Every bit and every zero, with 2^-96."""
 
 
 def verify(
     stored: Stored,
+    proof: Proof = USUAL,
     *,
     original: Matrix | None = None,
+    node: Original | None = None,
     listed: dict[str, Any] | None = None,
-    probes: int = PROBES,
-    seed: int | None = None,
     progress: Progress = lambda done: None,
 ) -> Report:
     """Check a stored matrix; with `original`, also that it is that one; with `listed`, that it is
-    what a manifest says of it.
+    what a manifest says of it. `node` is what another runtime is given, where one is asked: by
+    default the layer as the file states it.
 
-    Raises `MalformedInput` for a damaged file; wrong contents are no error but a report that is not
-    `ok`. `seed` repeats a run; who knows it beforehand can craft a file that passes.
+    Raises `MalformedInput` for a damaged file, `Refused` for a layer too large for it; wrong
+    contents are no error but a report that is not `ok`.
     """
     started = perf_counter()
     matrix = stored.matrix
-    strength = f"2^-{32 * probes}" if seed is None else "seed given"
-    strength = "digest only" if matrix.form == "operator" else strength
-    seed = secrets.randbits(256) if seed is None else seed
+    seed = secrets.randbits(256) if proof.seed is None else proof.seed
     findings = [_digest_finding(stored)]
     if listed is not None:
         findings.append(_manifest_finding(matrix, listed))
     if original is not None:
         findings.append(_origin_finding(matrix, original))
-    passing = _Pass(stored, probes, seed, strength)
+    strength = "digest only"
+    passing = _Pass(stored, proof, seed, node or as_read(matrix.layer))
     try:
-        if matrix.form != "operator":
+        if matrix.form == "operator":
+            findings += _nothing_stored(proof)
+        else:
             findings += passing.run(progress)
+            strength = passing.strength
         stored.finish()
     except WrongContents as error:
         stored.check_undamaged()
@@ -84,39 +142,50 @@ def verify(
 class _Pass:
     """One pass over what a file stores: the bias, then all rows, shown to every check."""
 
-    def __init__(self, stored: Stored, probes: int, seed: int, strength: str) -> None:
+    def __init__(self, stored: Stored, proof: Proof, seed: int, node: Original) -> None:
         self._stored, self._subject = stored, Subject(stored.matrix, stored.structural)
-        self._seed, self._probes, self._strength = seed, probes, strength
+        self._proof, self._seed, self._node = proof, seed, node
         self._most = max(1, CHUNK // max(1, self._subject.nonzeros // self._subject.rows))
         self._cost: dict[str, float] = {}
+        self.strength = proof.strength
         self.current = "bias"
         """What is being checked: in the end, or where something is wrong."""
 
     def run(self, progress: Progress) -> list[Finding]:
         """The findings; raises `WrongContents` at the first thing that is wrong."""
+        import scipy.sparse  # noqa: F401 - before any check is charged with it
+
         findings = [_bias_finding(self._stored)] if self._stored.structural else []
         checks = self._checks()
         self._walk(checks, progress)
         for check in checks:
-            self.current = check.name
-            findings.append(replace(check.finding(), seconds=self._cost[check.name]))
+            finding = self._timed(check, check.finding)
+            findings.append(replace(finding, seconds=self._cost[check.name]))
+            if finding.holds and finding.strength == EVERY_ENTRY:
+                self.strength = EVERY_ENTRY
         return findings
 
     def _checks(self) -> list[Check]:
-        subject, shape = self._subject, self._subject.layer.input_shape
-        check_size(prod(shape), self._probes)
-        inputs = [uniform(self._seed, probe, shape) for probe in range(self._probes)]
-        checks: list[Check] = [Structure(subject), Probes(subject, inputs, self._strength)]
+        subject, proof, shape = self._subject, self._proof, self._subject.layer.input_shape
+        check_size(prod(shape), proof.probes)
+        inputs = [uniform(self._seed, probe, shape) for probe in range(proof.probes)]
+        checks: list[Check] = [Structure(subject), Probes(subject, inputs, proof.strength)]
         if subject.matrix.spec.kernel_index:
             slabs = numbered(subject).slabs(subject.matrix.layout, self._most)
-            checks.append(Numbers(subject, inputs, self._strength, slabs))
+            checks.append(Numbers(subject, inputs, proof.strength, slabs))
+        if proof.exhaustive:
+            checks.append(Impulses(subject, _impulse_runtimes(proof)))
+        if proof.against is not None:
+            other, random = runtime(proof.against), np.random.default_rng(self._seed)
+            for kind in (Integers, Reals):
+                self.current = kind.name
+                checks.append(kind(subject, other, self._node, random))
         return checks
 
     def _walk(self, checks: list[Check], progress: Progress) -> None:
         subject = self._subject
         size = subject.layer.dtype.itemsize + 4
         ones = np.ones(subject.layer.input_shape, np.uint64)
-        self._cost = {check.name: 0.0 for check in checks}
         done = 0
         for slab in subject.layer.slabs(subject.matrix.layout, self._most):
             done = slab.rows.stop
@@ -133,11 +202,27 @@ class _Pass:
         if done != subject.rows:
             raise Defect(f"{done} of {subject.rows} rows were looked at")
 
-    def _timed(self, check: Check, step: Callable[..., None], *arguments: Any) -> None:
+    def _timed(self, check: Check, step: Callable[..., T], *arguments: Any) -> T:
+        """Run a step of a check, and put what it costs to its account."""
         self.current = check.name
         started = perf_counter()
-        step(*arguments)
-        self._cost[check.name] += perf_counter() - started
+        result = step(*arguments)
+        self._cost[check.name] = self._cost.get(check.name, 0.0) + perf_counter() - started
+        return result
+
+
+def _impulse_runtimes(proof: Proof) -> list[Runtime]:
+    """Those by whose impulse responses each entry is compared: one that was named, else the first
+    that can."""
+    if proof.against is not None:
+        return [runtime(proof.against)]
+    return [one for one in (runtimes()[0], ORACLE) if not one.missing()]
+
+
+def _nothing_stored(proof: Proof) -> list[Finding]:
+    """What was asked of an operator file and cannot be."""
+    asked = [Impulses.name] * proof.exhaustive + [Integers.name, Reals.name] * bool(proof.against)
+    return [Finding(name, None, "an operator file stores no entries") for name in asked]
 
 
 def _digest_finding(stored: Stored) -> Finding:

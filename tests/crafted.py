@@ -11,6 +11,7 @@ import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from convfc_cli.geometry import Axis
 from convfc_cli.layers import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
-from convfc_cli.matrices.format import MatrixFormat
+from convfc_cli.matrices.format import MatrixFormat, Stored
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.report import Report
 from convfc_cli.taps import IndexMap
-from convfc_cli.verification import verify
+from convfc_cli.verification import Proof, verify
 from tests import brute
 
 Array = NDArray[Any]
@@ -88,9 +89,18 @@ def in_memory(data: bytes) -> Input:
 def checked(source: Path | bytes, **options: Any) -> Report:
     """The report of `verify`, of a file or of the bytes of an npz."""
     if isinstance(source, bytes):
-        return verify(registry.stored(in_memory(source))[0], **options)
+        return proven(registry.stored(in_memory(source))[0], **options)
     with opened(source) as file:
-        return verify(registry.stored(file)[0], **options)
+        return proven(registry.stored(file)[0], **options)
+
+
+PROOF = {field.name for field in fields(Proof)}
+
+
+def proven(stored: Stored, **options: Any) -> Report:
+    """`verify` with the fields of a `Proof` and its own options side by side."""
+    asked = {name: options.pop(name) for name in PROOF & options.keys()}
+    return verify(stored, Proof(**asked), **options)
 
 
 def failures(report: Report) -> list[str]:
@@ -209,7 +219,7 @@ def beside(kind: MatrixFormat, matrix: Matrix) -> Input | None:
 
 def verified(kind: MatrixFormat, matrix: Matrix, data: bytes, **options: Any) -> Report:
     """The report on these bytes as a file of this kind, in memory."""
-    return verify(kind.open(in_memory(data), beside(kind, matrix))[0], **options)
+    return proven(kind.open(in_memory(data), beside(kind, matrix))[0], **options)
 
 
 CASES = [(kind, form) for kind in registry.formats().values() for form in kind.forms]

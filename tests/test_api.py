@@ -202,7 +202,10 @@ def test_verify(model: Path, tmp_path: Path) -> None:
     assert report.complaint == ""
     assert (report.file, report.layer, report.form) == (str(path), "first", "csr")
     assert report.shape == load_npz(path).shape
-    assert convfc.verify(path, model=model, seed=3) == convfc.verify(path, model=model, seed=3)
+    proof = convfc.Proof(seed=3)
+    assert convfc.verify(path, model=model, proof=proof) == convfc.verify(
+        path, model=model, proof=proof
+    )
     data = arrays(path)["data"].copy()
     data[0] += 1
     report = convfc.verify(rewritten(path, tmp_path / "w.npz", data=data))

@@ -74,9 +74,10 @@ class Subject:
             return WrongContents(
                 f"row {at} is not what the layer computes, though its entries look right"
             )
-        return WrongContents(self._entry(at, column, expected.get(column), found.get(column)))
+        return WrongContents(self.entry(at, column, expected.get(column), found.get(column)))
 
-    def _entry(self, row: int, column: int, expected: Any, found: Any) -> WrongEntry:
+    def entry(self, row: int, column: int, expected: Any, found: Any) -> WrongEntry:
+        """A wrong entry in terms of the layer; None is an entry that is not there."""
         layout, index_map = self.matrix.layout, self.matrix.layer.index_map
         output, source = (column, row) if layout.transpose else (row, column)
         output_index = layout.unflatten(output, index_map.output_shape)
@@ -122,6 +123,24 @@ def product(block: Block, data: Array, x: Array) -> Array:
     indptr = block.indptr.astype(block.indices.dtype)
     with np.errstate(all="ignore"):
         return csr_array((data, block.indices, indptr), shape=(len(indptr) - 1, len(x))) @ x
+
+
+def add_product(subject: Subject, block: Block, data: Array, x: Array, out: Array) -> None:
+    """Add to `out`, a vector of all the layer's outputs, what the block has of M x.
+
+    A transposed matrix has a row for each input: its rows are spread over the outputs.
+    """
+    last = block.first + len(block.indptr) - 1
+    if not subject.matrix.layout.transpose:
+        out[block.first : last] += product(block, data, x)
+    elif len(block.indices):
+        from scipy.sparse import csr_array
+
+        low, high = int(block.indices.min()), int(block.indices.max()) + 1
+        shape = (last - block.first, high - low)
+        rows = csr_array((data, block.indices - low, block.indptr), shape=shape)
+        with np.errstate(all="ignore"):
+            out[low:high] += rows.T @ x[block.first : last]
 
 
 def bits(array: Array) -> Array:

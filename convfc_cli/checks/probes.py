@@ -32,6 +32,9 @@ LARGEST = 2**32
 PROBES = 3
 """Probes by default: a wrong matrix passes with probability at most 2**-96."""
 
+MOST_PROBES = 8
+"""More would say nothing more: 2**-256 is what their seed has."""
+
 
 class Probes(Check):
     """The entries as integers, times random integers, against the oracle."""

@@ -30,6 +30,8 @@ Examples:
   convfc verify                             the *.fc/ folders of the current directory
   convfc verify model.onnx.fc --model model.onnx
   convfc verify conv1.npz --json
+  convfc verify conv1.npz --exhaustive      every entry, one by one
+  convfc verify model.onnx.fc --model model.onnx --against onnxruntime
   convfc convert model.onnx -l conv1 -o - | convfc verify -
 """
 
@@ -53,6 +55,18 @@ Examples:
     type=click.IntRange(0),
     help="Repeat a run. A seed that is known beforehand voids the promise against crafted files.",
 )
+@click.option(
+    "--exhaustive",
+    is_flag=True,
+    help="Also compare every entry and every zero, one by one, with the responses to impulses: of "
+    "onnxruntime where it is installed, else of the oracle. No probability is left.",
+)
+@click.option(
+    "--against",
+    type=click.Choice(["onnxruntime", "reference"]),
+    help="Also run the layer in another runtime, with --model the model's own node, on whole "
+    "numbers (equal bit for bit) and on real ones (within rounding). reference: ONNX's evaluator.",
+)
 @options.common
 @click.pass_context
 def verify(
@@ -63,6 +77,8 @@ def verify(
     input_shapes: tuple[options.Shape, ...],
     probes: int,
     seed: int | None,
+    exhaustive: bool,
+    against: str | None,
     as_json: bool,
     quiet: bool,
     **rest: Any,
@@ -74,7 +90,9 @@ def verify(
     """
     from convfc_cli import conversion
     from convfc_cli.models.registry import read
+    from convfc_cli.verification import Proof
 
+    proof = Proof(probes, seed, exhaustive, against)
     bare = options.described(rest)
     if (input_shapes or bare) and model is None:
         raise UsageError("--input-shape and --weight are of a model's: they go with --model")
@@ -90,11 +108,11 @@ def verify(
             path, listed = file
             with Reporter(quiet=quiet) as reporter:
                 for report in conversion.verify_all(
-                    path, model=found, listed=listed, probes=probes, seed=seed, observer=reporter
+                    path, model=found, listed=listed, proof=proof, observer=reporter
                 ):
                     reporter.stop()
                     reports.append(report)
-                    codes.append(0 if report.ok else 1)
+                    codes.append((4 if report.undone else 0) if report.ok else 1)
                     if not as_json:
                         _tell(report, table=human and not quiet)
         except ConvfcError as error:
@@ -119,6 +137,11 @@ def _tell(report: "Report", *, table: bool) -> None:
         print("\t".join(map(printable, (report.verdict, report.file, told))), flush=True)
     if not report.ok:
         say(f"convfc: {report.file} is WRONG: {report.complaint}")
+    undone: dict[str, list[str]] = {}
+    for finding in report.undone:
+        undone.setdefault(finding.detail, []).append(finding.check)
+    for why, checks in undone.items():
+        say(f"convfc: {report.file}: not checked ({', '.join(checks)}): {why}")
 
 
 def _files(given: tuple[str, ...]) -> list[File]:

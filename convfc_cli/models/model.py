@@ -16,6 +16,8 @@ from convfc_cli.files import Input
 from convfc_cli.layers import Convolution
 from convfc_cli.naming import Label, pick
 from convfc_cli.rounding import Witness
+from convfc_cli.runtimes.registry import runtimes
+from convfc_cli.runtimes.runtime import Original
 from convfc_cli.taps import IndexMap
 
 Shapes = Mapping[str | None, Sequence[int]]
@@ -91,7 +93,9 @@ class Entry:
     loaded; None where the file does not say."""
 
     loader: Callable[[], Convolution] | None = None
-    runner: Callable[[Any], Witness | str] | None = None
+    original: Original | None = None
+    """The layer as a runtime can be given it; None where no runtime takes this kind of file."""
+
     resizer: "Callable[[tuple[int, ...]], Entry] | None" = None
 
     @property
@@ -151,10 +155,18 @@ class Entry:
         return self.resizer(input_shape)
 
     def run(self, random: Any) -> Witness | str:
-        """The original layer run by another runtime on inputs drawn from the NumPy generator
-        `random`; a reason where no runtime can.
+        """The original layer run by the first runtime that can, on inputs drawn from the NumPy
+        generator `random`; the reasons where none can.
         """
-        return self.runner(random) if self.runner else "no runtime runs this kind of file"
+        if self.original is None:
+            return "no runtime runs this kind of file"
+        reasons = []
+        for runtime in runtimes():
+            witness = self.original.witness(runtime, random)
+            if not isinstance(witness, str):
+                return witness
+            reasons.append(witness)
+        return "; ".join(reasons)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from convfc_cli.errors import (
     Unsupported,
     UsageError,
 )
-from convfc_cli.models import onnx_layer, onnx_runtime
+from convfc_cli.models import onnx_layer
 from convfc_cli.models.model import Entry, Shapes
 from convfc_cli.models.onnx_constants import LARGEST_RANK, dynamic, value
+from convfc_cli.models.onnx_original import original
 from convfc_cli.models.onnx_scope import STANDARD, Scope, scope_of, walk
 from convfc_cli.models.onnx_sizes import inferred_shapes
 from convfc_cli.models.onnx_wire import MOST_NODES
@@ -127,7 +128,7 @@ def _entry(
             index_map=index,
             dtype=scope.dtype(node.input[1]),
             loader=lambda: onnx_layer.load(node, scope, index),
-            runner=lambda random: onnx_runtime.run(node, scope, index, random),
+            original=original(node, scope, index),
             resizer=resized,
         )
 

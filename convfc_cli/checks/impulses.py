@@ -1,0 +1,211 @@
+"""Level 2, impulses: every entry and every zero compared, one by one, with no chance in it.
+
+What a matrix does to an input that is 1 in one place is one of its columns. Inputs of one colour
+(`Linear.colours`) share no output, so the impulses of a whole colour are put in at once: an output
+that answers reads one of them. Three passes through a runtime tell which, and by which weight:
+
+count   a kernel of ones, impulses of 1: 1 where the output reads one, 0 where it reads none
+label   a kernel of ones, each impulse the number of its place: which one it reads
+value   the bits of the weights for a kernel, impulses of 1: the entry
+
+Numbers are sent through in parts of 24 bits, which float32 holds exactly; every sum has one term
+that is not zero. So the weights are compared as bits: NaN and -0.0 are no exception. The answers
+need as many probes as there are colours, whatever the size of the image. Outputs are looked at slab
+by slab, and inputs channel by channel, each as a small layer of its own (`Slab.strips`), so that
+memory is bounded, and nobody multiplies by the zeros of all other channels.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.checks.check import Check, Subject, bits
+from convfc_cli.errors import WrongContents
+from convfc_cli.layers import Convolution, Slab
+from convfc_cli.matrices.format import Block
+from convfc_cli.report import EVERY_ENTRY, Finding
+from convfc_cli.runtimes.runtime import Runtime
+
+Array = NDArray[Any]
+
+PART = 24
+"""Bits of a number that are sent through at once."""
+
+BATCH = 2**22
+"""Elements of the tensors that a runtime is given, or gives, at once."""
+
+
+class _NoAnswer(Exception):
+    """A runtime that cannot run a layer: why."""
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What each row of a slab answers to each colour: (colours, rows)."""
+
+    columns: Array
+    """The column that the row reads; -1 where it reads none of this colour."""
+
+    values: Array
+    """The bits of the entry there."""
+
+
+class Impulses(Check):
+    """Every entry against the response to an impulse."""
+
+    name = "impulses"
+
+    def __init__(self, subject: Subject, runtimes: Sequence[Runtime]) -> None:
+        """The first of the runtimes that can run the layer is asked."""
+        self._subject, self._runtimes = subject, list(runtimes)
+        self._asked: list[str] = []
+        self._reasons: list[str] = []
+        self._entries = self._colours = 0
+        self._expected: _Answers | None = None
+        shape = subject.layer.input_shape
+        self._column = subject.matrix.layout.tensor(np.arange(subject.columns), shape)
+        self._colour = np.full(subject.columns, -1)
+
+    def expect(self, slab: Slab) -> None:
+        self._expected = None
+        while self._runtimes and self._expected is None:
+            runtime = self._runtimes[0]
+            try:
+                self._expected = self._answers(runtime, slab)
+            except _NoAnswer as reason:
+                self._reasons.append(str(reason))
+                self._runtimes.pop(0)
+            else:
+                self._asked += [] if runtime.label in self._asked else [runtime.label]
+
+    def hold(self, block: Block, part: slice) -> None:
+        if self._expected is None:
+            return
+        columns, values = self._expected.columns[:, part], self._expected.values[:, part]
+        expected = columns >= 0 if self._subject.structural else values != 0
+        counts = np.diff(block.indptr)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        colour = self._colour[block.indices]
+        right = (columns[colour, rows] == block.indices) & (
+            values[colour, rows] == bits(block.data)
+        )
+        wrong = np.concatenate((rows[~right][:1], np.flatnonzero(expected.sum(0) != counts)[:1]))
+        if len(wrong):
+            raise self._wrong(block, int(wrong.min()), columns, values)
+        self._entries += len(block.data)
+
+    def finding(self) -> Finding:
+        if not self._runtimes:
+            return Finding(self.name, None, "; ".join(self._reasons))
+        told = (
+            f"{self._entries:,} entries and every zero, compared one by one, by "
+            f"{self._colours:,} colours of impulses"
+        )
+        return Finding(self.name, True, told, EVERY_ENTRY, " and ".join(self._asked))
+
+    def _answers(self, runtime: Runtime, slab: Slab) -> _Answers:
+        """What the runtime has the rows of a slab answer to impulses of every colour."""
+        answers: list[_Answers] = []
+        done = 0
+        self._colour[:] = -1
+        for strip in slab.strips():
+            layer, column = strip.layer, self._column[strip.reads].reshape(-1)
+            assert isinstance(layer, Convolution)
+            colours = layer.colours()
+            count = int(colours.max()) + 1
+            self._colour[column] = colours.reshape(-1) + done
+            size = max(1, BATCH // max(colours.size, len(slab.rows)))
+            for start in range(0, count, size):
+                batch = np.arange(start, min(start + size, count))
+                answers.append(self._batch(runtime, layer, colours, batch, column))
+            done += count
+        self._colours = max(self._colours, done)
+        return _Answers(
+            np.concatenate([answer.columns for answer in answers]),
+            np.concatenate([answer.values for answer in answers]),
+        )
+
+    def _batch(
+        self, runtime: Runtime, layer: Convolution, colours: Array, batch: Array, column: Array
+    ) -> _Answers:
+        """The answers to the colours of a batch; `column` is that of each input of the layer."""
+        lit = (colours == batch.reshape(-1, *(1,) * colours.ndim)).astype(np.float32)
+        labels = np.arange(1, colours.size + 1).reshape(colours.shape)
+        ones = np.ones(layer.kernel.shape, np.float32)
+        weights = bits(layer.kernel)
+        count = self._answer(runtime, layer, [(lit, ones)])
+        label = self._answer(runtime, layer, [(lit * part, ones) for part in _parts(labels)])
+        value = self._answer(runtime, layer, [(lit, part) for part in _parts(weights)])
+        if int(count.max(initial=0)) > 1:
+            raise WrongContents(
+                f"by {runtime.label} an output reads two inputs that never meet in one"
+            )
+        silent = count == 0
+        if label[silent].any() or value[silent].any() or (label[~silent] == 0).any():
+            raise WrongContents(f"{runtime.label} answers where nothing was put in")
+        if int(label.max(initial=0)) > colours.size:
+            raise WrongContents(f"{runtime.label} answers by a place that there is not")
+        place = label.astype(np.int64) - 1
+        if ((colours.reshape(-1)[place] != batch[:, None]) & ~silent).any():
+            raise WrongContents(f"{runtime.label} answers by a place where nothing was put in")
+        return _Answers(np.where(silent, -1, column[place]), value.astype(weights.dtype))
+
+    def _answer(
+        self, runtime: Runtime, layer: Convolution, parts: Sequence[tuple[Array, Array]]
+    ) -> Array:
+        """The runtime's answers to pairs (inputs, kernel), the parts of one number: (probes, rows).
+
+        Raises `_NoAnswer` where it has none.
+        """
+        axes = self._subject.matrix.layout.axes(len(layer.output_shape))
+        number: Array = np.zeros(0, np.int64)
+        for k, (x, kernel) in enumerate(parts):
+            y = runtime.apply(layer, x, kernel)
+            if isinstance(y, str):
+                raise _NoAnswer(y)
+            if y.shape != (len(x), *layer.output_shape):
+                raise WrongContents(
+                    f"{runtime.label} gives {y.shape[1:]}, the layer {layer.output_shape}"
+                )
+            part = y.transpose(0, *(1 + axis for axis in axes)).reshape(len(x), -1)
+            with np.errstate(invalid="ignore"):  # what is no number is caught
+                whole = part.astype(np.int64)
+            right = (whole == part) & (whole >= 0) & (whole < 2**PART)
+            if not right.all():
+                raise WrongContents(
+                    f"{runtime.label} gives {part[~right][0]} to impulses, where a whole number "
+                    f"of at most {PART} bits is the only right answer"
+                )
+            number = number | whole << PART * k if k else whole
+        return number
+
+    def _wrong(self, block: Block, row: int, columns: Array, values: Array) -> WrongContents:
+        """The error that names the first entry of a row that is not as the impulses say."""
+        stored = slice(int(block.indptr[row]), int(block.indptr[row + 1]))
+        found = dict(zip(block.indices[stored].tolist(), bits(block.data[stored]), strict=True))
+        lit = columns[:, row] >= 0
+        expected = dict(zip(columns[lit, row].tolist(), values[lit, row], strict=True))
+        if not self._subject.structural:
+            expected = {column: value for column, value in expected.items() if value}
+        column = next(
+            column
+            for column in sorted(found.keys() | expected.keys())
+            if found.get(column) != expected.get(column)
+        )
+        have, want = self._value(found.get(column)), self._value(expected.get(column))
+        return WrongContents(self._subject.entry(block.first + row, column, want, have))
+
+    def _value(self, pattern: Any) -> Any:
+        return None if pattern is None else pattern.view(self._subject.layer.dtype)
+
+
+def _parts(numbers: Array) -> Iterator[Array]:
+    """Unsigned numbers in parts of 24 bits, the lowest first, in float32."""
+    numbers = numbers.astype(np.uint64)
+    size = int(numbers.max(initial=0)).bit_length()
+    for shift in range(0, max(size, 1), PART):
+        part = numbers >> np.uint64(shift) & np.uint64(2**PART - 1)
+        yield part.astype(np.float32)

@@ -1,0 +1,106 @@
+"""Level 3, small whole numbers: the stored matrix against another runtime, bit for bit.
+
+A sum of float32 numbers is exact, in whatever order, while all of it are whole numbers of at most
+2**24 together. So the bits of the weights are taken a few at a time (`_limbs`), the runtime applies
+the layer with these numbers for its kernel to whole numbers x, and M x, with the same bits of the
+stored entries, has to be equal: NaN, infinities and -0.0 are bits like any others.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.checks.check import Check, Subject, add_product, bits
+from convfc_cli.errors import WrongContents
+from convfc_cli.layers import Slab, Weights
+from convfc_cli.matrices.format import Block
+from convfc_cli.report import Finding
+from convfc_cli.rounding import as_ones
+from convfc_cli.runtimes.runtime import Original, Runtime
+
+Array = NDArray[Any]
+
+EXACT = 2**24
+"""Whole numbers up to this are exact in float32."""
+
+LEAST = 15
+"""Inputs are drawn from 0 to at least this, and from more where few bits leave room for it."""
+
+
+class Integers(Check):
+    """The stored matrix and a runtime, applied to the same whole numbers."""
+
+    name = "integers"
+
+    def __init__(self, subject: Subject, runtime: Runtime, original: Original, random: Any) -> None:
+        self._subject, self._original, self._runtime = subject, original, runtime
+        layer = subject.matrix.layer
+        terms = int(layer.apply(np.ones(layer.input_shape, np.uint64), as_ones).max(initial=1))
+        self._width = next((width for width in (8, 4, 2, 1) if _room(terms, width) >= LEAST), 0)
+        self._limbs: list[Weights] = []
+        self._answers: list[Array] = []
+        self._reason = "" if self._width else f"sums of {terms} terms leave no room for it"
+        if not self._reason:
+            self._most = _room(terms, self._width)
+            x = random.integers(0, self._most, layer.input_shape, endpoint=True)
+            self._x = subject.vector(x.astype(np.float64))
+            self._limbs = _limbs(layer.dtype, self._width, structural=subject.structural)
+            self._ask(x.astype(np.float32))
+        self._sums = [np.zeros(answer.size) for answer in self._answers]
+
+    def _ask(self, x: Array) -> None:
+        layer = self._subject.matrix.layer
+        for limb in self._limbs:
+            kernel = limb(layer.kernel).astype(np.float32)
+            y = self._original.apply(self._runtime, x[None], kernel)
+            if isinstance(y, str):
+                self._reason, self._answers = y, []
+                return
+            if y.shape[1:] != layer.output_shape:
+                raise WrongContents(
+                    f"{self._runtime.label} gives {y.shape[1:]}, the layer {layer.output_shape}"
+                )
+            self._answers.append(self._subject.vector(y[0].astype(np.float64)))
+
+    def expect(self, slab: Slab) -> None:
+        pass
+
+    def hold(self, block: Block, part: slice) -> None:
+        for limb, total in zip(self._limbs, self._sums, strict=False):
+            data = limb(block.data).astype(np.float64)
+            add_product(self._subject, block, data, self._x, total)
+
+    def finding(self) -> Finding:
+        label = self._runtime.label
+        if self._reason:
+            return Finding(self.name, None, self._reason, against=label)
+        layout, shape = self._subject.matrix.layout, self._subject.matrix.layer.output_shape
+        for answer, total in zip(self._answers, self._sums, strict=True):
+            wrong = np.flatnonzero(answer != total)
+            if len(wrong):
+                at = int(wrong[0])
+                raise WrongContents(
+                    f"output {layout.unflatten(at, shape)}: {self._original.name}, run by {label} "
+                    f"on whole numbers, gives {answer[at]:.9g}, the matrix {total[at]:.9g}"
+                )
+        told = (
+            f"{self._original.name} and the matrix agree on whole numbers up to {self._most}, "
+            f"{self._width} bits of the weights at a time"
+        )
+        return Finding(self.name, True, told, "bit for bit", label)
+
+
+def _room(terms: int, width: int) -> int:
+    """The largest input for which sums of so many terms, each with so many bits, are exact."""
+    return EXACT // (terms << width)
+
+
+def _limbs(dtype: np.dtype[Any], width: int, *, structural: bool) -> list[Weights]:
+    """The bits of an entry, `width` at a time, the lowest plus one as in `probes.planes`."""
+
+    def limb(shift: int, one: int) -> Weights:
+        low = np.uint64((1 << width) - 1)
+        return lambda w: (bits(w).astype(np.uint64) >> np.uint64(shift) & low) + np.uint64(one)
+
+    return [limb(k, int(structural and not k)) for k in range(0, 8 * dtype.itemsize, width)]

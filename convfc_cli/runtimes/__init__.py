@@ -1,0 +1,1 @@
+"""What else can run a layer: one module for each runtime."""

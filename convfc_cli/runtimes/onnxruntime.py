@@ -1,0 +1,56 @@
+"""onnxruntime, where it is installed: the runtime that most models run on."""
+
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from convfc_cli.runtimes.onnx_node import Node
+from convfc_cli.runtimes.onnx_runtime import OnnxRuntime
+from convfc_cli.runtimes.runtime import Array
+
+
+class OnnxruntimeCpu(OnnxRuntime):
+    """onnxruntime on the CPU, its graph optimizations switched off."""
+
+    name = "onnxruntime"
+
+    @property
+    def label(self) -> str:
+        return f"onnxruntime {version('onnxruntime')}"
+
+    def missing(self) -> str:
+        return "" if find_spec("onnxruntime") else "pip install 'convfc[onnxruntime]'"
+
+    def unfit(self, node: Node, feeds: dict[str, Array]) -> str:
+        """Where its results are known not to follow the specification (seen in 1.31)."""
+        index_map = node.index_map
+        if node.auto_pad.startswith("SAME") and not index_map.transposed:
+            for axis in index_map.axes:
+                if axis.stride > axis.span:
+                    return "is known to be wrong for SAME padding with a stride beyond the kernel"
+        return ""
+
+    def answer(self, node: Node, feeds: dict[str, Array]) -> Any:
+        session = _sessions.get(node)
+        if session is None:
+            session = _sessions[node] = _session(node)
+        return session.run(None, feeds)[0]
+
+
+_sessions: WeakKeyDictionary[Node, Any] = WeakKeyDictionary()
+"""What running a node again saves: it goes when the node does, and the node's weights with it."""
+
+
+def _session(node: Node) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        node.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+RUNTIME = OnnxruntimeCpu()
