@@ -1,0 +1,557 @@
+"""Levels 2 to 4 of the proof, each on its own: what it sees without the probes beside it.
+
+A runtime that is wrong on purpose stands in for one that misreads a layer; a file is changed on
+purpose for one that was written wrong.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from convfc_cli.checks import impulses, integers
+from convfc_cli.checks.check import Check, Subject, shown
+from convfc_cli.checks.impulses import Impulses
+from convfc_cli.checks.integers import Integers
+from convfc_cli.checks.reals import Reals
+from convfc_cli.errors import UsageError, WrongContents
+from convfc_cli.geometry import Axis
+from convfc_cli.layers import Convolution
+from convfc_cli.layout import Layout
+from convfc_cli.matrices import registry
+from convfc_cli.matrices.format import Stored
+from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.report import Finding, WrongEntry
+from convfc_cli.rounding import as_ones
+from convfc_cli.runtimes import onnxruntime
+from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
+from convfc_cli.runtimes.registry import NAMES, runtime
+from convfc_cli.runtimes.runtime import Runtime, as_read
+from convfc_cli.taps import IndexMap, colours
+from convfc_cli.verification import Proof
+from tests import brute, crafted
+from tests.cli_models import run
+from tests.crafted import example, rendered, saved
+from tests.strategies import axes, layouts, problems
+
+Array = NDArray[Any]
+
+NPZ = registry.formats()["npz"]
+NPY = registry.formats()["npy"]
+
+some_examples = settings(max_examples=max(20, settings().max_examples // 3))
+few_examples = settings(max_examples=max(10, settings().max_examples // 6))
+SEEDS = st.integers(0, 2**32)
+
+
+def stored_of(kind: Any, matrix: Matrix, data: bytes | None = None) -> Stored:
+    data = rendered(kind, matrix) if data is None else data
+    (found,) = kind.open(crafted.in_memory(data), crafted.beside(kind, matrix))
+    return found
+
+
+def walked(stored: Stored, make: Callable[[Subject], Check], most: int = 40) -> Finding:
+    """What one check finds when it is shown the rows and no other check is."""
+    subject = Subject(stored.matrix, stored.structural)
+    check = make(subject)
+    ones = np.ones(subject.layer.input_shape, np.uint64)
+    for slab in subject.layer.slabs(subject.matrix.layout, most):
+        check.expect(slab)
+        for block in stored.rows(slab.apply(ones, as_ones).astype(np.int64)):
+            start = block.first - slab.rows.start
+            check.hold(block, slice(start, start + len(block.indptr) - 1))
+    return check.finding()
+
+
+def by_impulses(*asked: Runtime) -> Callable[[Subject], Check]:
+    return lambda subject: Impulses(subject, asked)
+
+
+def by_integers(asked: Runtime, seed: int = 1) -> Callable[[Subject], Check]:
+    random = np.random.default_rng(seed)
+    return lambda subject: Integers(subject, asked, as_read(subject.matrix.layer), random)
+
+
+def by_reals(asked: Runtime, seed: int = 1) -> Callable[[Subject], Check]:
+    random = np.random.default_rng(seed)
+    return lambda subject: Reals(subject, asked, as_read(subject.matrix.layer), random)
+
+
+LEVELS = {"impulses": by_impulses, "integers": by_integers, "reals": by_reals}
+every_level = pytest.mark.parametrize("level", LEVELS)
+
+
+# --- what is right ------------------------------------------------------------------------------
+
+
+@some_examples
+@given(problem=problems(), layout=layouts(), dense=st.booleans(), most=st.integers(1, 60))
+def test_every_level_holds_of_a_right_file_whatever_its_weights(problem, layout, dense, most):
+    kind = NPY if dense else NPZ
+    matrix = Matrix(problem.layer, Spec(layout, "dense" if dense else "csr"))
+    for name, make in LEVELS.items():
+        finding = walked(stored_of(kind, matrix), make(ORACLE), most)
+        left_out = name == "reals" and "left out" in finding.detail
+        assert finding.holds or (finding.holds is None and left_out), finding
+        assert (finding.check, finding.against) == (name, "the oracle")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@few_examples
+@given(problem=problems(), layout=layouts())
+def test_other_runtimes_agree_wherever_they_can_run_a_layer(name, problem, layout):
+    if name == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    asked = runtime(name)
+    matrix = Matrix(problem.layer, Spec(layout))
+    for make in LEVELS.values():
+        finding = walked(stored_of(NPZ, matrix), make(asked))
+        assert finding.holds is not False
+        assert finding.holds or len(finding.detail) > 20
+        if make is not by_reals and (name == "onnxruntime" or problem.groups == 1):
+            assert finding.holds, finding.detail
+
+
+@pytest.mark.parametrize("batch", [1, 7, 100])
+def test_impulses_are_put_in_a_few_at_a_time_where_memory_asks_for_it(batch, monkeypatch):
+    matrix = example()
+    whole = walked(stored_of(NPZ, matrix), by_impulses(ORACLE))
+    monkeypatch.setattr(impulses, "BATCH", batch)
+    assert walked(stored_of(NPZ, matrix), by_impulses(ORACLE)) == whole
+    contents = crafted.arrays(rendered(NPZ, matrix))
+    contents["data"][30] += 1
+    with pytest.raises(WrongContents):
+        walked(stored_of(NPZ, matrix, saved(contents)), by_impulses(ORACLE))
+
+
+@pytest.mark.parametrize("part", [1, 2, 5, 24])
+def test_numbers_are_sent_in_parts_of_any_size(part, monkeypatch):
+    monkeypatch.setattr(impulses, "PART", part)
+    assert walked(stored_of(NPZ, example()), by_impulses(ORACLE)).holds
+    contents = crafted.arrays(rendered(NPZ, example()))
+    contents["data"].view(np.uint32)[7] ^= np.uint32(1 << 31)
+    with pytest.raises(WrongContents):
+        walked(stored_of(NPZ, example(), saved(contents)), by_impulses(ORACLE))
+
+
+# --- what is wrong in the file ------------------------------------------------------------------
+
+
+def a_bit(contents: dict[str, Array], place: int, bit: int) -> None:
+    width = contents["data"].dtype.itemsize
+    contents["data"].view(f"u{width}")[place] ^= np.array(1 << bit % (8 * width), f"u{width}")
+
+
+def changed(problem: Any, layout: Layout, seed: int) -> tuple[bytes, int, int]:
+    """(the file with one bit of one weight changed, the row and the column of the weight)."""
+    contents = crafted.arrays(rendered(NPZ, Matrix(problem.layer, Spec(layout))))
+    place = seed % max(1, len(contents["data"]))
+    if len(contents["data"]):
+        a_bit(contents, place, seed)
+    row = int(np.searchsorted(contents["indptr"], place, side="right")) - 1
+    column = int(contents["indices"][place]) if len(contents["data"]) else -1
+    return saved(contents), row, column
+
+
+@some_examples
+@given(problem=problems(), layout=layouts(), seed=SEEDS)
+def test_impulses_name_the_entry_of_which_one_bit_is_wrong(problem, layout, seed):
+    data, row, column = changed(problem, layout, seed)
+    stored = stored_of(NPZ, Matrix(problem.layer, Spec(layout)), data)
+    if column < 0:  # there is no entry in it
+        assert walked(stored, by_impulses(ORACLE)).holds
+        return
+    with pytest.raises(WrongContents) as error:
+        walked(stored, by_impulses(ORACLE))
+    (entry,) = error.value.args
+    assert (entry.row, entry.column) == (row, column)
+    source, output = (row, column) if layout.transpose else (column, row)
+    assert layout.flatten(entry.output, problem.layer.output_shape) == output
+    assert layout.flatten(entry.input, problem.layer.input_shape) == source
+    assert entry.expected == shown(problem.kernel[entry.kernel])
+    assert entry.found != entry.expected
+
+
+@some_examples
+@given(problem=problems(), layout=layouts(), seed=SEEDS)
+def test_whole_numbers_see_one_bit_of_one_weight_unless_its_input_is_0(problem, layout, seed):
+    data, _, column = changed(problem, layout, seed)
+    matrix = Matrix(problem.layer, Spec(layout))
+    seen = []
+    for draw in range(40):  # an input is 0 once in 16 times at most
+        try:
+            walked(stored_of(NPZ, matrix, data), by_integers(ORACLE, draw))
+        except WrongContents as error:
+            seen.append(str(error))
+        if seen or column < 0:
+            break
+    assert bool(seen) == (column >= 0)
+
+
+@pytest.mark.parametrize("place", range(0, 72, 5))
+@pytest.mark.parametrize("transpose", [False, True])
+def test_reals_see_a_weight_that_is_a_thousandth_off(place, transpose):
+    matrix = example(layout=Layout(transpose=transpose))
+    contents = crafted.arrays(rendered(NPZ, matrix))
+    contents["data"][place] *= np.float32(1.001)
+    with pytest.raises(WrongContents, match=r"^output \(.*the oracle, gives .*, the matrix "):
+        walked(stored_of(NPZ, matrix, saved(contents)), by_reals(ORACLE))
+
+
+def test_whole_numbers_see_what_reals_cannot():
+    kernel = np.array([[[1.0, 1e-12, 2e-12]]], np.float32)
+    layer = Convolution(kernel, IndexMap((1, 1, 3), (Axis(6, 4, 3, 1, 1, 0),)))
+    contents = crafted.arrays(rendered(NPZ, Matrix(layer)))
+    contents["data"][[1, 2]] = contents["data"][[2, 1]]
+    data = saved(contents)
+    assert walked(stored_of(NPZ, Matrix(layer), data), by_reals(ORACLE)).holds
+    for make in (by_integers, by_impulses):
+        with pytest.raises(WrongContents):
+            walked(stored_of(NPZ, Matrix(layer), data), make(ORACLE))
+
+
+def entry_moved(contents: dict[str, Array]) -> None:
+    contents["indices"][1] += 2
+
+
+def entry_of_a_zero_moved(contents: dict[str, Array]) -> None:
+    contents["indices"][4] += 2
+
+
+def rows_exchanged(contents: dict[str, Array]) -> None:
+    for name in ("indices", "data"):
+        contents[name][[0, 1, 2, 3]] = contents[name][[2, 3, 0, 1]]
+
+
+@pytest.mark.parametrize("change", [entry_moved, entry_of_a_zero_moved, rows_exchanged])
+@pytest.mark.parametrize("make", [by_impulses, by_integers])
+def test_positions_are_seen_even_those_of_stored_zeros(change, make):
+    layer = Convolution(
+        np.array([[[0, 1]]], np.float32), IndexMap((1, 1, 2), (Axis(12, 6, 2, 2, 1, 0),))
+    )
+    contents = crafted.arrays(rendered(NPZ, Matrix(layer)))
+    change(contents)
+    with pytest.raises(WrongContents):
+        walked(stored_of(NPZ, Matrix(layer), saved(contents)), make(ORACLE))
+
+
+def test_an_entry_that_is_missing_or_too_many_in_a_dense_file_is_named():
+    matrix = example("dense")
+    dense = np.load(crafted.io.BytesIO(rendered(NPY, matrix)))
+    row, column = (int(place[3]) for place in np.nonzero(dense))
+    for at, value, told in (
+        ((row, column), 0.0, "found nothing"),
+        ((0, 47), 5.0, "expected nothing, found 5.0"),
+        ((0, 47), -0.0, "expected nothing, found -0.0"),
+    ):
+        wrong = dense.copy()
+        wrong[at] = value
+        with pytest.raises(WrongContents, match=told) as error:
+            walked(stored_of(NPY, matrix, crafted.npy(wrong)), by_impulses(ORACLE))
+        (entry,) = error.value.args
+        assert (entry.row, entry.column) == at
+
+
+# --- what is wrong in the runtime ---------------------------------------------------------------
+
+
+class Wrong(Runtime):
+    """The oracle, wrong on purpose in what it takes a layer for."""
+
+    name = "wrong"
+    label = "wrong 1.0"
+
+    def __init__(self, change: Callable[[Convolution, Array], tuple[IndexMap, Array]]) -> None:
+        self._change = change
+
+    def missing(self) -> str:
+        return ""
+
+    def apply(
+        self, layer: Convolution, x: Array, kernel: Array, bias: Array | None = None
+    ) -> Array | str:
+        index_map, kernel = self._change(layer, kernel)
+        other = Convolution(np.ascontiguousarray(kernel), index_map)
+        return ORACLE.apply(other, x, np.ascontiguousarray(kernel), bias)
+
+
+def with_axes(layer: Convolution, **changes: Any) -> IndexMap:
+    return replace(
+        layer.index_map, axes=tuple(replace(axis, **changes) for axis in layer.index_map.axes)
+    )
+
+
+MISREADINGS: dict[str, Callable[[Convolution, Array], tuple[IndexMap, Array]]] = {
+    "one further": lambda layer, kernel: (
+        replace(
+            layer.index_map,
+            axes=tuple(replace(axis, offset=axis.offset + 1) for axis in layer.index_map.axes),
+        ),
+        kernel,
+    ),
+    "no dilation": lambda layer, kernel: (with_axes(layer, dilation=1), kernel),
+    "no stride": lambda layer, kernel: (with_axes(layer, stride=1), kernel),
+    "flipped": lambda layer, kernel: (layer.index_map, kernel[..., ::-1]),
+}
+
+
+@every_level
+@pytest.mark.parametrize("what", MISREADINGS)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_runtime_that_misreads_the_layer_does_not_agree(what, level, transposed):
+    axis = Axis(13, 7, 3, 2, 2, 2)
+    kernel = np.arange(1, 1 + 4 * 3 * 9, dtype=np.float32).reshape(4, 3, 3, 3)
+    matrix = Matrix(Convolution(kernel, IndexMap(kernel.shape, (axis, axis), 2, transposed)))
+    assert walked(stored_of(NPZ, matrix), LEVELS[level](ORACLE)).holds
+    with pytest.raises(WrongContents) as error:
+        walked(stored_of(NPZ, matrix), LEVELS[level](Wrong(MISREADINGS[what])))
+    told = str(error.value)
+    assert "wrong 1.0" in told or "entry (" in told
+
+
+class Answering(Runtime):
+    """Gives what it is told to, whatever it is asked."""
+
+    name = label = "answering"
+
+    def __init__(self, answer: Callable[[Array], Array | str]) -> None:
+        self._answer = answer
+
+    def missing(self) -> str:
+        return ""
+
+    def apply(
+        self, layer: Convolution, x: Array, kernel: Array, bias: Array | None = None
+    ) -> Array | str:
+        return self._answer(ORACLE.apply(layer, x, kernel, bias))
+
+
+@every_level
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda y: y + 1,
+        lambda y: -y,
+        lambda y: y * np.nan,
+        lambda y: 0 * y,
+        lambda y: y * 1.5,
+        lambda y: y[..., :-1],
+        lambda y: y[:, ::-1],
+        lambda y: y * 2.0**30,
+    ],
+)
+def test_answers_that_are_wrong_in_any_way_are_not_taken_for_agreement(level, spoil):
+    stored = stored_of(NPZ, example())
+    with pytest.raises(WrongContents):
+        walked(stored, LEVELS[level](Answering(spoil)))
+
+
+@every_level
+def test_a_runtime_that_cannot_run_a_layer_is_no_agreement(level):
+    finding = walked(stored_of(NPZ, example()), LEVELS[level](Answering(lambda y: "no, thanks")))
+    assert finding.holds is None
+    assert "no, thanks" in finding.detail
+
+
+def test_impulses_go_on_with_the_next_runtime_and_name_who_answered():
+    refusing = Answering(lambda y: "no, thanks")
+    finding = walked(stored_of(NPZ, example()), by_impulses(refusing, ORACLE))
+    assert (finding.holds, finding.against) == (True, "the oracle")
+    calls = iter(range(100))
+    tiring = Answering(lambda y: y if next(calls) < 9 else "enough")
+    finding = walked(stored_of(NPZ, example()), by_impulses(tiring, ORACLE), most=4)
+    assert (finding.holds, finding.against) == (True, "answering and the oracle")
+
+
+def test_sums_of_too_many_terms_leave_no_room_for_whole_numbers(monkeypatch):
+    monkeypatch.setattr(integers, "EXACT", 2**7)
+    finding = walked(stored_of(NPZ, example()), by_integers(ORACLE))
+    assert finding.holds is None
+    assert "sums of 8 terms" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("exact", "width"), [(2**24, 8), (2**15, 8), (2**14, 4), (2**9, 2), (2**8, 1)]
+)
+def test_bits_are_taken_as_many_at_a_time_as_sums_have_room_for(exact, width, monkeypatch):
+    monkeypatch.setattr(integers, "EXACT", exact)
+    largest = []
+
+    def watch(y: Array) -> Array:
+        largest.append(float(y.max()))
+        return y
+
+    finding = walked(stored_of(NPZ, example()), by_integers(Answering(watch)))
+    assert finding.holds
+    assert f"{width} bits of the weights at a time" in finding.detail
+    assert len(largest) == 32 // width
+    assert max(largest) <= exact
+
+
+# --- the colours --------------------------------------------------------------------------------
+
+
+@given(axis=axes(), transposed=st.booleans())
+def test_no_output_reads_two_inputs_of_one_colour(axis, transposed):
+    span, period = colours(axis, transposed=transposed)
+    read: dict[int, list[int]] = {}
+    for o, i, _ in brute.axis_taps(axis):
+        output, source = (i, o) if transposed else (o, i)
+        read.setdefault(output, []).append(source // span % period)
+    assert all(len(set(found)) == len(found) for found in read.values())
+    assert period <= axis.kernel
+
+
+@given(problem=problems())
+def test_colours_of_a_layer_are_few_and_none_is_read_twice(problem):
+    found = problem.layer.colours()
+    assert found.shape == problem.layer.input_shape
+    read: dict[Any, list[int]] = {}
+    for output, source in problem.nonzeros():
+        read.setdefault(output, []).append(int(found[source]))
+    assert all(len(set(colour)) == len(colour) for colour in read.values())
+    reading = problem.kernel.shape[0] // problem.groups if problem.transposed else 0
+    most = (reading or problem.kernel.shape[1]) * np.prod(problem.kernel.shape[2:])
+    assert found.max() < most
+
+
+@some_examples
+@given(problem=problems(styles=("integers",)), layout=layouts(), most=st.integers(1, 60))
+def test_strips_add_up_to_their_slab(problem, layout, most):
+    layer = problem.layer
+    x = np.random.default_rng(0).integers(-9, 10, layer.input_shape).astype(np.float64)
+    whole = layout.vector(layer.apply(x))
+    for slab in layer.slabs(layout, most):
+        covered = np.zeros(layer.input_shape, int)
+        total = np.zeros(len(slab.rows))
+        for strip in slab.strips():
+            covered[strip.reads] += 1
+            total += layout.vector(strip.layer.apply(x[strip.reads]))
+        assert covered.max() == 1
+        assert total.tolist() == whole[slab.rows.start : slab.rows.stop].tolist()
+
+
+# --- the report and the command -----------------------------------------------------------------
+
+
+def findings(report: Any) -> dict[str, Finding]:
+    return {finding.check: finding for finding in report.findings}
+
+
+def test_what_is_not_asked_for_is_not_done():
+    assert (
+        not {"impulses", "integers", "reals"}
+        & findings(crafted.checked(rendered(NPZ, example()))).keys()
+    )
+
+
+def test_an_exhaustive_check_proves_even_with_a_seed_that_is_known():
+    report = crafted.checked(rendered(NPZ, example()), exhaustive=True, seed=1)
+    assert (report.strength, report.verdict) == ("every entry", "proven")
+    assert findings(report)["impulses"].strength == "every entry"
+
+
+def test_an_exhaustive_check_that_could_not_be_done_proves_nothing_more(monkeypatch):
+    monkeypatch.setattr(Impulses, "_answers", lambda *_: (_ for _ in ()).throw(impulses._NoAnswer))
+    report = crafted.checked(rendered(NPZ, example()), exhaustive=True)
+    assert (report.strength, report.verdict) == ("2^-96", "proven")
+    assert [finding.check for finding in report.undone] == ["impulses"]
+
+
+def test_without_onnxruntime_the_oracle_answers_impulses(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "find_spec", lambda name: None)
+    report = crafted.checked(rendered(NPZ, example()), exhaustive=True)
+    assert findings(report)["impulses"].against == "the oracle"
+    with pytest.raises(UsageError, match=r"pip install 'convfc\[onnxruntime\]'"):
+        Proof(against="onnxruntime")
+
+
+@pytest.mark.parametrize(
+    "asked", [{"probes": 0}, {"probes": 9}, {"seed": -1}, {"against": "numpy"}, {"against": ""}]
+)
+def test_a_proof_that_cannot_be_asked_for_is_refused(asked):
+    with pytest.raises(UsageError):
+        Proof(**asked)
+
+
+def test_of_an_operator_file_it_is_said_what_was_not_checked():
+    report = crafted.checked(
+        rendered(NPZ, example("operator")), exhaustive=True, against="reference"
+    )
+    assert report.ok
+    assert [finding.check for finding in report.undone] == ["impulses", "integers", "reals"]
+    assert report.verdict == "consistent"
+
+
+def test_the_first_wrong_entry_is_in_the_json():
+    contents = crafted.arrays(rendered(NPZ, example()))
+    contents["data"][5] = np.nan
+    report = crafted.checked(saved(contents))
+    (wrong,) = (finding for finding in report.to_json()["findings"] if finding["holds"] is False)
+    assert json.loads(json.dumps(wrong["entry"], allow_nan=False)) == {
+        **{"row": 1, "column": 2, "output": [0, 0, 1], "input": [0, 0, 2]},
+        **{"kernel": [0, 0, 1, 1], "expected": "0.5", "found": "nan (0x7fc00000)"},
+    }
+
+
+def test_a_wrong_entry_says_where_it_stands():
+    entry = WrongEntry(3, 7, (0, 3), (0, 7), None, None, "1.5")
+    assert str(entry) == (
+        "entry (3, 7), output (0, 3) from input (0, 7): a structural zero, "
+        "expected nothing, found 1.5"
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.5, np.inf, 1e-45])
+def test_values_are_shown_as_they_are(value):
+    assert shown(np.float32(value)) == str(np.float32(value))
+
+
+def test_nans_are_told_apart():
+    one, other = np.array([0x7FC00000, 0xFFC12345], np.uint32).view(np.float32)
+    assert (shown(one), shown(other)) == ("nan (0x7fc00000)", "nan (0xffc12345)")
+
+
+def test_the_command_holds_the_models_own_node_to_the_file(model: Path):
+    run("convert", model, "-o", "c.npz").succeeded()
+    done = run("verify", "c.npz", "--model", model, "--against", "reference", "--json").succeeded()
+    (report,) = json.loads(done.out)
+    told = {finding["check"]: finding for finding in report["findings"]}
+    for name in ("integers", "reals"):
+        assert told[name]["holds"] is True
+        assert told[name]["against"].startswith("onnx.reference ")
+        assert told[name]["detail"].startswith("the original node and the matrix")
+    alone = run("verify", "c.npz", "--against", "reference", "--json").succeeded()
+    told = {finding["check"]: finding for finding in json.loads(alone.out)[0]["findings"]}
+    assert told["integers"]["detail"].startswith("the layer and the matrix")
+
+
+@pytest.mark.parametrize("change", [("--flip-kernel",), ("--transpose",)])
+def test_a_matrix_of_another_kernel_than_the_nodes_is_held_to_the_layer(model: Path, change):
+    run("convert", model, "-o", "c.npz", *change).succeeded()
+    done = run("verify", "c.npz", "--model", model, "--against", "reference", "--json").succeeded()
+    told = {finding["check"]: finding for finding in json.loads(done.out)[0]["findings"]}
+    what = "the layer" if change == ("--flip-kernel",) else "the original node"
+    assert told["reals"]["holds"] is True
+    assert told["reals"]["detail"].startswith(what)
+
+
+def test_what_could_not_be_checked_is_said_and_is_no_success(model: Path):
+    run("convert", model, "-o", "c.npz", "--form", "operator").succeeded()
+    done = run("verify", "c.npz", "--exhaustive", "--against", "reference")
+    assert done.code == 4
+    assert done.out == "consistent\tc.npz\tdigest only\n"
+    told = "convfc: c.npz: not checked (impulses, integers, reals): an operator file stores no"
+    assert told in done.err
+
+
+def test_exhaustive_from_the_command(model: Path):
+    run("convert", model, "-o", "c.npz").succeeded()
+    assert run("verify", "c.npz", "--exhaustive").succeeded().out == "proven\tc.npz\tevery entry\n"
