@@ -277,9 +277,7 @@ def _origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
     told = f"the model's, {' and '.join(changes)}" if changes else "the model's, bit for bit"
     if origin.sha256 != expected.origin.sha256:
         told += "; the model file is another than the one it was written from"
-    return Finding(
-        "origin", True, f"geometry, kernel and bias are {told}", "bit for bit", "the model"
-    )
+    return Finding("origin", True, f"geometry, kernel and bias are {told}", against="the model")
 
 
 def _widest(dtype: str) -> str:

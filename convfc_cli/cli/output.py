@@ -107,9 +107,11 @@ def print_report(report: "Report") -> None:
     table.add_column("what", overflow="fold")
     for finding in report.findings:
         cost = "" if finding.seconds is None else f"{finding.seconds:.2f} s"
-        how = [finding.strength, finding.against, cost]
-        aside = f" ({', '.join(filter(None, how))})" if any(how) else ""
-        told = [*how, finding.detail] if wide else [finding.detail + aside]
+        told = [finding.strength, finding.against, cost, finding.detail]
+        if not wide:
+            against = f"against {finding.against}" if finding.against else ""
+            how = ", ".join(filter(None, (f"{finding.strength} {against}".strip(), cost)))
+            told = [f"{finding.detail} ({how})" if how else finding.detail]
         table.add_row("", finding.check, _MARKS[finding.holds], *map(_escaped, told))
     screen.print(table)
     for trusted in report.trusted:
