@@ -162,11 +162,14 @@ class Entry:
             return "no runtime runs this kind of file"
         reasons = []
         for runtime in runtimes():
+            if missing := runtime.missing():
+                reasons.append(f"{runtime.name} is not installed: {missing}")
+                continue
             witness = self.original.witness(runtime, random)
             if not isinstance(witness, str):
                 return witness
             reasons.append(witness)
-        return "; ".join(reasons)
+        return "; ".join(dict.fromkeys(reasons))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from convfc_cli.models.onnx_constants import decoded, opset_ids, sources, value
 from convfc_cli.models.onnx_layer import attributes
 from convfc_cli.models.onnx_scope import Scope
 from convfc_cli.rounding import Witness
-from convfc_cli.runtimes.onnx_node import Node
-from convfc_cli.runtimes.onnx_runtime import OnnxRuntime
+from convfc_cli.runtimes.onnx_node import TOO_LARGE, Node, NodeRuntime
 from convfc_cli.runtimes.runtime import LARGEST, Original, Runtime
 from convfc_cli.taps import IndexMap
 
@@ -27,7 +26,7 @@ def original(node: onnx.NodeProto, scope: Scope, index: IndexMap) -> Original:
 
     def witness(runtime: Runtime, random: Any) -> Witness | str:
         if index.rows + index.columns > LARGEST:  # before the weights are decoded for it
-            return "the layer's tensors are too large to run it for a check"
+            return TOO_LARGE
         model, dtype = _cut_out(node, scope, index)
         x = random.standard_normal(index.input_shape).astype(np.float32).astype(dtype)
         y = _run(runtime, model, x[None])
@@ -37,7 +36,7 @@ def original(node: onnx.NodeProto, scope: Scope, index: IndexMap) -> Original:
         return _run(runtime, _with_kernel(node, scope, index, kernel, len(x)), x)
 
     def _run(runtime: Runtime, model: onnx.ModelProto, x: Array) -> Array | str:
-        if not isinstance(runtime, OnnxRuntime):
+        if not isinstance(runtime, NodeRuntime):
             return f"{runtime.name} runs no ONNX nodes"
         return runtime.run(_node(node, model, index), {"x": x})
 

@@ -1,17 +1,21 @@
-"""One convolution as an ONNX model of its own, and what is known about it."""
+"""One convolution as an ONNX model of its own, and what the runtimes of such nodes share."""
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from convfc_cli.runtimes.runtime import Array
+from convfc_cli.geometry import Axis
+from convfc_cli.layers import Convolution
+from convfc_cli.runtimes.runtime import LARGEST, Array, Runtime
 from convfc_cli.taps import IndexMap
 
-LARGEST_PAD = 2**24
-"""Zeros along one side: runtimes count beyond 2**31 without saying so."""
+TOO_LARGE = "the layer's tensors are too large to run it for a check"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,20 +39,23 @@ class Stated:
     """
 
     node: Node
+    index_map: IndexMap
+    """What was asked for."""
+
     more: tuple[tuple[int, int], ...]
     """How many more, before and after, along each axis."""
 
     def given(self, x: Array) -> Array:
         """The batch x as the node takes it."""
-        if not (self.node.index_map.transposed and any(map(any, self.more))):
+        if not (self.index_map.transposed and any(map(any, self.more))):
             return x
         return np.pad(x, ((0, 0), (0, 0), *self.more))
 
     def asked(self, y: Array) -> Array:
         """What was asked for of the batch y that the node gives."""
-        if self.node.index_map.transposed:
+        if self.index_map.transposed:
             return y
-        sizes = self.node.index_map.output_shape[1:]
+        sizes = self.index_map.output_shape[1:]
         inside = (
             slice(before, before + size) for (before, _), size in zip(self.more, sizes, strict=True)
         )
@@ -62,16 +69,20 @@ def stated(index_map: IndexMap, dtype: str, *, bias: bool) -> Stated | str:
     ONNX states an axis, i = o stride + t dilation - offset, by the zeros before the input (offset)
     and after it, up to where the last window ends.
     """
-    more, lows, highs = [], [], []
+    more, axes, highs = [], [], []
     for axis in index_map.axes:
         reach = (axis.outputs - 1) * axis.stride + axis.span
-        low, high = axis.offset, reach - axis.inputs - axis.offset
-        before, after = (max(0, -(pad // axis.stride)) for pad in (low, high))
+        pads = (axis.offset, reach - axis.inputs - axis.offset)
+        before, after = (max(0, -(pad // axis.stride)) for pad in pads)
+        if max(*pads, before, after) > LARGEST:
+            return TOO_LARGE
+        low, high = (pad + n * axis.stride for pad, n in zip(pads, (before, after), strict=True))
         more.append((before, after))
-        lows.append(low + before * axis.stride)
-        highs.append(high + after * axis.stride)
-    if max(*lows, *highs) > LARGEST_PAD:
-        return f"a padding of {max(*lows, *highs)}"
+        axes.append(replace(axis, outputs=before + axis.outputs + after, offset=low))
+        highs.append(high)
+    if index_map.kernel_shape[1] * index_map.groups * prod(map(_padded, axes)) > LARGEST:
+        return TOO_LARGE
+    wider = IndexMap(index_map.kernel_shape, tuple(axes), index_map.groups, index_map.transposed)
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     names = ["x", "w", "b"] if bias else ["x", "w"]
     node = helper.make_node(
@@ -81,7 +92,7 @@ def stated(index_map: IndexMap, dtype: str, *, bias: bool) -> Stated | str:
         group=index_map.groups,
         strides=[axis.stride for axis in index_map.axes],
         dilations=[axis.dilation for axis in index_map.axes],
-        pads=lows + highs,
+        pads=[*(axis.offset for axis in axes), *highs],
     )
     sizes = [None] * (2 + len(index_map.axes))
     inputs = [
@@ -91,4 +102,44 @@ def stated(index_map: IndexMap, dtype: str, *, bias: bool) -> Stated | str:
     output = helper.make_tensor_value_info("y", kind, sizes)
     graph = helper.make_graph([node], "layer", inputs, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    return Stated(Node(model, index_map), tuple(more))
+    return Stated(Node(model, wider), index_map, tuple(more))
+
+
+def _padded(axis: Axis) -> int:
+    """Inputs of an axis with the zeros around them."""
+    return max(axis.inputs, (axis.outputs - 1) * axis.stride + axis.span)
+
+
+class NodeRuntime(Runtime):
+    """A runtime of ONNX nodes: how a layer is put to it, and how its failures are told."""
+
+    def apply(
+        self, layer: Convolution, x: Array, kernel: Array, bias: Array | None = None
+    ) -> Array | str:
+        node = stated(layer.index_map, x.dtype.name, bias=bias is not None)
+        if isinstance(node, str):
+            return node
+        feeds = {"x": node.given(x), "w": kernel}
+        y = self.run(node.node, feeds if bias is None else {**feeds, "b": bias})
+        return y if isinstance(y, str) else node.asked(y)
+
+    def run(self, node: Node, feeds: dict[str, Array]) -> Array | str:
+        """What the node makes of its inputs, or why the runtime is not asked."""
+        index_map = node.index_map
+        if index_map.rows + index_map.columns > LARGEST:
+            return TOO_LARGE
+        if why := self.unfit(node, feeds):
+            return f"{self.name} {why}"
+        try:
+            with np.errstate(all="ignore"):
+                return np.asarray(self.answer(node, feeds))
+        except Exception as error:  # it raises types of its own for whatever it does not implement
+            return f"{self.name} cannot run it ({' '.join(str(error).split())[:100]})"
+
+    @abstractmethod
+    def unfit(self, node: Node, feeds: dict[str, Array]) -> str:
+        """Why its answer would be worth nothing; otherwise nothing."""
+
+    @abstractmethod
+    def answer(self, node: Node, feeds: dict[str, Array]) -> Any:
+        """The output of the node; raises whatever it likes."""

@@ -5,12 +5,11 @@ from importlib.util import find_spec
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from convfc_cli.runtimes.onnx_node import Node
-from convfc_cli.runtimes.onnx_runtime import OnnxRuntime
+from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
 from convfc_cli.runtimes.runtime import Array
 
 
-class OnnxruntimeCpu(OnnxRuntime):
+class Onnxruntime(NodeRuntime):
     """onnxruntime on the CPU, its graph optimizations switched off."""
 
     name = "onnxruntime"
@@ -53,4 +52,4 @@ def _session(node: Node) -> Any:
     )
 
 
-RUNTIME = OnnxruntimeCpu()
+RUNTIME = Onnxruntime()

@@ -6,8 +6,7 @@ from typing import Any
 
 import onnx
 
-from convfc_cli.runtimes.onnx_node import Node
-from convfc_cli.runtimes.onnx_runtime import OnnxRuntime
+from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
 from convfc_cli.runtimes.runtime import Array
 
 LARGEST_COLUMNS = 2**28
@@ -17,7 +16,7 @@ LARGEST_SCATTER = 2**21
 """Products that it scatters for a transposed convolution, one by one in Python."""
 
 
-class Reference(OnnxRuntime):
+class Reference(NodeRuntime):
     """`onnx.reference`, where it follows the specification."""
 
     name = "reference"
