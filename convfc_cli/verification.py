@@ -112,6 +112,7 @@ def verify(
     strength = "digest only"
     passing = _Pass(stored, proof, seed, node or as_read(matrix.layer))
     try:
+        stored.check_shapes()
         if matrix.form == "operator":
             findings += _nothing_stored(proof)
         else:
@@ -148,13 +149,14 @@ class _Pass:
         self._most = max(1, CHUNK // max(1, self._subject.nonzeros // self._subject.rows))
         self._cost: dict[str, float] = {}
         self.strength = proof.strength
-        self.current = "bias"
+        self.current = Structure.name
         """What is being checked: in the end, or where something is wrong."""
 
     def run(self, progress: Progress) -> list[Finding]:
         """The findings; raises `WrongContents` at the first thing that is wrong."""
         import scipy.sparse  # noqa: F401 - before any check is charged with it
 
+        self.current = "bias"
         findings = [_bias_finding(self._stored)] if self._stored.structural else []
         checks = self._checks()
         self._walk(checks, progress)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.cli_models import net
+from tests.faults import Figures
 
 COMMON = {
     "deadline": None,
@@ -36,3 +37,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def model(folder: Path) -> Path:
     """A model of one layer, `conv`."""
     return net(folder / "m.onnx")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests of `test_faults` have counted, in whichever process they ran."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    calls = [report for report in reports if getattr(report, "when", "") == "call"]
+    figures = Figures.of(told for report in calls for told in report.user_properties)
+    if figures.right or figures.run:
+        terminalreporter.write_line(str(figures))

@@ -10,8 +10,9 @@ import warnings
 import weakref
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.format import MatrixFormat, Stored
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.naming import stem
 from convfc_cli.report import Report
 from convfc_cli.taps import IndexMap
 from convfc_cli.verification import Proof, verify
@@ -220,6 +222,125 @@ def beside(kind: MatrixFormat, matrix: Matrix) -> Input | None:
 def verified(kind: MatrixFormat, matrix: Matrix, data: bytes, **options: Any) -> Report:
     """The report on these bytes as a file of this kind, in memory."""
     return proven(kind.open(in_memory(data), beside(kind, matrix))[0], **options)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of one matrix, and what numpy and h5py find in it: arrays by name, texts as 0-d ones.
+
+    Of an HDF5 file its attributes and the name of its group count as contents, of a file without
+    metadata those of the operator file beside it.
+    """
+
+    kind: MatrixFormat
+    matrix: Matrix
+    data: bytes
+    operator: bytes | None
+    contents: dict[str, Array]
+
+    @classmethod
+    def of(cls, kind: MatrixFormat, matrix: Matrix) -> "File":
+        """The file as the code under test writes it."""
+        data, operator = rendered(kind, matrix), None
+        if kind.several:
+            return cls(kind, matrix, data, operator, _hdf5_contents(data))
+        if not kind.beside(Path("matrix")):
+            return cls(kind, matrix, data, operator, arrays(data))
+        beside = Matrix(matrix.layer, Spec(matrix.layout, "operator"), matrix.origin)
+        operator = rendered(registry.by_form("operator"), beside)
+        dense = np.load(io.BytesIO(data))
+        return cls(kind, matrix, data, operator, {"dense": dense, **arrays(operator)})
+
+    def written(self, contents: dict[str, Array]) -> list[bytes]:
+        """The file with other contents, as numpy or h5py writes it, and the one beside it."""
+        if self.kind.several:
+            return [edited(self.data, partial(_refill, before=self.contents, contents=contents))]
+        if self.operator is None:
+            return [saved(contents)]
+        operator = {name: value for name, value in contents.items() if name != "dense"}
+        return [npy(contents["dense"]), saved(operator)]
+
+    def opened(self, files: list[bytes]) -> Stored:
+        """The one matrix of what `written` gives."""
+        return self.kind.open(*map(in_memory, files))[0]
+
+
+LINKS = {"data": "values", "indices": "indices_1", "indptr": "pointers_to_1"}
+"""What binsparse calls the arrays of an HDF5 file."""
+
+ATTRIBUTES = ("encoding-type", "encoding-version", "shape", "binsparse")
+
+
+def _hdf5_contents(data: bytes) -> dict[str, Array]:
+    with h5py.File(io.BytesIO(data)) as file:
+        ((name, group),) = file.items()
+        found = {key: np.array(_text(value)) for key, value in group.attrs.items()}
+        for key, dataset in group.items():
+            if key not in LINKS.values():
+                text = key == "convfc"
+                found[key] = np.array(dataset[()].decode()) if text else dataset[()]
+        return {"group": np.array(name), **found}
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _refill(file: h5py.File, *, before: dict[str, Array], contents: dict[str, Array]) -> None:
+    """Put these contents into the one group; its name, and what its attributes say of the arrays,
+    follow the metadata and the arrays unless they are what was changed.
+    """
+    (group,) = file.values()
+    for name in before.keys() | contents.keys():
+        old, new = before.get(name), contents.get(name)
+        if same(old, new) or name in ("group", *ATTRIBUTES):
+            continue
+        alike = [(array.dtype, array.shape) for array in (old, new) if array is not None]
+        if len(alike) == 2 and alike[0] == alike[1] and new.dtype.kind != "U":
+            group[name][...] = new
+            continue
+        attributes = {}
+        if old is not None:
+            attributes = dict(group[name].attrs)
+            for known in (name, LINKS.get(name)):
+                if known is not None and known in group:
+                    del group[known]
+        if new is not None:
+            group[name] = str(new) if new.dtype.kind == "U" else new
+            group[name].attrs.update(attributes)
+            if "indptr" in before and name in LINKS:
+                group[LINKS[name]] = group[name]
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        _redescribe(group, json.loads(str(contents["convfc"])), contents)
+    for name in ("encoding-type", "encoding-version", "binsparse"):
+        if not same(before.get(name), contents.get(name)):
+            group.attrs[name] = str(contents[name])
+    if "shape" in contents:
+        group.attrs["shape"] = contents["shape"]
+    if not same(before["group"], contents["group"]):
+        file.move(group.name, str(contents["group"]))
+
+
+def _redescribe(group: h5py.Group, content: dict[str, Any], contents: dict[str, Array]) -> None:
+    if "indptr" in contents:
+        known = json.loads(group.attrs["binsparse"])
+        known["binsparse"]["shape"] = content["shape"]
+        known["binsparse"]["number_of_stored_values"] = content["nonzeros"]
+        for name, link in LINKS.items():
+            known["binsparse"]["data_types"][link] = contents[name].dtype.name
+        group.attrs["binsparse"] = json.dumps(known)
+    origin = content["origin"]
+    name = stem(origin.get("position", 0), origin.get("layer", ""))
+    if name != group.name.strip("/"):
+        group.file.move(group.name, name)
+
+
+def same(one: Array | None, other: Array | None) -> bool:
+    """Whether two arrays are the same byte for byte."""
+    if one is None or other is None:
+        return one is other
+    alike = (one.dtype, one.shape) == (other.dtype, other.shape)
+    return alike and one.tobytes() == other.tobytes()
 
 
 CASES = [(kind, form) for kind in registry.formats().values() for form in kind.forms]

@@ -81,7 +81,7 @@ SPECIAL = {
 
 
 def kernel_of(shape: tuple[int, ...], dtype: Any, style: str, seed: int) -> Array:
-    """Weights: all different, few and with many zeros, small integers, or any bits at all."""
+    """Weights: all different, small integers, awkward ones, zeros for the most, any bits at all."""
     random = np.random.default_rng(seed)
     size = int(np.prod(shape))
     special = SPECIAL[dtype]
@@ -91,11 +91,15 @@ def kernel_of(shape: tuple[int, ...], dtype: Any, style: str, seed: int) -> Arra
         return random.integers(-9, 10, shape).astype(dtype)
     if style == "special":
         return random.choice(special, shape).view(dtype)
+    if style == "zeros":
+        return random.choice(np.repeat(special, [16, 8, *(len(special) - 2) * [1]]), shape).view(
+            dtype
+        )
     high = np.iinfo(special.dtype).max
     return random.integers(0, high, shape, special.dtype, endpoint=True).view(dtype)
 
 
-STYLES = ("distinct", "integers", "special", "bits")
+STYLES = ("distinct", "integers", "special", "zeros", "bits")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,12 @@ class Stored(ABC):
     """Whether zeros can be stored as entries: a file in dense form tells no zero from another."""
 
     @abstractmethod
+    def check_shapes(self) -> None:
+        """Raise `WrongContents` unless the arrays have the shapes and dtypes that the geometry
+        gives them: before anything is computed from sizes that only the metadata state.
+        """
+
+    @abstractmethod
     def bias(self) -> Array:
         """The bias vector as stored, one value an output."""
 

@@ -173,6 +173,10 @@ class _StoredHdf5(Stored):
         self._check_members()
         self._row = 0
 
+    def check_shapes(self) -> None:
+        """Raise also where the attributes are not those of the arrays."""
+        _ = self._checked
+
     def bias(self) -> Values:
         return self._checked["bias"].read() if self.structural else self.matrix.bias
 

@@ -97,6 +97,9 @@ class _StoredNpy(Stored):
             )
         self._dtype, self._row = dtype, 0
 
+    def check_shapes(self) -> None:
+        """They were, when the file was opened."""
+
     def bias(self) -> NDArray[Any]:
         return self.matrix.bias
 

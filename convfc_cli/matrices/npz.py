@@ -111,6 +111,9 @@ class _StoredNpz(Stored):
                 self.check_undamaged()
                 raise WrongContents(f"{source.name}: {error}") from error
 
+    def check_shapes(self) -> None:
+        """They were, when the file was opened."""
+
     def bias(self) -> NDArray[Any]:
         return self._member("bias").whole()
 
