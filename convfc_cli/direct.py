@@ -88,7 +88,7 @@ def _reading(axis: Axis) -> list[int]:
     found = []
     for element in range(axis.kernel):
         shift = element * axis.dilation - axis.offset  # what the first output reads
-        steps = max(0, -(shift // axis.stride)) if shift < 0 else 0
+        steps = max(0, -(shift // axis.stride))
         if steps < axis.outputs and shift + steps * axis.stride < axis.inputs:
             found.append(element)
     return found

@@ -261,6 +261,6 @@ class SparseRows:
         return indptr - indptr[0], self.indices.part(start, stop), self.data.part(start, stop)
 
 
-def index_dtype(nnz: int, shape: tuple[int, int]) -> DTypeLike:
+def index_dtype(*sizes: int) -> DTypeLike:
     """int32 while every index and count fits, int64 beyond."""
-    return np.int32 if max(nnz, *shape) <= np.iinfo(np.int32).max else np.int64
+    return np.int32 if max(sizes) <= np.iinfo(np.int32).max else np.int64

@@ -152,7 +152,7 @@ def segments(axis: Axis, *, transposed: bool) -> tuple[Segment, ...]:
             # in the block of `stride` rows number o + shift // stride.
             shift = (element * axis.dilation - axis.offset) // axis.stride
             ends.update((valid.start + shift, valid.stop + shift))
-    cuts = sorted(end for end in ends if 0 <= end <= whole + bool(rest))
+    cuts = sorted(ends)
     return tuple(
         Segment(
             first=start * size,
@@ -171,7 +171,7 @@ def _block(axis: Axis, first: int, last: int, transposed: bool) -> tuple[tuple[i
     # At most `kernel` rows of a period have taps: look at those alone, a stride may be huge.
     places = sorted(
         {
-            (element * axis.dilation - axis.offset - first) % axis.stride
+            (element * axis.dilation - axis.offset) % axis.stride
             for element in range(min(axis.kernel, axis.stride))
         }
     )

@@ -61,10 +61,10 @@ def rows(
         index_map = index_map.adjoint()
     nest = _Nest(index_map, layout)
     shape = (index_map.rows, index_map.columns)
-    indices = np.dtype(index_dtype(index_map.nnz, shape))
+    indices = np.dtype(index_dtype(index_map.nnz, *shape))
     positions = None
     if kernel_index:
-        flat = np.arange(kernel.size, dtype=index_dtype(kernel.size, (0, 0)))
+        flat = np.arange(kernel.size, dtype=index_dtype(kernel.size))
         places = flat.reshape(kernel.shape)
         positions = Stream(nest.build(_Data(nest, places)), places.dtype)
     return SparseRows(
@@ -185,7 +185,8 @@ class _Data(_Array):
     def __init__(self, nest: _Nest, kernel: NDArray[Any]) -> None:
         super().__init__(nest)
         if nest.transposed:  # (G * near, depth, *k) -> (G * depth, near, *k)
-            grouped = kernel.reshape(nest.groups, nest.depth, -1, *kernel.shape[2:])
+            width = nest.lanes // nest.groups
+            grouped = kernel.reshape(nest.groups, nest.depth, width, *kernel.shape[2:])
             kernel = grouped.swapaxes(1, 2).reshape(nest.lanes, nest.depth, *kernel.shape[2:])
         # In the order of the columns, so that the whole of a row is contiguous.
         self.kernel = np.ascontiguousarray(kernel.transpose(0, *(a + 1 for a in nest.order)))

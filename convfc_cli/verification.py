@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from convfc_cli.checks.check import Check, Subject, bits
-from convfc_cli.checks.impulses import Impulses
+from convfc_cli.checks.impulses import Impulses, most_rows
 from convfc_cli.checks.integers import Integers
 from convfc_cli.checks.probes import (
     MOST_PROBES,
@@ -170,6 +170,8 @@ class _Pass:
     def _checks(self) -> list[Check]:
         subject, proof, shape = self._subject, self._proof, self._subject.layer.input_shape
         check_size(prod(shape), proof.probes)
+        if proof.exhaustive:
+            self._most = min(self._most, most_rows(subject.layer))
         inputs = [uniform(self._seed, probe, shape) for probe in range(proof.probes)]
         checks: list[Check] = [Structure(subject), Probes(subject, inputs, proof.strength)]
         if subject.matrix.spec.kernel_index:

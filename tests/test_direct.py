@@ -11,7 +11,7 @@ from convfc_cli import direct
 from convfc_cli.errors import Refused
 from convfc_cli.geometry import Axis
 from tests import brute
-from tests.strategies import problems
+from tests.strategies import axes, problems
 
 
 def line(x, weights, axis):
@@ -158,6 +158,11 @@ def test_neither_way_writes_into_what_it_was_given(problem):
     assert direct.convolve_transposed(y, kernel, problem.axes, problem.groups).shape == far
 
 
+@given(axes())
+def test_kernel_elements_that_read_padding_alone_are_left_out(axis):
+    assert direct._reading(axis) == sorted({t for _, _, t in brute.axis_taps(axis)})
+
+
 def test_the_oracle_imports_nothing_that_it_checks():
     values = [value for value in vars(direct).values() if callable(value) or ismodule(value)]
     homes = {getattr(value, "__module__", value.__name__) for value in values}
@@ -171,3 +176,14 @@ def test_a_padded_tensor_that_no_memory_holds_is_refused_with_its_size(apply):
     axis = Axis(inputs=2, outputs=2, kernel=1, stride=2**40, dilation=1, offset=0)
     with pytest.raises(Refused, match=rf"\(1, {2**40 + 1}\)"):
         apply(np.ones((1, 2)), np.ones((1, 1, 1)), [axis])
+
+
+def test_a_padded_tensor_may_have_2_gib_of_float64():
+    assert direct.LARGEST * np.dtype(np.float64).itemsize == 2 * 1024**3
+
+
+def test_the_largest_padded_tensor_is_made_and_a_larger_one_is_not(monkeypatch):
+    monkeypatch.setattr(direct, "LARGEST", 5)
+    assert line([1, 2, 3], [1, 1, 1], Axis(3, 3, 3, 1, 1, 1)) == [3, 6, 5]
+    with pytest.raises(Refused, match=r"\(1, 6\), 6 elements; at most 5 are made"):
+        line([1, 2, 3], [1, 1, 1], Axis(3, 4, 3, 1, 1, 1))

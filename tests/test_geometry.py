@@ -43,6 +43,11 @@ def test_same_padding_is_the_hand_table(case, outputs, upper, lower):
     assert same_padding(*case, upper=False) == lower
 
 
+def test_which_half_of_same_comes_first_is_said_by_name():
+    with pytest.raises(TypeError):
+        same_padding(4, 2, 1, 1, True)
+
+
 @pytest.mark.parametrize(("case", "outputs", "upper", "lower"), SAME)
 def test_onnx_conv_same_is_the_hand_table_and_overrules_pads(case, outputs, upper, lower):
     n, k, s, d = case
@@ -175,9 +180,11 @@ def test_onnx_conv_transpose_defaults_are_stride_1_dilation_1_no_padding():
 
 
 @pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
-def test_conv_transpose_same_that_would_add_outputs_is_unsupported(auto_pad):
-    with pytest.raises(Unsupported, match=rf"{auto_pad} would have to add 2 outputs") as error:
-        onnx_transposed_axis(3, 1, stride=3, auto_pad=auto_pad)
+@pytest.mark.parametrize(("stride", "added"), [(2, 1), (3, 2)])  # 5 of 6, 7 of 9
+def test_conv_transpose_same_that_would_add_outputs_is_unsupported(auto_pad, stride, added):
+    says = rf"{auto_pad} would have to add {added} outputs \(stride {stride} "
+    with pytest.raises(Unsupported, match=says) as error:
+        onnx_transposed_axis(3, 1, stride=stride, auto_pad=auto_pad)
     assert error.value.exit_code == 4
     assert "output_shape or pads" in str(error.value)
 
@@ -207,13 +214,20 @@ ERRORS = [
     (lambda: transposed_axis(3, 3, 2, 1, 4, 4, 1), ("over 8", "output_padding 1", "stride 2")),
     (lambda: transposed_axis(3, 3, 2, 1, 0, 0, 2), ("output_padding 2", "stride 2")),
     (lambda: transposed_axis(3, 3, 2, 3, 0, 0, 3), ("output_padding 3", "dilation 3")),
+    (lambda: transposed_axis(3, 3, 2, 3, 0, 0, 5), ("output_padding 5", "stride 2", "dilation 3")),
     (lambda: transposed_axis(3, 3, 2, 1, 0, 0, -1), ("output_padding -1", "at least 0")),
     (lambda: onnx_transposed_axis(3, 3, output_shape=0), ("no output", "3 inputs")),
     (lambda: onnx_transposed_axis(3, 3, output_shape=-4), ("no output", "3 inputs")),
+    (lambda: keras_transposed_axis(3, 3, 2, 1, "same", 3), ("output_padding 3", "stride 2")),
+    (lambda: keras_transposed_axis(0, 5, 1, 1, "valid"), ("no output", "0 inputs")),
+    (lambda: keras_transposed_axis(1, 2, 1, 1, "same", 0), ("no output", "1 inputs", "over 0")),
     # strings
     (lambda: onnx_convolution_axis(4, 3, auto_pad="SAME"), ("'SAME'", "SAME_UPPER")),
+    (lambda: onnx_convolution_axis(4, 3, auto_pad=""), ("''", "NOTSET")),
+    (lambda: onnx_convolution_axis(4, 3, auto_pad="valid"), ("'valid'", "VALID")),
     (lambda: onnx_transposed_axis(4, 3, auto_pad="valid"), ("'valid'", "VALID")),
     (lambda: onnx_transposed_axis(4, 3, auto_pad="", output_shape=5), ("''", "NOTSET")),
+    (lambda: keras_convolution_axis(4, 3, 1, 1, "full"), ("'full'", "valid", "same", "causal")),
 ]
 
 
@@ -241,10 +255,15 @@ def test_an_offset_beyond_the_largest_is_refused(offset):
         Axis(1, 1, 1, 1, 1, offset)
 
 
+def test_the_limits_are_the_powers_of_two_that_their_messages_name():
+    assert (LARGEST, LARGEST_KERNEL) == (1_099_511_627_776, 1_048_576)
+
+
 def test_the_largest_sizes_are_accepted():
     axis = Axis(LARGEST, LARGEST, LARGEST_KERNEL, LARGEST, LARGEST, -LARGEST)
     assert axis.span == LARGEST * (LARGEST_KERNEL - 1) + 1
     assert Axis(1, 1, 1, 1, 1, LARGEST).offset == LARGEST
+    assert convolution_axis(1, 1, LARGEST, LARGEST, 0, 0) == Axis(1, 1, 1, LARGEST, LARGEST, 0)
 
 
 def test_a_kernel_too_large_to_go_through_is_refused():

@@ -282,4 +282,4 @@ def test_a_block_of_rows_counts_its_entries_from_zero():
     ],
 )
 def test_indices_are_int32_while_everything_fits(nnz, shape, expected):
-    assert index_dtype(nnz, shape) is expected
+    assert index_dtype(nnz, *shape) is expected

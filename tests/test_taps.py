@@ -57,6 +57,16 @@ def test_transposed_rows_with_stride_and_dilation_that_share_a_factor_by_hand():
     assert listed(row_taps(axis, 8, transposed=True)) == []
 
 
+def test_transposed_rows_that_a_long_kernel_reaches_from_three_outputs_by_hand():
+    # i = 3 o + t, t < 8: along a row o rises by 1, t falls by 3.
+    axis = Axis(inputs=17, outputs=4, kernel=8, stride=3, dilation=1, offset=0)
+    assert listed(row_taps(axis, 4, transposed=True)) == [(0, 4), (1, 1)]
+    assert listed(row_taps(axis, 7, transposed=True)) == [(0, 7), (1, 4), (2, 1)]
+    assert listed(row_taps(axis, 8, transposed=True)) == [(1, 5), (2, 2)]
+    assert listed(row_taps(axis, 13, transposed=True)) == [(2, 7), (3, 4)]
+    assert listed(row_taps(axis, 16, transposed=True)) == [(3, 7)]
+
+
 @given(axes(), st.booleans())
 def test_row_taps_are_those_of_the_listing_with_rising_columns(axis, transposed):
     for row in range(row_count(axis, transposed)):
@@ -87,6 +97,7 @@ def test_segments_unroll_to_every_row_in_order(axis, transposed):
         assert segment.block_taps == sum(count * len(taps) for count, taps in segment.rows)
         for block in range(segment.blocks):
             for count, taps in segment.rows:
+                assert count >= 1
                 assert count == 1 or not taps  # only rows without taps come together
                 shifted = [(column + block * segment.step, t) for column, t in listed(taps)]
                 unrolled += [shifted] * count
@@ -95,11 +106,24 @@ def test_segments_unroll_to_every_row_in_order(axis, transposed):
     assert len(stretches) <= 2 * axis.kernel + 1 + transposed  # and a last block that is not whole
 
 
+def test_the_segments_of_a_transposed_axis_by_hand():
+    # i = 2 o + t: the second output sets in one block later, the third tap of the first with it.
+    axis = Axis(inputs=7, outputs=2, kernel=3, stride=2, dilation=1, offset=0)
+    stretches = segments(axis, transposed=True)
+    assert [(s.first, s.blocks, [(c, listed(t)) for c, t in s.rows]) for s in stretches] == [
+        (0, 1, [(1, [(0, 0)]), (1, [(0, 1)])]),
+        (2, 1, [(1, [(0, 2), (1, 0)]), (1, [(1, 1)])]),
+        (4, 1, [(1, [(1, 2)]), (1, [])]),
+        (6, 1, [(1, [])]),
+    ]
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_large_axis_has_few_segments(transposed):
     axis = Axis(inputs=2**30, outputs=2**29, kernel=7, stride=2, dilation=1, offset=3)
     stretches = segments(axis, transposed=transposed)
     assert len(stretches) <= 15
+    assert {count for segment in stretches for count, _ in segment.rows} == {1}  # none of 0 rows
     rows = sum(segment.blocks * segment.block_rows for segment in stretches)
     assert rows == row_count(axis, transposed)
     taps = sum(segment.blocks * segment.block_taps for segment in stretches)
@@ -226,12 +250,13 @@ LINE = Axis(inputs=6, outputs=4, kernel=3, stride=1, dilation=1, offset=0)
     ("shape", "groups", "names"),
     [
         ((2, 1, 4), 1, ("(2, 1, 4)", "(3,)", "1 axes")),
+        ((2, 1, 2), 1, ("(2, 1, 2)", "(3,)")),
         ((2, 1, 3, 3), 1, ("(2, 1, 3, 3)", "(3,)")),
         ((2, 3), 1, ("(2, 3)",)),
         ((0, 1, 3), 1, ("(0, 1, 3)", "empty")),
         ((2, 0, 3), 1, ("(2, 0, 3)", "empty")),
         ((LARGEST + 1, 1, 3), 1, (str(LARGEST + 1), "too large")),
-        ((3, 1, 3), 2, ("3 channels", "2 groups")),
+        ((5, 1, 3), 2, ("5 channels", "2 groups")),
         ((3, 1, 3), 0, ("3 channels", "0 groups")),
         ((3, 1, 3), -3, ("3 channels", "-3 groups")),
         ((LARGEST, LARGEST, 3), 1, (str(LARGEST * 4), str(LARGEST * 6), "64-bit")),
@@ -244,12 +269,52 @@ def test_a_map_that_fits_no_convolution_is_refused_with_its_numbers(shape, group
         assert name in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("shape", "inputs", "outputs"),
+    [
+        ((2**23, 1, 1), 1, 2**40),  # rows: 2**23 * 2**40
+        ((1, 2**23, 1), 2**40, 1),  # columns
+        ((2**20, 2**20, 1), 2**23, 2**23),  # nonzeros: a pair of channels, at each place one
+    ],
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rows_columns_and_nonzeros_are_below_2_to_the_63(shape, inputs, outputs, transposed):
+    axis = Axis(inputs, outputs, kernel=1, stride=1, dilation=1, offset=0)
+    with pytest.raises(GeometryError, match=rf"\b{2**63}\b.*64-bit"):
+        IndexMap(shape, (axis,), transposed=transposed)
+    smaller = tuple(max(1, size - 1) for size in shape)
+    assert IndexMap(smaller, (axis,), transposed=transposed).kernel_shape == smaller
+
+
+def test_a_map_is_of_one_group_and_not_transposed_unless_told():
+    assert IndexMap((2, 1, 3), (LINE,)) == IndexMap((2, 1, 3), (LINE,), 1, False)
+
+
+def test_which_side_the_rows_are_is_said_by_name():
+    with pytest.raises(TypeError):
+        row_taps(LINE, 0, False)
+    with pytest.raises(TypeError):
+        segments(LINE, False)
+
+
+def test_a_map_and_what_it_tells_are_frozen():
+    index_map = IndexMap((2, 1, 3), (LINE,))
+    (segment,) = segments(LINE, transposed=False)
+    tap = next(index_map.of_output((0, 0)))
+    told = [(index_map, "groups"), (segment, "blocks"), (segment.rows[0][1], "kernel")]
+    for value, name in [*told, (tap, "kernel")]:
+        with pytest.raises(AttributeError):
+            setattr(value, name, 2)
+
+
 def test_a_map_without_axes_is_refused():
     with pytest.raises(GeometryError, match=r"\(2, 1\) does not fit 0 axes"):
         IndexMap((2, 1), ())
 
 
-@pytest.mark.parametrize("index", [(2, 0), (0, 4), (-1, 0), (0, -1), (0,), (0, 0, 0), ()])
+@pytest.mark.parametrize(
+    "index", [(2, 0), (9, 0), (0, 4), (0, 9), (-1, 0), (0, -1), (0,), (0, 0, 0), ()]
+)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_positions_outside_the_layer_are_refused_by_name(index, transposed):
     index_map = IndexMap((2, 1, 3), (LINE,), transposed=transposed)

@@ -152,7 +152,10 @@ def test_kernel_index_names_the_weight_of_every_nonzero(problem, layout, sizes):
 def test_kernel_index_is_only_there_on_request():
     axis = Axis(3, 2, 2, 1, 1, 0)
     kernel = np.ones((1, 1, 2), np.float32)
-    assert toeplitz.rows(IndexMap((1, 1, 2), (axis,)), kernel).kernel_index is None
+    index_map = IndexMap((1, 1, 2), (axis,))
+    assert toeplitz.rows(index_map, kernel).kernel_index is None
+    with pytest.raises(TypeError):
+        toeplitz.rows(index_map, kernel, Layout(), True)
 
 
 @given(problems(), layouts(), STREAM_SIZES, st.data())
@@ -295,5 +298,5 @@ def test_columns_beyond_32_bits_are_int64_though_there_are_few_entries():
 def test_int32_is_used_up_to_its_last_value():
     axis = Axis(inputs=2**31 - 1, outputs=2, kernel=1, stride=2**31 - 2, dilation=1, offset=0)
     rows = toeplitz.rows(IndexMap((1, 1, 1), (axis,)), np.array([[[3.0]]]))
-    assert rows.indices.dtype == index_dtype(2, rows.shape) == np.int32
+    assert rows.indices.dtype == index_dtype(2, *rows.shape) == np.int32
     assert rows.indices.array().tolist() == [0, 2**31 - 2]

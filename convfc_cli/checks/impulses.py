@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from convfc_cli.checks.check import Check, Subject, bits
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers import Convolution, Slab
+from convfc_cli.layers import Convolution, Linear, Slab
 from convfc_cli.matrices.format import Block
 from convfc_cli.report import EVERY_ENTRY, Finding
 from convfc_cli.runtimes.runtime import Runtime
@@ -35,7 +35,7 @@ PART = 24
 """Bits of a number that are sent through at once."""
 
 BATCH = 2**22
-"""Elements of the tensors that a runtime is given, or gives, at once."""
+"""Elements of the tensors that a runtime is given, or gives, at once; and of a slab's answers."""
 
 
 class _NoAnswer(Exception):
@@ -200,6 +200,11 @@ class Impulses(Check):
 
     def _value(self, pattern: Any) -> Any:
         return None if pattern is None else pattern.view(self._subject.layer.dtype)
+
+
+def most_rows(layer: Linear) -> int:
+    """Rows of a slab that has room for what each of them answers to each colour."""
+    return max(1, BATCH // (int(layer.colours().max()) + 1))
 
 
 def _parts(numbers: Array) -> Iterator[Array]:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from convfc_cli.checks.check import Check, Subject, add_product, bits
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers import Slab, Weights
+from convfc_cli.layers import Linear, Slab, Weights
+from convfc_cli.layout import Layout
 from convfc_cli.matrices.format import Block
 from convfc_cli.report import Finding
 from convfc_cli.rounding import as_ones
 from convfc_cli.runtimes.runtime import Original, Runtime
+from convfc_cli.streams import CHUNK
 
 Array = NDArray[Any]
 
@@ -36,7 +38,7 @@ class Integers(Check):
     def __init__(self, subject: Subject, runtime: Runtime, original: Original, random: Any) -> None:
         self._subject, self._original, self._runtime = subject, original, runtime
         layer = subject.matrix.layer
-        terms = int(layer.apply(np.ones(layer.input_shape, np.uint64), as_ones).max(initial=1))
+        terms = _terms(layer)
         self._width = next((width for width in (8, 4, 2, 1) if _room(terms, width) >= LEAST), 0)
         self._limbs: list[Weights] = []
         self._answers: list[Array] = []
@@ -89,6 +91,13 @@ class Integers(Check):
             f"{self._width} bits of the weights at a time"
         )
         return Finding(self.name, True, told, "bit for bit", label)
+
+
+def _terms(layer: Linear) -> int:
+    """The most terms that an output is a sum of."""
+    ones = np.ones(layer.input_shape, np.uint64)
+    slabs = layer.slabs(Layout(), CHUNK)
+    return max(1, *(int(slab.apply(ones, as_ones).max()) for slab in slabs))
 
 
 def _room(terms: int, width: int) -> int:

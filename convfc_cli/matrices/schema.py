@@ -64,11 +64,11 @@ def members(matrix: Matrix) -> Iterator[Member]:
     if matrix.form != "csr":
         return
     yield Member("bias", (index_map.rows,), layer.dtype, partial(_bias, matrix))
-    nnz, index = index_map.nnz, np.dtype(index_dtype(index_map.nnz, matrix.shape))
+    nnz, index = index_map.nnz, np.dtype(index_dtype(index_map.nnz, *matrix.shape))
     lengths = {"indptr": (matrix.shape[0] + 1, index), "indices": (nnz, index)}
     lengths["data"] = (nnz, layer.dtype)
     if matrix.spec.kernel_index:
-        lengths["kernel_index"] = (nnz, np.dtype(index_dtype(layer.kernel.size, (0, 0))))
+        lengths["kernel_index"] = (nnz, np.dtype(index_dtype(layer.kernel.size)))
     for name, (length, dtype) in lengths.items():
         yield Member(name, (length,), dtype, partial(_streamed, matrix, name, length))
 
@@ -98,8 +98,8 @@ def size(spec: Spec, index_map: IndexMap, dtype: np.dtype[Any]) -> int:
         return total + prod(shape) * dtype.itemsize
     if spec.form == "operator":
         return total
-    index = np.dtype(index_dtype(index_map.nnz, shape)).itemsize
+    index = np.dtype(index_dtype(index_map.nnz, *shape)).itemsize
     entry = dtype.itemsize + index
     if spec.kernel_index:
-        entry += np.dtype(index_dtype(prod(index_map.kernel_shape), (0, 0))).itemsize
+        entry += np.dtype(index_dtype(prod(index_map.kernel_shape))).itemsize
     return total + index_map.nnz * entry + (shape[0] + 1) * index + index_map.rows * dtype.itemsize
