@@ -395,7 +395,7 @@ def _run_original(entry: Entry, layer: Convolution) -> Finding:
     if isinstance(witness, str):
         return Finding("runtime", None, f"the original node was not run: {witness}")
     finding = check_runtime(layer, witness)
-    if not finding.holds:
+    if finding.holds is False:
         raise WrongContents(
             f"layer {entry.name}: {finding.detail}; one of them misreads the model, so nothing is "
             f"written (--no-verify writes it all the same; please report the model)"

@@ -23,7 +23,7 @@ from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
 from convfc_cli.layout import Layout
 from convfc_cli.streams import SparseRows
-from convfc_cli.taps import IndexMap, colours
+from convfc_cli.taps import IndexMap, colouring
 
 Array = NDArray[Any]
 
@@ -50,7 +50,7 @@ class Strip:
     reads: tuple[slice, ...]
     """The part of the input, along each of its axes."""
 
-    layer: "Linear"
+    layer: "Convolution"
 
 
 class Linear(ABC):
@@ -196,11 +196,11 @@ class Convolution(Linear):
         return toeplitz.rows(self.index_map, self.kernel, layout, kernel_index=kernel_index)
 
     def colours(self) -> Array:
-        """The channel within its group, and a colour along each axis (`taps.colours`)."""
+        """The channel within its group, and a colour along each axis (`taps.colouring`)."""
         channels, *sizes = self.input_shape
         found = np.arange(channels) % (channels // self.index_map.groups)
         for axis, size in zip(self.index_map.axes, sizes, strict=True):
-            run, period = colours(axis, transposed=self.index_map.transposed)
+            run, period = colouring(axis, transposed=self.index_map.transposed)
             period = min(period, -(-size // run))
             found = found[..., None] * period + np.arange(size) // run % period
         return found

@@ -39,13 +39,15 @@ class Witness:
     unit: float
     largest: float
     slack: Callable[[Array], Array] = field(default=lambda y: np.zeros_like(y))
+    tiny: float = 2.0**-150
+    """What a product may lose by being too small for the dtype of the sums."""
 
     @classmethod
     def of(cls, runtime: str, x: Array, y: Array) -> "Witness":
         """What a runtime made of x, in sums of the dtype of both."""
         dtype = x.dtype.name
-        unit, largest = _FORMATS[dtype]
-        return cls(runtime, x, y, unit, largest, slack=lambda y: _slack(y, dtype))
+        unit, largest, tiny = _FORMATS[dtype]
+        return cls(runtime, x, y, unit, largest, lambda y: _slack(y, dtype), tiny)
 
     def bound(self, terms: Array, scale: Array, answer: Array) -> Array:
         """How far each y may be from `answer`, a sum in float64 of so many terms whose magnitudes
@@ -53,18 +55,18 @@ class Witness:
         """
         with np.errstate(all="ignore"):
             unit = self.unit + 2.0**-52  # the answer is rounded too
-            bound = terms * (unit * (1 + 2.0**-20) * scale + 2.0**-150) + self.slack(answer)
+            bound = terms * (unit * (1 + 2.0**-20) * scale + self.tiny) + self.slack(answer)
             bound[~(scale < self.largest)] = np.inf
         return bound
 
 
 _FORMATS = {
-    "float64": (2.0**-53, 2.0**1023),
-    "float32": (2.0**-24, 2.0**127),
-    "float16": (2.0**-11, 2.0**15),
-    "bfloat16": (2.0**-8, 2.0**127),
+    "float64": (2.0**-53, 2.0**1023, 2.0**-1074),
+    "float32": (2.0**-24, 2.0**127, 2.0**-150),
+    "float16": (2.0**-11, 2.0**15, 2.0**-150),
+    "bfloat16": (2.0**-8, 2.0**127, 2.0**-150),
 }
-"""Unit roundoff of each dtype, and half of what it can hold."""
+"""Unit roundoff of each dtype, half of what it can hold, and what products lose below its range."""
 
 
 def _slack(y: Array, dtype: str) -> Array:
@@ -95,11 +97,8 @@ def check_runtime(layer: Linear, witness: Witness) -> Finding:
             told = f"gives {y[part][wrong]!s}, the layer as it was read {answer[wrong]:.9g}"
             return Finding("runtime", False, f"output {place}: {runtime}, {told}")
         largest, left_out = max(largest, worst), left_out + skipped
-    note = left_out_note(left_out)
     compared = True if left_out < prod(shape) else None
-    return Finding(
-        "runtime", compared, f"{runtime}: {largest_ratio(largest)} of the rounding bound{note}"
-    )
+    return Finding("runtime", compared, f"{runtime}: {told_ratio(largest, left_out, prod(shape))}")
 
 
 def real_answer(slab: Slab, x: Array, bias: Array) -> tuple[Array, Array]:
@@ -128,12 +127,12 @@ def worst_ratio(
     return float(ratio.max(initial=0.0)), first, compared.size - int(np.count_nonzero(compared))
 
 
-def left_out_note(count: int) -> str:
-    return f"; {count:,} outputs left out, not finite" if count else ""
-
-
-def largest_ratio(ratio: float) -> str:
-    return f"at most {ratio:.2g}"
+def told_ratio(worst: float, left_out: int, outputs: int) -> str:
+    """How far apart all outputs were, but those that could not be compared."""
+    if left_out == outputs:
+        return f"no output could be compared: all {outputs:,} overflow or are not finite"
+    note = f"; {left_out:,} outputs left out, not finite" if left_out else ""
+    return f"at most {worst:.2g} of the rounding bound{note}"
 
 
 def as_ones(weights: Array) -> Array:

@@ -113,14 +113,14 @@ def count_taps(axis: Axis) -> int:
     return sum(len(tap_interval(axis, element)) for element in range(axis.kernel))
 
 
-def colours(axis: Axis, *, transposed: bool) -> tuple[int, int]:
+def colouring(axis: Axis, *, transposed: bool) -> tuple[int, int]:
     """(run, period) of a colouring by which no output reads two inputs of one colour.
 
     Input i has colour i // run % period. Two inputs that meet in an output are m elements of the
     kernel apart, 0 < m < k: m * d inputs, or (transposed) m / (s / g) * d / g, g = gcd(s, d).
 
     >>> axis = Axis(inputs=9, outputs=9, kernel=3, stride=1, dilation=2, offset=2)
-    >>> colours(axis, transposed=False)
+    >>> colouring(axis, transposed=False)
     (2, 3)
     """
     if not transposed:

@@ -14,13 +14,14 @@ alone, that its kernel and geometry are the model's.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convfc_cli.checks.check import Check, Subject, bits
 from convfc_cli.checks.impulses import Impulses, most_rows
@@ -109,23 +110,20 @@ def verify(
         findings.append(_manifest_finding(matrix, listed))
     if original is not None:
         findings.append(_origin_finding(matrix, original))
-    strength = "digest only"
-    passing = _Pass(stored, proof, seed, node or as_read(matrix.layer))
+        if not findings[-1].holds:  # another layer's node has nothing to say of this one
+            node = None
+    passing = _Pass(stored, proof, seed, node or as_read(matrix.layer), findings)
     try:
         stored.check_shapes()
         if matrix.form == "operator":
             findings += _nothing_stored(proof)
         else:
-            findings += passing.run(progress)
-            strength = passing.strength
+            passing.run(progress)
         stored.finish()
     except WrongContents as error:
         stored.check_undamaged()
         entry = error.args[0] if isinstance(error.args[0], WrongEntry) else None
         findings.append(Finding(passing.current, False, str(error), entry=entry))
-    trusted = ["the oracle (sliding windows), the layout, NumPy and SciPy"]
-    if original is None:
-        trusted.append("kernel and geometry in the file: origin not checked, add --model")
     return Report(
         file=stored.name,
         layer=matrix.origin.layer,
@@ -133,58 +131,81 @@ def verify(
         nonzeros=matrix.layer.index_map.nnz,
         form=matrix.form,
         seed=seed,
-        strength=strength,
+        strength="digest only" if matrix.form == "operator" else _strength(proof, findings),
         findings=tuple(findings),
-        trusted=tuple(trusted),
+        trusted=_trusted(findings, original is not None),
         seconds=perf_counter() - started,
     )
+
+
+def _strength(proof: Proof, findings: Sequence[Finding]) -> str:
+    """That of the weakest proof of something that is stored."""
+    every = any(finding.strength == EVERY_ENTRY and finding.holds for finding in findings)
+    numbered = any(finding.check == Numbers.name for finding in findings)
+    return EVERY_ENTRY if every and not numbered else proof.strength
+
+
+def _trusted(findings: Sequence[Finding], compared: bool) -> tuple[str, ...]:
+    trusted = ["the oracle (sliding windows), the layout, NumPy and SciPy"]
+    trusted += [
+        f"for the impulses: {finding.against}"
+        for finding in findings
+        if finding.check == Impulses.name and finding.holds
+    ]
+    if not compared:
+        trusted.append("kernel and geometry in the file: origin not checked, add --model")
+    return tuple(trusted)
 
 
 class _Pass:
     """One pass over what a file stores: the bias, then all rows, shown to every check."""
 
-    def __init__(self, stored: Stored, proof: Proof, seed: int, node: Original) -> None:
+    def __init__(
+        self, stored: Stored, proof: Proof, seed: int, node: Original, findings: list[Finding]
+    ) -> None:
+        """What is found is appended to `findings`."""
         self._stored, self._subject = stored, Subject(stored.matrix, stored.structural)
-        self._proof, self._seed, self._node = proof, seed, node
+        self._proof, self._seed, self._node, self._findings = proof, seed, node, findings
         self._most = max(1, CHUNK // max(1, self._subject.nonzeros // self._subject.rows))
         self._cost: dict[str, float] = {}
-        self.strength = proof.strength
         self.current = Structure.name
         """What is being checked: in the end, or where something is wrong."""
 
-    def run(self, progress: Progress) -> list[Finding]:
-        """The findings; raises `WrongContents` at the first thing that is wrong."""
+    def run(self, progress: Progress) -> None:
+        """Raises `WrongContents` at the first thing that is wrong."""
         import scipy.sparse  # noqa: F401 - before any check is charged with it
 
-        self.current = "bias"
-        findings = [_bias_finding(self._stored)] if self._stored.structural else []
+        if self._stored.structural:
+            self._findings.append(self._timed("bias", _bias_finding, self._stored))
         checks = self._checks()
         self._walk(checks, progress)
         for check in checks:
-            finding = self._timed(check, check.finding)
-            findings.append(replace(finding, seconds=self._cost[check.name]))
-            if finding.holds and finding.strength == EVERY_ENTRY:
-                self.strength = EVERY_ENTRY
-        return findings
+            finding = self._timed(check.name, check.finding)
+            self._findings.append(replace(finding, seconds=self._cost[check.name]))
 
     def _checks(self) -> list[Check]:
-        subject, proof, shape = self._subject, self._proof, self._subject.layer.input_shape
-        check_size(prod(shape), proof.probes)
+        """The levels that are asked for, ready for the first row."""
+        subject, proof = self._subject, self._proof
+        check_size(prod(subject.layer.input_shape), proof.probes)
+        inputs = self._timed(Probes.name, self._inputs)
+        checks: list[Check] = [Structure(subject), Probes(subject, inputs, proof.strength)]
         if proof.exhaustive:
             self._most = min(self._most, most_rows(subject.layer))
-        inputs = [uniform(self._seed, probe, shape) for probe in range(proof.probes)]
-        checks: list[Check] = [Structure(subject), Probes(subject, inputs, proof.strength)]
+            checks.append(Impulses(subject, _impulse_runtimes(proof)))
         if subject.matrix.spec.kernel_index:
             slabs = numbered(subject).slabs(subject.matrix.layout, self._most)
             checks.append(Numbers(subject, inputs, proof.strength, slabs))
-        if proof.exhaustive:
-            checks.append(Impulses(subject, _impulse_runtimes(proof)))
         if proof.against is not None:
             other, random = runtime(proof.against), np.random.default_rng(self._seed)
-            for kind in (Integers, Reals):
-                self.current = kind.name
-                checks.append(kind(subject, other, self._node, random))
+            checks += [
+                self._timed(kind.name, kind, subject, other, self._node, random)
+                for kind in (Integers, Reals)
+            ]
         return checks
+
+    def _inputs(self) -> list[NDArray[Any]]:
+        shape = self._subject.layer.input_shape
+        return [uniform(self._seed, probe, shape) for probe in range(self._proof.probes)]
 
     def _walk(self, checks: list[Check], progress: Progress) -> None:
         subject = self._subject
@@ -194,33 +215,34 @@ class _Pass:
         for slab in subject.layer.slabs(subject.matrix.layout, self._most):
             done = slab.rows.stop
             for check in checks:
-                self._timed(check, check.expect, slab)
+                self._timed(check.name, check.expect, slab)
             self.current = Structure.name
             for block in self._stored.rows(slab.apply(ones, as_ones).astype(np.int64)):
                 start = block.first - slab.rows.start
                 part = slice(start, start + len(block.indptr) - 1)
                 for check in checks:
-                    self._timed(check, check.hold, block, part)
+                    self._timed(check.name, check.hold, block, part)
                 self.current = Structure.name
                 progress(len(block.data) * size)
         if done != subject.rows:
             raise Defect(f"{done} of {subject.rows} rows were looked at")
 
-    def _timed(self, check: Check, step: Callable[..., T], *arguments: Any) -> T:
+    def _timed(self, name: str, step: Callable[..., T], *arguments: Any) -> T:
         """Run a step of a check, and put what it costs to its account."""
-        self.current = check.name
+        self.current = name
         started = perf_counter()
         result = step(*arguments)
-        self._cost[check.name] = self._cost.get(check.name, 0.0) + perf_counter() - started
+        self._cost[name] = self._cost.get(name, 0.0) + perf_counter() - started
         return result
 
 
 def _impulse_runtimes(proof: Proof) -> list[Runtime]:
-    """Those by whose impulse responses each entry is compared: one that was named, else the first
-    that can."""
+    """Those that are asked for impulse responses: the one that was named, else onnxruntime where
+    it is installed; for what it cannot run, the oracle.
+    """
     if proof.against is not None:
-        return [runtime(proof.against)]
-    return [one for one in (runtimes()[0], ORACLE) if not one.missing()]
+        return [runtime(proof.against), ORACLE]
+    return [one for one in runtimes() if one.name == "onnxruntime" and not one.missing()] + [ORACLE]
 
 
 def _nothing_stored(proof: Proof) -> list[Finding]:

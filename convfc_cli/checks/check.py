@@ -2,7 +2,7 @@
 
 A stored matrix is read once, from its first row to its last. Slab by slab, each check says what it
 expects of the rows to come (`expect`), is shown them (`hold`), and in the end what it has found
-(`finding`). All of them stand on a `Linear` and the stored rows, and on nothing else.
+(`finding`).
 """
 
 from abc import ABC, abstractmethod
@@ -77,7 +77,13 @@ class Subject:
         return WrongContents(self.entry(at, column, expected.get(column), found.get(column)))
 
     def entry(self, row: int, column: int, expected: Any, found: Any) -> WrongEntry:
-        """A wrong entry in terms of the layer; None is an entry that is not there."""
+        """A wrong entry in terms of the layer; None is one that is not there: a zero, where every
+        entry is stored.
+        """
+        if not self.structural:
+            zero = np.zeros((), self.layer.dtype)[()]
+            expected = zero if expected is None else expected
+            found = zero if found is None else found
         layout, index_map = self.matrix.layout, self.matrix.layer.index_map
         output, source = (column, row) if layout.transpose else (row, column)
         output_index = layout.unflatten(output, index_map.output_shape)
@@ -126,7 +132,8 @@ def product(block: Block, data: Array, x: Array) -> Array:
 
 
 def add_product(subject: Subject, block: Block, data: Array, x: Array, out: Array) -> None:
-    """Add to `out`, a vector of all the layer's outputs, what the block has of M x.
+    """Add to `out`, a vector of all the layer's outputs, what the block has of M x, with `data`
+    for its entries and x a vector of all its inputs.
 
     A transposed matrix has a row for each input: its rows are spread over the outputs.
     """

@@ -28,6 +28,7 @@ from convfc_cli.layers import Convolution, Linear, Slab
 from convfc_cli.matrices.format import Block
 from convfc_cli.report import EVERY_ENTRY, Finding
 from convfc_cli.runtimes.runtime import Runtime
+from convfc_cli.streams import CHUNK
 
 Array = NDArray[Any]
 
@@ -35,11 +36,11 @@ PART = 24
 """Bits of a number that are sent through at once."""
 
 BATCH = 2**22
-"""Elements of the tensors that a runtime is given, or gives, at once; and of a slab's answers."""
+"""Elements of the tensors that a runtime is given, or gives, at once."""
 
 
 class _NoAnswer(Exception):
-    """A runtime that cannot run a layer: why."""
+    """A runtime that cannot run a layer, or says of it what no layer does: why."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,11 @@ class Impulses(Check):
         if not self._runtimes:
             return Finding(self.name, None, "; ".join(self._reasons))
         told = (
-            f"{self._entries:,} entries and every zero, compared one by one, by "
-            f"{self._colours:,} colours of impulses"
+            f"{self._entries:,} entries and every zero, compared one by one; inputs lit in "
+            f"{self._colours:,} turns"
         )
-        return Finding(self.name, True, told, EVERY_ENTRY, " and ".join(self._asked))
+        refused = f" (not all by the first: {'; '.join(self._reasons)})" if self._reasons else ""
+        return Finding(self.name, True, told + refused, EVERY_ENTRY, " and ".join(self._asked))
 
     def _answers(self, runtime: Runtime, slab: Slab) -> _Answers:
         """What the runtime has the rows of a slab answer to impulses of every colour."""
@@ -113,7 +115,6 @@ class Impulses(Check):
         self._colour[:] = -1
         for strip in slab.strips():
             layer, column = strip.layer, self._column[strip.reads].reshape(-1)
-            assert isinstance(layer, Convolution)
             colours = layer.colours()
             count = int(colours.max()) + 1
             self._colour[column] = colours.reshape(-1) + done
@@ -140,17 +141,15 @@ class Impulses(Check):
         label = self._answer(runtime, layer, [(lit * part, ones) for part in _parts(labels)])
         value = self._answer(runtime, layer, [(lit, part) for part in _parts(weights)])
         if int(count.max(initial=0)) > 1:
-            raise WrongContents(
-                f"by {runtime.label} an output reads two inputs that never meet in one"
-            )
+            raise _NoAnswer(f"by {runtime.label} an output reads two inputs that never meet in one")
         silent = count == 0
         if label[silent].any() or value[silent].any() or (label[~silent] == 0).any():
-            raise WrongContents(f"{runtime.label} answers where nothing was put in")
+            raise _NoAnswer(f"{runtime.label} answers where nothing was put in")
         if int(label.max(initial=0)) > colours.size:
-            raise WrongContents(f"{runtime.label} answers by a place that there is not")
+            raise _NoAnswer(f"{runtime.label} answers by a place that there is not")
         place = label.astype(np.int64) - 1
         if ((colours.reshape(-1)[place] != batch[:, None]) & ~silent).any():
-            raise WrongContents(f"{runtime.label} answers by a place where nothing was put in")
+            raise _NoAnswer(f"{runtime.label} answers by a place where nothing was put in")
         return _Answers(np.where(silent, -1, column[place]), value.astype(weights.dtype))
 
     def _answer(
@@ -167,7 +166,7 @@ class Impulses(Check):
             if isinstance(y, str):
                 raise _NoAnswer(y)
             if y.shape != (len(x), *layer.output_shape):
-                raise WrongContents(
+                raise _NoAnswer(
                     f"{runtime.label} gives {y.shape[1:]}, the layer {layer.output_shape}"
                 )
             part = y.transpose(0, *(1 + axis for axis in axes)).reshape(len(x), -1)
@@ -175,7 +174,7 @@ class Impulses(Check):
                 whole = part.astype(np.int64)
             right = (whole == part) & (whole >= 0) & (whole < 2**PART)
             if not right.all():
-                raise WrongContents(
+                raise _NoAnswer(
                     f"{runtime.label} gives {part[~right][0]} to impulses, where a whole number "
                     f"of at most {PART} bits is the only right answer"
                 )
@@ -204,7 +203,7 @@ class Impulses(Check):
 
 def most_rows(layer: Linear) -> int:
     """Rows of a slab that has room for what each of them answers to each colour."""
-    return max(1, BATCH // (int(layer.colours().max()) + 1))
+    return max(1, CHUNK // (int(layer.colours().max()) + 1))
 
 
 def _parts(numbers: Array) -> Iterator[Array]:

@@ -49,7 +49,7 @@ class Integers(Check):
             self._x = subject.vector(x.astype(np.float64))
             self._limbs = _limbs(layer.dtype, self._width, structural=subject.structural)
             self._ask(x.astype(np.float32))
-        self._sums = [np.zeros(answer.size) for answer in self._answers]
+        self._sums = [np.zeros_like(answer) for answer in self._answers]
 
     def _ask(self, x: Array) -> None:
         layer = self._subject.matrix.layer
@@ -63,7 +63,7 @@ class Integers(Check):
                 raise WrongContents(
                     f"{self._runtime.label} gives {y.shape[1:]}, the layer {layer.output_shape}"
                 )
-            self._answers.append(self._subject.vector(y[0].astype(np.float64)))
+            self._answers.append(self._subject.vector(y[0]))
 
     def expect(self, slab: Slab) -> None:
         pass

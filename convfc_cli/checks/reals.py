@@ -14,8 +14,16 @@ from convfc_cli.errors import WrongContents
 from convfc_cli.layers import Slab
 from convfc_cli.matrices.format import Block
 from convfc_cli.report import Finding
-from convfc_cli.rounding import as_float64, largest_ratio, left_out_note, worst_ratio
+from convfc_cli.rounding import (
+    Witness,
+    as_float64,
+    as_ones,
+    real_answer,
+    told_ratio,
+    worst_ratio,
+)
 from convfc_cli.runtimes.runtime import Original, Runtime
+from convfc_cli.streams import CHUNK
 
 Array = NDArray[Any]
 
@@ -26,46 +34,52 @@ class Reals(Check):
     name = "reals"
 
     def __init__(self, subject: Subject, runtime: Runtime, original: Original, random: Any) -> None:
-        self._subject, self._original, self._label = subject, original, runtime.label
-        self._witness = original.witness(runtime, random)
-        if not isinstance(self._witness, str):
-            self._x = subject.vector(as_float64(self._witness.x))
-            outputs = subject.matrix.layer.index_map.rows
-            self._sums, self._scale, self._terms = (np.zeros(outputs) for _ in range(3))
+        self._subject, self._what, self._label = subject, original.name, runtime.label
+        layer = subject.matrix.layer
+        self._witness = witness = original.witness(runtime, random)
+        if isinstance(witness, str):
+            return
+        if (witness.x.shape, witness.y.shape) != (layer.input_shape, layer.output_shape):
+            raise WrongContents(
+                f"{self._what}, run by {self._label}, makes {witness.y.shape} of "
+                f"{witness.x.shape}, the layer {layer.output_shape} of {layer.input_shape}"
+            )
+        x = as_float64(witness.x)
+        self._x = subject.vector(x)
+        self._bias = subject.vector(layer.bias_tensor())
+        self._bound = self._allowed(witness, x)
+        self._sums = as_float64(self._bias)
+
+    def _allowed(self, witness: Witness, x: Array) -> Array:
+        """How far apart each two outputs may be: by the oracle, not by the file that is checked."""
+        layer, layout = self._subject.matrix.layer, self._subject.matrix.layout
+        ones = np.ones(layer.input_shape, np.uint64)
+        allowed = []
+        for slab in layer.slabs(layout, CHUNK):
+            part = slice(slab.rows.start, slab.rows.stop)
+            answer, scale = real_answer(slab, x, self._bias[part])
+            terms = slab.apply(ones, as_ones).astype(np.float64) + 1
+            allowed.append(witness.bound(terms, scale, answer))
+        return np.concatenate(allowed)
 
     def expect(self, slab: Slab) -> None:
         pass
 
     def hold(self, block: Block, part: slice) -> None:
-        if isinstance(self._witness, str):
-            return
-        data = as_float64(block.data)
-        for entries, x, total in (
-            (data, self._x, self._sums),
-            (np.abs(data), np.abs(self._x), self._scale),
-            (np.ones_like(data), np.ones_like(self._x), self._terms),
-        ):
-            add_product(self._subject, block, entries, x, total)
+        if not isinstance(self._witness, str):
+            add_product(self._subject, block, as_float64(block.data), self._x, self._sums)
 
     def finding(self) -> Finding:
-        witness, subject = self._witness, self._subject
-        if isinstance(witness, str):
-            return Finding(self.name, None, witness, against=self._label)
-        shape = subject.matrix.layer.output_shape
-        if witness.y.shape != shape:
-            raise WrongContents(f"{self._label} gives {witness.y.shape}, the layer {shape}")
-        y, bias = subject.vector(witness.y), as_float64(subject.matrix.bias)
-        with np.errstate(all="ignore"):
-            answer = self._sums + bias
-            bound = witness.bound(self._terms + 1, self._scale + np.abs(bias), answer)
-        worst, wrong, left_out = worst_ratio(y, answer, bound, finite=subject.layer.finite)
+        if isinstance(self._witness, str):
+            return Finding(self.name, None, self._witness, against=self._label)
+        layer, y = self._subject.matrix.layer, self._subject.vector(self._witness.y)
+        worst, wrong, left_out = worst_ratio(y, self._sums, self._bound, finite=layer.finite)
         if wrong is not None:
+            place = self._subject.matrix.layout.unflatten(wrong, layer.output_shape)
             raise WrongContents(
-                f"output {subject.matrix.layout.unflatten(wrong, shape)}: {self._original.name}, "
-                f"run by {self._label}, gives {y[wrong]:.9g}, the matrix {answer[wrong]:.9g}"
+                f"output {place}: {self._what}, run by {self._label}, gives {y[wrong]:.9g}, "
+                f"the matrix {self._sums[wrong]:.9g}"
             )
-        told = f"{self._original.name} and the matrix: {largest_ratio(worst)} of the rounding bound"
+        told = f"{self._what} and the matrix: {told_ratio(worst, left_out, y.size)}"
         compared = True if left_out < y.size else None
-        return Finding(
-            self.name, compared, told + left_out_note(left_out), "rounding bound", self._label
-        )
+        return Finding(self.name, compared, told, "rounding bound", self._label)

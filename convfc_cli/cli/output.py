@@ -106,11 +106,12 @@ def print_report(report: "Report") -> None:
         table.add_column(column, no_wrap=True, justify="right" if column == "cost" else "left")
     table.add_column("what", overflow="fold")
     for finding in report.findings:
-        cost = "" if finding.seconds is None else f"{finding.seconds:.2f} s"
+        cost = f"{finding.seconds:.2f} s" if (finding.seconds or 0) >= 0.005 else ""
         told = [finding.strength, finding.against, cost, finding.detail]
         if not wide:
             against = f"against {finding.against}" if finding.against else ""
-            how = ", ".join(filter(None, (f"{finding.strength} {against}".strip(), cost)))
+            strength = "" if finding.strength in finding.detail else finding.strength
+            how = ", ".join(filter(None, (f"{strength} {against}".strip(), cost)))
             told = [f"{finding.detail} ({how})" if how else finding.detail]
         table.add_row("", finding.check, _MARKS[finding.holds], *map(_escaped, told))
     screen.print(table)

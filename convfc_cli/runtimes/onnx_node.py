@@ -1,9 +1,11 @@
 """One convolution as an ONNX model of its own, and what the runtimes of such nodes share."""
 
+import re
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -62,7 +64,7 @@ class Stated:
         return y[(slice(None), slice(None), *inside)]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def stated(index_map: IndexMap, dtype: str, *, bias: bool) -> Stated | str:
     """The node of a map, with inputs `x`, `w` and, on request, `b`; or why there is none.
 
@@ -134,7 +136,8 @@ class NodeRuntime(Runtime):
             with np.errstate(all="ignore"):
                 return np.asarray(self.answer(node, feeds))
         except Exception as error:  # it raises types of its own for whatever it does not implement
-            return f"{self.name} cannot run it ({' '.join(str(error).split())[:100]})"
+            told = re.sub(r"^\[ONNXRuntimeError\] : \d+ : ", "", str(error))
+            return f"{self.name} cannot run it ({shorten(told, 100, placeholder=' ...')})"
 
     @abstractmethod
     def unfit(self, node: Node, feeds: dict[str, Array]) -> str:

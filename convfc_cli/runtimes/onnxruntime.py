@@ -1,6 +1,5 @@
 """onnxruntime, where it is installed: the runtime that most models run on."""
 
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +15,9 @@ class Onnxruntime(NodeRuntime):
 
     @property
     def label(self) -> str:
-        return f"onnxruntime {version('onnxruntime')}"
+        import onnxruntime  # also of builds that are distributed under other names
+
+        return f"onnxruntime {onnxruntime.__version__}"
 
     def missing(self) -> str:
         return "" if find_spec("onnxruntime") else "pip install 'convfc[onnxruntime]'"
