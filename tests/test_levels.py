@@ -583,9 +583,7 @@ def test_a_witness_of_other_shapes_is_wrong_before_anything_is_multiplied():
         Convolution(np.ones((1, 1, 2), np.float32), IndexMap((1, 1, 2), (Axis(9, 8, 2, 1, 1, 0),)))
     )
     random = np.random.default_rng(0)
-    with pytest.raises(
-        WrongContents, match=r"makes \(1, 8\) of \(1, 9\), the layer \(2, 2, 3\) of"
-    ):
+    with pytest.raises(WrongContents, match=r"makes \(1, 8\) of \(1, 9\), the layer"):
         Reals(Subject(matrix, True), ORACLE, other, random)
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convfc_cli.cli.main import cli
 from convfc_cli.errors import UsageError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers import Convolution
@@ -88,6 +89,11 @@ def test_a_runtime_that_does_not_implement_a_dtype_says_so():
     reason = found.apply(layer, np.ones((1, 1, 5)), layer.kernel)
     assert isinstance(reason, str)
     assert reason.startswith("onnxruntime cannot run it (")
+
+
+def test_the_command_knows_the_same_names():
+    (option,) = (found for found in cli.commands["verify"].params if found.name == "against")
+    assert tuple(option.type.choices) == NAMES
 
 
 def test_runtimes_say_what_they_are_and_what_is_missing(monkeypatch: Any) -> None:

@@ -59,13 +59,15 @@ Examples:
     "--exhaustive",
     is_flag=True,
     help="Also compare every entry and every zero, one by one, with the responses to impulses: of "
-    "onnxruntime where it is installed, else of the oracle. No probability is left.",
+    "the runtime that --against names, else onnxruntime where it is installed; of the oracle where "
+    "that cannot. No probability is left.",
 )
 @click.option(
     "--against",
     type=click.Choice(["onnxruntime", "reference"]),
-    help="Also run the layer in another runtime, with --model the model's own node, on whole "
-    "numbers (equal bit for bit) and on real ones (within rounding). reference: ONNX's evaluator.",
+    help="Also run the layer in another runtime, with --model the model's own node where it is "
+    "ONNX, on whole numbers (equal bit for bit) and on real ones (within rounding). reference: "
+    "ONNX's evaluator.",
 )
 @options.common
 @click.pass_context
