@@ -44,7 +44,7 @@ def example(
     *,
     kernel_index: bool = False,
 ) -> Matrix:
-    """A small matrix with two groups, a bias, unlike axes and an origin: 12 x 24, 66 nonzeros."""
+    """A small matrix with two groups, a bias, unlike axes and an origin: 12 x 48, 72 nonzeros."""
     axes = (Axis(3, 2, 2, 2, 1, 1), Axis(4, 3, 2, 1, 1, 0))
     kernel = np.arange(1, 17, dtype=dtype).reshape(2, 2, 2, 2) / dtype(8)
     bias = np.array([0.5, -2], dtype)

@@ -16,24 +16,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from convfc_cli.checks import impulses, integers
+from convfc_cli import verification
+from convfc_cli.checks import impulses, integers, probes
 from convfc_cli.checks.check import Check, Subject, shown
 from convfc_cli.checks.impulses import Impulses
 from convfc_cli.checks.integers import Integers
 from convfc_cli.checks.reals import Reals
-from convfc_cli.errors import UsageError, WrongContents
+from convfc_cli.checks.structure import Structure
+from convfc_cli.errors import Refused, UsageError, WrongContents
 from convfc_cli.geometry import Axis
 from convfc_cli.layers import Convolution
 from convfc_cli.layout import Layout
+from convfc_cli.matrices import format as matrix_format
 from convfc_cli.matrices import registry
-from convfc_cli.matrices.format import Stored
+from convfc_cli.matrices.format import Block, Stored
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.report import Finding, WrongEntry
-from convfc_cli.rounding import as_ones
+from convfc_cli.rounding import Witness, as_ones
 from convfc_cli.runtimes import onnxruntime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import NAMES, runtime
-from convfc_cli.runtimes.runtime import Runtime, as_read
+from convfc_cli.runtimes.runtime import Original, Runtime, as_read
 from convfc_cli.taps import IndexMap, colouring
 from convfc_cli.verification import Proof
 from tests import brute, crafted
@@ -129,6 +132,27 @@ def test_impulses_are_put_in_a_few_at_a_time_where_memory_asks_for_it(batch, mon
     contents["data"][30] += 1
     with pytest.raises(WrongContents):
         walked(stored_of(NPZ, matrix, saved(contents)), by_impulses(ORACLE))
+
+
+@pytest.mark.parametrize("batch", [1, 12, 24, 30, 47, 10**6])
+def test_as_many_impulses_are_put_in_at_once_as_memory_is_asked_for(batch, monkeypatch):
+    monkeypatch.setattr(impulses, "BATCH", batch)
+    kernel = np.arange(1, 6, dtype=np.float32).reshape(1, 1, 5)
+    layer = Convolution(kernel, IndexMap(kernel.shape, (Axis(12, 8, 5, 1, 1, 0),)))
+    seen = []
+
+    def watch(y: Array) -> Array:
+        seen.append(len(y))
+        return y
+
+    finding = walked(stored_of(NPZ, Matrix(layer)), by_impulses(Answering(watch)), most=10**6)
+    told = "40 entries and every zero, compared one by one; inputs lit in 5 turns"
+    assert finding.detail == told
+    at_once = min(5, max(1, batch // 12))  # each has 12 inputs, more than outputs
+    assert max(seen) == at_once
+    # Which are lit, by which number, and the weights in two parts of 24 bits.
+    assert len(seen) == 4 * -(-5 // at_once)
+    assert sum(seen) == 4 * 5
 
 
 @pytest.mark.parametrize("part", [1, 2, 5, 24])
@@ -259,6 +283,47 @@ def test_an_entry_that_is_missing_or_too_many_in_a_dense_file_is_named():
         assert (entry.row, entry.column) == at
 
 
+def zero_and_one() -> Convolution:
+    """[[0 1 . .] [. 0 1 .] [. . 0 1]], its zeros stored."""
+    kernel = np.array([[[0, 1]]], np.float32)
+    return Convolution(kernel, IndexMap((1, 1, 2), (Axis(4, 3, 2, 1, 1, 0),)))
+
+
+@pytest.mark.parametrize(
+    ("indices", "data", "place", "expected", "found"),
+    [
+        ([0, 2], [0, 1], (1, 0), None, "0.0"),
+        ([2, 3], [1, 0], (1, 1), "0.0", None),
+        ([1, 2], [-0.0, 1], (1, 1), "0.0", "-0.0"),
+        ([1, 3], [0, 1], (1, 2), "1.0", None),
+    ],
+)
+def test_probes_name_the_entry_even_where_it_is_a_zero(indices, data, place, expected, found):
+    contents = crafted.arrays(rendered(NPZ, Matrix(zero_and_one())))
+    contents["indices"][2:4], contents["data"][2:4] = indices, data
+    (wrong,) = (f for f in crafted.checked(saved(contents)).findings if f.holds is False)
+    assert wrong.check == "entries"
+    assert (wrong.entry.row, wrong.entry.column) == place
+    assert (wrong.entry.expected, wrong.entry.found) == (expected, found)
+
+
+@pytest.mark.parametrize("probes", [1, 3])
+def test_of_several_wrong_entries_probes_name_the_first(probes):
+    contents = crafted.arrays(rendered(NPZ, example()))
+    contents["data"][[20, 19, 60, 70]] += 1
+    row = int(np.searchsorted(contents["indptr"], 19, side="right")) - 1
+    report = crafted.checked(saved(contents), probes=probes)
+    assert report.complaint.startswith(f"entries: entry ({row}, {contents['indices'][19]}), ")
+
+
+def test_probes_pass_over_the_zeros_of_a_dense_file_to_the_entry_that_is_wrong():
+    matrix = Matrix(zero_and_one(), Spec(form="dense"))
+    dense = np.load(crafted.io.BytesIO(rendered(NPY, matrix)))
+    dense[1, 2] = 5
+    report = crafted.verified(NPY, matrix, crafted.npy(dense))
+    assert report.complaint.startswith("entries: entry (1, 2), ")
+
+
 # --- what is wrong in the runtime ---------------------------------------------------------------
 
 
@@ -351,12 +416,123 @@ class Answering(Runtime):
         lambda y: 0 * y,
         lambda y: y * 1.5,
         lambda y: y[..., :-1],
+        lambda y: np.concatenate((y, y), -1),
         lambda y: y[:, ::-1],
         lambda y: y * 2.0**30,
     ],
 )
 def test_answers_that_are_wrong_in_any_way_are_not_taken_for_agreement(level, spoil):
     assert disagreement(stored_of(NPZ, example()), LEVELS[level](Answering(spoil)))
+
+
+def two_ones(off: float, weight: float = 1.0) -> Finding:
+    """What reals find of 1 + 1, where the runtime gives 2 and so much more."""
+    kernel = np.full((1, 1, 2), weight, np.float32)
+    layer = Convolution(kernel, IndexMap((1, 1, 2), (Axis(2, 1, 2, 1, 1, 0),)))
+    witness = Witness("it", np.ones((1, 2)), np.array([[2 + off]]), 2.0**-24, 2.0**127)
+    original = Original("the layer", lambda runtime, random: witness, lambda *_: "")
+    random = np.random.default_rng(1)
+    return walked(
+        stored_of(NPZ, Matrix(layer)), lambda subject: Reals(subject, ORACLE, original, random)
+    )
+
+
+def test_reals_may_be_off_by_three_terms_of_scale_2_and_no_more():
+    bound = 3 * 2 * 2.0**-24  # two products and a bias
+    assert "at most 0.99 of the rounding bound" in two_ones(0.99 * bound).detail
+    assert two_ones(-0.99 * bound).holds
+    for off in (1.01 * bound, -1.01 * bound):
+        with pytest.raises(WrongContents, match=r"^output \(0, 0\): the layer, run by the oracle"):
+            two_ones(off)
+
+
+def test_reals_of_which_nothing_can_be_said_are_no_agreement():
+    finding = two_ones(0.0, weight=3e38)
+    assert finding.holds is None
+    assert "no output could be compared: all 1 overflow or are not finite" in finding.detail
+
+
+def test_whole_numbers_are_drawn_from_0_to_the_largest_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(integers, "EXACT", 15 * 8 * 2**8)
+    drawn: set[float] = set()
+
+    class Watching(Answering):
+        def apply(self, layer: Convolution, x: Array, *others: Any) -> Array | str:
+            drawn.update(x.reshape(-1).tolist())
+            return super().apply(layer, x, *others)
+
+    for seed in range(5):
+        assert walked(stored_of(NPZ, example()), by_integers(Watching(lambda y: y), seed)).holds
+    assert drawn == set(range(16))
+
+
+@pytest.mark.parametrize("asked", range(4))
+def test_an_answer_where_nothing_was_put_in_is_none_whichever_was_asked_for(asked):
+    kernel = np.arange(1, 6, dtype=np.float32).reshape(1, 1, 5)
+    layer = Convolution(kernel, IndexMap(kernel.shape, (Axis(12, 12, 5, 1, 1, 2),)))
+    calls = iter(range(100))  # which are lit, by which number, the weights in two parts
+    spoilt = Answering(lambda y: np.where(y > 0, y, 1.0) if next(calls) == asked else y)
+    finding = walked(stored_of(NPZ, Matrix(layer)), by_impulses(spoilt), most=10**6)
+    assert finding.holds is None
+    assert finding.detail == "answering answers where nothing was put in"
+
+
+def test_of_a_kernel_of_zeros_every_entry_is_compared_too():
+    layer = Convolution(0 * zero_and_one().kernel, zero_and_one().index_map)
+    data = rendered(NPZ, Matrix(layer))
+    assert walked(stored_of(NPZ, Matrix(layer), data), by_impulses(ORACLE)).holds
+    contents = crafted.arrays(data)
+    contents["data"][3] = -0.0
+    with pytest.raises(WrongContents, match=r"^entry \(1, 2\).* expected 0.0, found -0.0$"):
+        walked(stored_of(NPZ, Matrix(layer), saved(contents)), by_impulses(ORACLE))
+
+
+@pytest.mark.parametrize("column", [0, 1, 3])
+def test_an_entry_in_a_column_that_its_row_does_not_read_is_wrong(column):
+    layer = Convolution(
+        np.array([[[3]]], np.float32), IndexMap((1, 1, 1), (Axis(4, 2, 1, 2, 1, 0),))
+    )
+    contents = crafted.arrays(rendered(NPZ, Matrix(layer)))
+    contents["indices"][1] = column
+    with pytest.raises(WrongContents) as error:
+        walked(stored_of(NPZ, Matrix(layer), saved(contents)), by_impulses(ORACLE))
+    (entry,) = error.value.args
+    assert (entry.row, entry.column) == (1, min(column, 2))
+
+
+def one_channel_off(y: Array) -> Array:
+    y = y.copy()
+    y[:, 1] += 1
+    return y
+
+
+@pytest.mark.parametrize("level", ["integers", "reals"])
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (one_channel_off, r"^output \(1, 0, 0\): the layer, run by answering"),
+        (lambda y: y[..., :-1], r"answering.* \(2, 2, 2\).*, the layer \(2, 2, 3\)"),
+        (lambda y: y.repeat(2, -1), r"answering.* \(2, 2, 6\).*, the layer \(2, 2, 3\)"),
+    ],
+)
+def test_the_first_output_that_is_wrong_is_named_and_a_shape_without_its_batch(level, spoil, told):
+    with pytest.raises(WrongContents, match=told):
+        walked(stored_of(NPZ, example()), LEVELS[level](Answering(spoil)))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda y: np.where(y > 0, y + 0.25, y),
+        lambda y: np.where(y > 0, y, -0.25),
+        lambda y: np.where(y > 0, y, -1.0),
+        lambda y: np.where(y > 0, y, 2.0**24),
+        lambda y: np.where(y > 0, y, 2.0**25),
+    ],
+)
+def test_impulses_take_nothing_for_an_answer_but_a_whole_number_of_24_bits(spoil):
+    told = disagreement(stored_of(NPZ, example()), by_impulses(Answering(spoil)))
+    assert "a whole number of at most 24 bits is the only right answer" in told
 
 
 @every_level
@@ -377,16 +553,26 @@ def test_impulses_go_on_with_the_next_runtime_and_name_who_answered():
 
 
 def test_sums_of_too_many_terms_leave_no_room_for_whole_numbers(monkeypatch):
-    monkeypatch.setattr(integers, "EXACT", 2**7)
+    monkeypatch.setattr(integers, "EXACT", 15 * 8 * 2 - 1)
     finding = walked(stored_of(NPZ, example()), by_integers(ORACLE))
     assert finding.holds is None
     assert "sums of 8 terms" in finding.detail
 
 
 @pytest.mark.parametrize(
-    ("exact", "width"), [(2**24, 8), (2**15, 8), (2**14, 4), (2**9, 2), (2**8, 1)]
+    ("exact", "width", "most"),
+    [
+        (2**24, 8, 8192),
+        (2**15, 8, 16),
+        (15 * 8 * 2**8, 8, 15),
+        (15 * 8 * 2**8 - 1, 4, 239),
+        (2**14, 4, 128),
+        (2**9, 2, 16),
+        (2**8, 1, 16),
+        (15 * 8 * 2, 1, 15),
+    ],
 )
-def test_bits_are_taken_as_many_at_a_time_as_sums_have_room_for(exact, width, monkeypatch):
+def test_bits_are_taken_as_many_at_a_time_as_sums_have_room_for(exact, width, most, monkeypatch):
     monkeypatch.setattr(integers, "EXACT", exact)
     largest = []
 
@@ -396,9 +582,85 @@ def test_bits_are_taken_as_many_at_a_time_as_sums_have_room_for(exact, width, mo
 
     finding = walked(stored_of(NPZ, example()), by_integers(Answering(watch)))
     assert finding.holds
-    assert f"{width} bits of the weights at a time" in finding.detail
+    told = f"agree on whole numbers up to {most}, {width} bits of the weights at a time"
+    assert finding.detail.endswith(told)  # sums have 8 terms
     assert len(largest) == 32 // width
     assert max(largest) <= exact
+
+
+def test_float32_has_every_number_that_is_sent_through_it_and_not_all_of_the_next():
+    assert int(np.float32(integers.EXACT - 1)) == integers.EXACT - 1
+    assert int(np.float32(integers.EXACT + 1)) != integers.EXACT + 1
+    assert int(np.float32(2**impulses.PART - 1)) == 2**impulses.PART - 1
+    assert int(np.float32(2 ** (impulses.PART + 1) - 1)) != 2 ** (impulses.PART + 1) - 1
+
+
+@pytest.mark.parametrize(
+    ("bits", "dtype", "structural", "planes"),
+    [
+        (0x89ABCDEF, np.uint32, True, [0x89ABCDF0]),
+        (0x89ABCDEF, np.uint32, False, [0x89ABCDEF]),
+        (0xFFFFFFFF, np.uint32, True, [0x100000000]),
+        (0x0123456789ABCDEF, np.uint64, True, [0x89ABCDF0, 0x01234567]),
+        (0x0123456789ABCDEF, np.uint64, False, [0x89ABCDEF, 0x01234567]),
+        (0xFFFFFFFFFFFFFFFF, np.uint64, True, [0x100000000, 0xFFFFFFFF]),
+        (0, np.uint64, True, [1, 0]),
+    ],
+)
+def test_an_entry_is_its_bits_in_halves_the_lower_plus_one_where_zeros_are_stored(
+    bits, dtype, structural, planes
+):
+    weights = np.array([bits], dtype).view(f"f{np.dtype(dtype).itemsize}")
+    made = [plane(weights) for plane in probes.planes(weights.dtype, structural=structural)]
+    assert [int(part[0]) for part in made] == planes
+    assert all(part.dtype == np.uint64 for part in made)
+
+
+@pytest.mark.parametrize(
+    ("seed", "digest"),
+    [
+        (5, "6ff14708a3d7be3862ae454dad5e7e6a"),  # of 05, 31 times 00, 02
+        (2**256, "8bf2b00a548457587b0a0bfe04824d38"),  # of 32 times 00, 01, 02
+        (2**264 - 1, "3cc9bd17ce448bf68c0257946e1904bb"),  # of 33 times ff, 02
+    ],
+)
+def test_a_seed_that_was_told_repeats_the_run_anywhere(seed, digest):
+    drawn = probes.uniform(seed, 2, (2,))
+    assert drawn.astype("<u8").tobytes().hex() == digest
+
+
+def test_random_inputs_take_4_gib_at_most():
+    probes.check_size(107_374_182, 3)  # each with three probes and two vectors more, of 8 bytes
+    for inputs, count in ((107_374_183, 3), (107_374_182, 4)):
+        with pytest.raises(Refused, match=f"a proof with {count} probes takes .*4294967296"):
+            probes.check_size(inputs, count)
+
+
+# --- kernel_index -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", range(0, 72, 7))
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_kernel_index_is_held_to_the_geometry_wherever_it_stands(place, transposed, monkeypatch):
+    layout = Layout(transpose=transposed)
+    data = rendered(NPZ, example(layout=layout, kernel_index=True))
+    assert findings(crafted.checked(data))["kernel_index"].holds
+    contents = crafted.arrays(data)
+    contents["kernel_index"][place] ^= 1
+    for module in (verification, matrix_format):
+        monkeypatch.setattr(module, "CHUNK", 20)
+    row = int(np.searchsorted(contents["indptr"], place, side="right")) - 1
+    assert crafted.checked(saved(contents)).complaint == (
+        f"kernel_index: kernel_index of row {row} names other kernel elements"
+    )
+
+
+@pytest.mark.parametrize("value", [-1, -16, 16, 17, 2**31 - 1])
+def test_a_kernel_index_beyond_the_kernel_is_told(value):
+    contents = crafted.arrays(rendered(NPZ, example(kernel_index=True)))
+    contents["kernel_index"][[40, 41]] = value, -2
+    told = f"kernel_index: kernel_index has {value}, beyond the 16 weights"
+    assert crafted.checked(saved(contents)).complaint == told
 
 
 # --- the colours --------------------------------------------------------------------------------
@@ -442,6 +704,75 @@ def test_strips_add_up_to_their_slab(problem, layout, most):
             total += layout.vector(strip.layer.apply(x[strip.reads]))
         assert covered.max() == 1
         assert total.tolist() == whole[slab.rows.start : slab.rows.stop].tolist()
+
+
+# --- structure ----------------------------------------------------------------------------------
+
+
+def threes() -> Subject:
+    """[[0 1 2] [1 2 3] [2 3 4]] are its columns."""
+    kernel = np.array([[[1, 2, 3]]], np.float32)
+    layer = Convolution(kernel, IndexMap((1, 1, 3), (Axis(5, 3, 3, 1, 1, 0),)))
+    return Subject(Matrix(layer), True)
+
+
+def block(indices: list[int], first: int = 0) -> Block:
+    """Rows of three entries, the first of them row `first`."""
+    indptr = np.arange(0, len(indices) + 1, 3)
+    return Block(first, indptr, np.array(indices), np.ones(len(indices), np.float32))
+
+
+def held(*blocks: Block) -> Finding:
+    check = Structure(threes())
+    for one in blocks:
+        check.hold(one, slice(one.first, one.first + len(one.indptr) - 1))
+    return check.finding()
+
+
+@pytest.mark.parametrize(
+    ("indices", "told"),
+    [
+        ([0, 1, 2, 1, 9, 3, 2, -3, 4], "row 1 has column 9, out of range [0, 5)"),
+        ([0, 1, 2, 1, -2, 3, 2, 5, 4], "row 1 has column -2, out of range [0, 5)"),
+        ([0, 1, 2, 1, 2, 3, 2, 3, 5], "row 2 has column 5, out of range [0, 5)"),
+        ([-1, 1, 2, 1, 2, 3, 2, 3, 4], "row 0 has column -1, out of range [0, 5)"),
+        ([0, 2, 1, 0, 2, 3, 2, 3, 3], "row 0 has column 1 after 2: columns must"),
+        ([0, 1, 1, 1, 2, 3, 3, 2, 4], "row 0 has column 1 after 1: columns must"),
+        ([0, 1, 2, 1, 3, 2, 2, 3, 4], "row 1 has column 2 after 3: columns must"),
+        ([0, 1, 2, 1, 2, 3, 2, 4, 3], "row 2 has column 3 after 4: columns must"),
+    ],
+)
+def test_the_first_column_that_is_wrong_is_named_with_its_row(indices, told):
+    assert held(block([0, 1, 2, 1, 2, 3, 2, 3, 4])).holds
+    with pytest.raises(WrongContents) as error:
+        held(block(indices))
+    assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize("indptr", [[0, 0, 3], [0, 3, 3], [0, 0, 3, 3], [0, 0, 0, 3, 3, 3]])
+def test_beside_empty_rows_columns_must_increase_all_the_same(indptr):
+    check = Structure(threes())
+    data, rows = np.ones(3, np.float32), slice(0, len(indptr) - 1)
+    check.hold(Block(0, np.array(indptr), np.array([0, 1, 2]), data), rows)
+    for indices in ([1, 0, 2], [0, 2, 1]):
+        with pytest.raises(WrongContents, match="columns must increase strictly"):
+            check.hold(Block(0, np.array(indptr), np.array(indices), data), rows)
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 5])
+def test_rows_are_counted_from_the_first_of_the_block(first):
+    for indices, told in (([0, 1, 2, 1, 9, 3], "column 9, out"), ([0, 1, 2, 1, 3, 2], "column 2 ")):
+        with pytest.raises(WrongContents) as error:
+            held(block(indices, first))
+        assert str(error.value).startswith(f"row {first + 1} has {told}")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_entries_are_as_many_as_planned_no_fewer_and_no_more(rows):
+    blocks = [block([0, 1, 2], row) for row in range(3)]
+    assert held(*blocks).detail.startswith("9 entries")
+    with pytest.raises(WrongContents, match=f"^{3 * rows} entries, where the geometry plans 9$"):
+        held(*(blocks * 2)[:rows])
 
 
 # --- the report and the command -----------------------------------------------------------------

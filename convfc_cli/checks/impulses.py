@@ -68,7 +68,7 @@ class Impulses(Check):
         self._expected: _Answers | None = None
         shape = subject.layer.input_shape
         self._column = subject.matrix.layout.tensor(np.arange(subject.columns), shape)
-        self._colour = np.full(subject.columns, -1)
+        self._colour = np.zeros(subject.columns, np.int64)
 
     def expect(self, slab: Slab) -> None:
         self._expected = None
@@ -114,10 +114,10 @@ class Impulses(Check):
         done = 0
         self._colour[:] = -1
         for strip in slab.strips():
-            layer, column = strip.layer, self._column[strip.reads].reshape(-1)
+            layer, column = strip.layer, self._column[strip.reads].ravel()
             colours = layer.colours()
             count = int(colours.max()) + 1
-            self._colour[column] = colours.reshape(-1) + done
+            self._colour[column] = colours.ravel() + done
             size = max(1, BATCH // max(colours.size, len(slab.rows)))
             for start in range(0, count, size):
                 batch = np.arange(start, min(start + size, count))
@@ -140,15 +140,15 @@ class Impulses(Check):
         count = self._answer(runtime, layer, [(lit, ones)])
         label = self._answer(runtime, layer, [(lit * part, ones) for part in _parts(labels)])
         value = self._answer(runtime, layer, [(lit, part) for part in _parts(weights)])
-        if int(count.max(initial=0)) > 1:
+        if int(count.max()) > 1:
             raise _NoAnswer(f"by {runtime.label} an output reads two inputs that never meet in one")
         silent = count == 0
         if label[silent].any() or value[silent].any() or (label[~silent] == 0).any():
             raise _NoAnswer(f"{runtime.label} answers where nothing was put in")
-        if int(label.max(initial=0)) > colours.size:
+        if int(label.max()) > colours.size:
             raise _NoAnswer(f"{runtime.label} answers by a place that there is not")
         place = label.astype(np.int64) - 1
-        if ((colours.reshape(-1)[place] != batch[:, None]) & ~silent).any():
+        if ((colours.ravel()[place] != batch[:, None]) & ~silent).any():
             raise _NoAnswer(f"{runtime.label} answers by a place where nothing was put in")
         return _Answers(np.where(silent, -1, column[place]), value.astype(weights.dtype))
 
@@ -209,7 +209,7 @@ def most_rows(layer: Linear) -> int:
 def _parts(numbers: Array) -> Iterator[Array]:
     """Unsigned numbers in parts of 24 bits, the lowest first, in float32."""
     numbers = numbers.astype(np.uint64)
-    size = int(numbers.max(initial=0)).bit_length()
+    size = int(numbers.max()).bit_length()
     for shift in range(0, max(size, 1), PART):
         part = numbers >> np.uint64(shift) & np.uint64(2**PART - 1)
         yield part.astype(np.float32)
