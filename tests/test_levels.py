@@ -37,12 +37,12 @@ from convfc_cli.runtimes import onnxruntime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import NAMES, runtime
 from convfc_cli.runtimes.runtime import Original, Runtime, as_read
-from convfc_cli.taps import IndexMap, colouring
+from convfc_cli.taps import IndexMap
 from convfc_cli.verification import Proof
-from tests import brute, crafted
+from tests import crafted
 from tests.cli_models import net, run
 from tests.crafted import example, rendered, saved
-from tests.strategies import axes, layouts, problems
+from tests.strategies import layouts, problems
 
 Array = NDArray[Any]
 
@@ -664,17 +664,6 @@ def test_a_kernel_index_beyond_the_kernel_is_told(value):
 
 
 # --- the colours --------------------------------------------------------------------------------
-
-
-@given(axis=axes(), transposed=st.booleans())
-def test_no_output_reads_two_inputs_of_one_colour(axis, transposed):
-    span, period = colouring(axis, transposed=transposed)
-    read: dict[int, list[int]] = {}
-    for o, i, _ in brute.axis_taps(axis):
-        output, source = (i, o) if transposed else (o, i)
-        read.setdefault(output, []).append(source // span % period)
-    assert all(len(set(found)) == len(found) for found in read.values())
-    assert period <= axis.kernel
 
 
 @given(problem=problems())

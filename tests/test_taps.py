@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import LARGEST, Axis
 from convfc_cli.layout import Layout
-from convfc_cli.taps import IndexMap, Tap, count_taps, row_taps, segments, tap_interval
+from convfc_cli.taps import IndexMap, Tap, colouring, count_taps, row_taps, segments, tap_interval
 from tests import brute
 from tests.strategies import axes, layouts, problems
 
@@ -104,6 +104,38 @@ def test_segments_unroll_to_every_row_in_order(axis, transposed):
     rows = row_count(axis, transposed)
     assert unrolled == [brute_row(axis, row, transposed) for row in range(rows)]
     assert len(stretches) <= 2 * axis.kernel + 1 + transposed  # and a last block that is not whole
+
+
+COLOURINGS = {  # (kernel, stride, dilation): (run, period), and of the transposed axis
+    (3, 1, 1): ((1, 3), (1, 3)),
+    (3, 1, 2): ((2, 3), (2, 3)),
+    (3, 2, 1): ((1, 3), (1, 2)),  # o and o + 1 meet through t and t - 2; o and o + 2 never
+    (4, 2, 1): ((1, 4), (1, 2)),
+    (5, 2, 1): ((1, 5), (1, 3)),
+    (2, 5, 1): ((1, 2), (1, 1)),
+    (3, 4, 6): ((6, 3), (3, 2)),  # g = 2: o and o + 3 meet through t and t - 2
+    (7, 6, 4): ((4, 7), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("steps", COLOURINGS, ids=str)
+def test_colourings_by_hand(steps):
+    axis = Axis(20, 20, *steps, offset=0)
+    found = tuple(colouring(axis, transposed=transposed) for transposed in (False, True))
+    assert found == COLOURINGS[steps]
+    with pytest.raises(TypeError):
+        colouring(axis, False)
+
+
+@given(axis=axes(), transposed=st.booleans())
+def test_no_output_reads_two_inputs_of_one_colour(axis, transposed):
+    span, period = colouring(axis, transposed=transposed)
+    read = {}
+    for o, i, _ in brute.axis_taps(axis):
+        output, source = (i, o) if transposed else (o, i)
+        read.setdefault(output, []).append(source // span % period)
+    assert all(len(set(found)) == len(found) for found in read.values())
+    assert period <= axis.kernel
 
 
 def test_the_segments_of_a_transposed_axis_by_hand():
