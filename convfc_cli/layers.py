@@ -102,7 +102,12 @@ class Linear(ABC):
 
         This one suits every layer; a kind that knows better needs fewer.
         """
-        return np.arange(prod(self.input_shape)).reshape(self.input_shape)
+        return np.arange(self.most_colours).reshape(self.input_shape)
+
+    @property
+    def most_colours(self) -> int:
+        """How many numbers `colours` has."""
+        return prod(self.input_shape)
 
     def apply(self, x: Array, weights: Weights | None = None) -> Array:
         """The map without its bias: x (input_shape) to y (output_shape), never by way of `rows`.
@@ -199,10 +204,21 @@ class Convolution(Linear):
         """The channel within its group, and a colour along each axis (`taps.colouring`)."""
         channels, *sizes = self.input_shape
         found = np.arange(channels) % (channels // self.index_map.groups)
-        for axis, size in zip(self.index_map.axes, sizes, strict=True):
-            run, period = colouring(axis, transposed=self.index_map.transposed)
-            period = min(period, -(-size // run))
+        for size, (run, period) in zip(sizes, self._colourings(), strict=True):
             found = found[..., None] * period + np.arange(size) // run % period
+        return found
+
+    @property
+    def most_colours(self) -> int:
+        channels = self.input_shape[0] // self.index_map.groups
+        return channels * prod(period for _, period in self._colourings())
+
+    def _colourings(self) -> list[tuple[int, int]]:
+        """(run, period) along each axis, the period no more than the inputs have."""
+        found = []
+        for axis, size in zip(self.index_map.axes, self.input_shape[1:], strict=True):
+            run, period = colouring(axis, transposed=self.index_map.transposed)
+            found.append((run, min(period, -(-size // run))))
         return found
 
     def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:

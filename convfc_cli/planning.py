@@ -163,7 +163,8 @@ def make_plan(
         name = f"{stem(entry.position, entry.name, width)}{kind.suffixes[0]}"
         path = file or Path(folder or ".") / name
         if options.verify and to_disk and form != "operator":
-            check_size(spec.shape(index_map)[1], options.probes)
+            rows, columns = spec.shape(index_map)
+            check_size(columns, rows, options.probes)
         items.append(Item(entry, spec, kind, path, kind.size(spec, index_map, dtype)))
     if not items:
         error = copy(failures[0][1])

@@ -98,7 +98,8 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
-        return {**asdict(self), "ok": self.ok, "verdict": self.verdict}
+        derived = {"ok": self.ok, "verdict": self.verdict}
+        return {**asdict(self), "seed": str(self.seed), **derived}  # JSON's numbers have 53 bits
 
 
 def wrong(file: str, check: str, detail: str) -> Report:

@@ -16,7 +16,6 @@ alone, that its kernel and geometry are the model's.
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.checks.check import Check, Subject, bits
-from convfc_cli.checks.impulses import Impulses, most_rows
+from convfc_cli.checks.impulses import EXHAUSTIVE_VECTORS, Impulses, most_rows
 from convfc_cli.checks.integers import Integers
 from convfc_cli.checks.probes import (
     MOST_PROBES,
@@ -46,6 +45,7 @@ from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtime, runtimes
 from convfc_cli.runtimes.runtime import Original, Runtime, as_read
 from convfc_cli.streams import CHUNK
+from convfc_cli.taps import IndexMap
 
 T = TypeVar("T")
 
@@ -186,7 +186,8 @@ class _Pass:
     def _checks(self) -> list[Check]:
         """The levels that are asked for, ready for the first row."""
         subject, proof = self._subject, self._proof
-        check_size(prod(subject.layer.input_shape), proof.probes)
+        more = EXHAUSTIVE_VECTORS if proof.exhaustive else 0
+        check_size(subject.columns, subject.rows, proof.probes + more)
         inputs = self._timed(Probes.name, self._inputs)
         checks: list[Check] = [Structure(subject), Probes(subject, inputs, proof.strength)]
         if proof.exhaustive:
@@ -248,7 +249,10 @@ def _impulse_runtimes(proof: Proof) -> list[Runtime]:
 def _nothing_stored(proof: Proof) -> list[Finding]:
     """What was asked of an operator file and cannot be."""
     asked = [Impulses.name] * proof.exhaustive + [Integers.name, Reals.name] * bool(proof.against)
-    return [Finding(name, None, "an operator file stores no entries") for name in asked]
+    return [
+        Finding(name, None, "an operator file stores no entries (convert --form csr does)")
+        for name in asked
+    ]
 
 
 def _digest_finding(stored: Stored) -> Finding:
@@ -280,7 +284,8 @@ def _origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
         told = f"{origin.op} {origin.layer!r} of {origin.dtype or 'unknown dtype'}"
         return Finding("origin", False, f"the model's layer is not the {told} that the file names")
     if layer.index_map != original.index_map:
-        return Finding("origin", False, "the geometry is not that of the model's layer")
+        told = f"{_told(layer.index_map)}, in the model {_told(original.index_map)}"
+        return Finding("origin", False, f"the geometry is not that of the model's layer: {told}")
     if layer.kernel.dtype != original.kernel.dtype:
         return Finding(
             "origin", False, f"the kernel is {layer.dtype}, the model's layer {original.dtype}"
@@ -304,6 +309,11 @@ def _origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
     if origin.sha256 != expected.origin.sha256:
         told += "; the model file is another than the one it was written from"
     return Finding("origin", True, f"geometry, kernel and bias are {told}", against="the model")
+
+
+def _told(index_map: IndexMap) -> str:
+    shapes = (index_map.input_shape, index_map.output_shape, index_map.kernel_shape)
+    return "{} to {} by {}".format(*("x".join(map(str, shape)) for shape in shapes))
 
 
 def _widest(dtype: str) -> str:

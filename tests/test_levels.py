@@ -629,11 +629,13 @@ def test_a_seed_that_was_told_repeats_the_run_anywhere(seed, digest):
     assert drawn.astype("<u8").tobytes().hex() == digest
 
 
-def test_random_inputs_take_4_gib_at_most():
-    probes.check_size(107_374_182, 3)  # each with three probes and two vectors more, of 8 bytes
-    for inputs, count in ((107_374_183, 3), (107_374_182, 4)):
-        with pytest.raises(Refused, match=f"a proof with {count} probes takes .*4294967296"):
-            probes.check_size(inputs, count)
+def test_the_vectors_of_a_proof_take_4_gib_at_most():
+    # Of the inputs three for the probes and two more, of the outputs one, of 8 bytes each.
+    probes.check_size(107_374_182, 2, 3)
+    probes.check_size(2, 536_870_902, 3)
+    for sizes in ((107_374_183, 2, 3), (107_374_182, 3, 3), (107_374_182, 2, 4)):
+        with pytest.raises(Refused, match=f"with {sizes[0]} inputs .*4294967296"):
+            probes.check_size(*sizes)
 
 
 # --- kernel_index -------------------------------------------------------------------------------
@@ -934,7 +936,31 @@ def test_what_could_not_be_checked_is_said_and_is_no_success(model: Path):
     assert done.code == 4
     assert done.out == "consistent\tc.npz\tdigest only\n"
     told = "convfc: c.npz: not checked (impulses, integers, reals): an operator file stores no"
+    assert (
+        "\n0 of 1 proven, 1 consistent (nothing is proven of them), 1 not checked as asked\n"
+        in (done.err)
+    )
     assert told in done.err
+
+
+def test_the_json_of_what_cannot_be_read_says_so(model: Path):
+    run("convert", model, "-o", "c.npz").succeeded()
+    for files in (("none.npz",), ("c.npz", "none.npz")):
+        done = run("verify", *files, "--json")
+        assert done.code == 2
+        *good, bad = json.loads(done.out)
+        assert (bad["file"], bad["verdict"]) == ("none.npz", "error")
+        assert bad["error"] in done.err
+        assert [report["verdict"] for report in good] == ["proven"] * len(good)
+
+
+def test_the_number_of_colours_is_known_without_making_them():
+    for transposed in (False, True):
+        axis = Axis(13, 7, 3, 2, 2, 2)
+        layer = Convolution(
+            np.ones((4, 3, 3, 3), np.float32), IndexMap((4, 3, 3, 3), (axis, axis), 2, transposed)
+        )
+        assert layer.most_colours == layer.colours().max() + 1
 
 
 def test_exhaustive_from_the_command(model: Path):

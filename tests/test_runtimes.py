@@ -77,6 +77,16 @@ def test_what_would_take_too_much_memory_is_not_run(name, axis, transposed):
     assert asked(name).apply(layer, x, kernel) == TOO_LARGE
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_transposed_layer_of_more_products_than_memory_is_not_run(name):
+    kernel = np.ones((1, 1, 2**15), np.float32)
+    axis = Axis(2**15 + 2**15 - 1, 2**15, 2**15, 1, 1, 0)
+    layer = Convolution(kernel, IndexMap(kernel.shape, (axis,), 1, True))
+    reason = asked(name).apply(layer, np.zeros((1, 1, 2**15), np.float32), kernel)
+    assert isinstance(reason, str)
+    assert "too" in reason
+
+
 def test_a_node_is_made_once_for_each_geometry():
     index_map = IndexMap((1, 1, 2), (Axis(5, 4, 2, 1, 1, 0),))
     assert stated(index_map, "float32", bias=False) is stated(index_map, "float32", bias=False)

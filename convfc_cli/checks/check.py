@@ -139,7 +139,8 @@ def add_product(subject: Subject, block: Block, data: Array, x: Array, out: Arra
     """
     last = block.first + len(block.indptr) - 1
     if not subject.matrix.layout.transpose:
-        out[block.first : last] += product(block, data, x)
+        with np.errstate(all="ignore"):  # a stranger's weights may be anything
+            out[block.first : last] += product(block, data, x)
     elif len(block.indices):
         from scipy.sparse import csr_array
 

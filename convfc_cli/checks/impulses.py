@@ -43,6 +43,12 @@ class _NoAnswer(Exception):
     """A runtime that cannot run a layer, or says of it what no layer does: why."""
 
 
+EXHAUSTIVE_VECTORS = 6
+"""Vectors of all inputs beside those of the probes: what stands in which column, and the colours,
+labels and light of a strip that is all of them.
+"""
+
+
 @dataclass(frozen=True)
 class _Answers:
     """What each row of a slab answers to each colour: (colours, rows)."""
@@ -203,7 +209,7 @@ class Impulses(Check):
 
 def most_rows(layer: Linear) -> int:
     """Rows of a slab that has room for what each of them answers to each colour."""
-    return max(1, CHUNK // (int(layer.colours().max()) + 1))
+    return max(1, CHUNK // layer.most_colours)
 
 
 def _parts(numbers: Array) -> Iterator[Array]:

@@ -27,7 +27,7 @@ from convfc_cli.report import Finding
 Array = NDArray[Any]
 
 LARGEST = 2**32
-"""Bytes of all random inputs together: a vector of 64-bit numbers for each probe and two more."""
+"""Bytes of the vectors that a proof holds."""
 
 PROBES = 3
 """Probes by default: a wrong matrix passes with probability at most 2**-96."""
@@ -129,12 +129,15 @@ def uniform(seed: int, probe: int, shape: tuple[int, ...]) -> Array:
     return np.frombuffer(stream, np.uint64).reshape(shape)
 
 
-def check_size(inputs: int, probes: int) -> None:
-    """Raise `Refused` where the random inputs of a proof would take too much memory."""
-    if 8 * inputs * (probes + 2) > LARGEST:
+def check_size(inputs: int, outputs: int, probes: int) -> None:
+    """Raise `Refused` where a proof would take too much memory: a vector of the inputs for each
+    probe and two more, and one of the outputs.
+    """
+    size = 8 * (inputs * (probes + 2) + outputs)
+    if size > LARGEST:
         raise Refused(
-            f"a proof with {probes} probes takes {8 * inputs * (probes + 2)} bytes for the "
-            f"{inputs} inputs of the layer, more than {LARGEST}: --no-verify writes it without"
+            f"a proof of a layer with {inputs} inputs and {outputs} outputs takes {size} bytes, "
+            f"more than {LARGEST}: fewer --probes, or convert --no-verify, take less"
         )
 
 

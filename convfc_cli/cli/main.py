@@ -157,7 +157,10 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
     if isinstance(error, ConvfcError):
         return _line(f"error: {error}", error.exit_code)
     if isinstance(error, MemoryError):
-        return _line("error: out of memory; --no-verify, or fewer layers with -l, take less", 5)
+        return _line(
+            "error: out of memory; convert -l or --no-verify, verify with fewer checks take less",
+            5,
+        )
     if isinstance(error, OSError):  # files raise errors of ours: this is standard output
         _discard_output()
         what = error.filename if error.filename is not None else "the output"

@@ -60,7 +60,7 @@ Examples:
     is_flag=True,
     help="Also compare every entry and every zero, one by one, with the responses to impulses: of "
     "the runtime that --against names, else onnxruntime where it is installed; of the oracle where "
-    "that cannot. No probability is left.",
+    "that cannot. No probability is left, but for a stored kernel_index.",
 )
 @click.option(
     "--against",
@@ -99,6 +99,7 @@ def verify(
     if (input_shapes or bare) and model is None:
         raise UsageError("--input-shape and --weight are of a model's: they go with --model")
     reports: list[Report] = []
+    told: list[dict[str, Any]] = []
     codes: list[int] = []
     human = is_terminal(sys.stdout)
     files = _files(matrices)
@@ -114,29 +115,44 @@ def verify(
                 ):
                     reporter.stop()
                     reports.append(report)
+                    told.append(report.to_json())
                     codes.append((4 if report.undone else 0) if report.ok else 1)
                     if not as_json:
-                        _tell(report, table=human and not quiet)
+                        _print(report, table=human and not quiet)
+                    _say(report)
         except ConvfcError as error:
-            if len(files) == 1 and not reports:
+            if len(files) == 1 and not reports and not as_json:
                 raise
             say(f"convfc: error: {error}")
             codes.append(error.exit_code)
+            name = None if isinstance(file, ConvfcError) else str(file[0])
+            told.append({"file": name, "verdict": "error", "error": str(error)})
     if as_json:
-        print_json([report.to_json() for report in reports])
-    proven = sum(report.verdict == "proven" for report in reports)
-    consistent = sum(report.verdict == "consistent" for report in reports)
-    also = f", {consistent} consistent (nothing is proven of them)" if consistent else ""
-    say(f"{proven} of {len(codes)} proven{also}", quiet=quiet)
+        print_json(told)
+    say(_counted(reports, len(codes)), quiet=quiet)
     ctx.exit(gravest(codes))
 
 
-def _tell(report: "Report", *, table: bool) -> None:
+def _counted(reports: "list[Report]", files: int) -> str:
+    """The last line: how many of how many."""
+    proven = sum(report.verdict == "proven" for report in reports)
+    consistent = sum(report.verdict == "consistent" for report in reports)
+    undone = sum(report.ok and bool(report.undone) for report in reports)
+    also = f", {consistent} consistent (nothing is proven of them)" if consistent else ""
+    also += f", {undone} not checked as asked" if undone else ""
+    return f"{proven} of {files} proven{also}"
+
+
+def _print(report: "Report", *, table: bool) -> None:
     if table:
         print_report(report)
     else:
         told = report.strength if report.ok else report.complaint
         print("\t".join(map(printable, (report.verdict, report.file, told))), flush=True)
+
+
+def _say(report: "Report") -> None:
+    """What is wrong, and what was not checked, in a line each."""
     if not report.ok:
         say(f"convfc: {report.file} is WRONG: {report.complaint}")
     undone: dict[str, list[str]] = {}
@@ -173,10 +189,13 @@ def _files(given: tuple[str, ...]) -> list[File]:
 def _default() -> list[str]:
     """What is meant where nothing is named: the folders here, else what is piped in."""
     folders = sorted(str(path) for path in Path().glob("*.fc") if path.is_dir())
-    if folders:
-        return folders
     mode = os.fstat(sys.stdin.fileno()).st_mode if sys.stdin is not None else 0
-    if stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
+    piped = stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+    if folders:
+        if piped:
+            say("convfc: standard input is not read: there are *.fc folders here; - names it")
+        return folders
+    if piped:
         return ["-"]
     raise UsageError(
         "nothing to verify: no *.fc folder here, and standard input is no pipe; name a matrix file"

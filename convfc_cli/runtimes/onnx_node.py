@@ -136,7 +136,7 @@ class NodeRuntime(Runtime):
             with np.errstate(all="ignore"):
                 return np.asarray(self.answer(node, feeds))
         except Exception as error:  # it raises types of its own for whatever it does not implement
-            told = re.sub(r"^\[ONNXRuntimeError\] : \d+ : ", "", str(error))
+            told = re.sub(r"^(\[ONNXRuntimeError\] : \d+ : |.*Status Message: )", "", str(error))
             return f"{self.name} cannot run it ({shorten(told, 100, placeholder=' ...')})"
 
     @abstractmethod

@@ -1,11 +1,15 @@
 """onnxruntime, where it is installed: the runtime that most models run on."""
 
 from importlib.util import find_spec
+from math import prod
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
 from convfc_cli.runtimes.runtime import Array
+
+LARGEST_SCATTER = 2**27
+"""Products of a transposed convolution that it holds before it adds them up: 512 MiB."""
 
 
 class Onnxruntime(NodeRuntime):
@@ -29,6 +33,10 @@ class Onnxruntime(NodeRuntime):
             for axis in index_map.axes:
                 if axis.stride > axis.span:
                     return "is known to be wrong for SAME padding with a stride beyond the kernel"
+        if index_map.transposed:
+            group = index_map.kernel_shape[1] * prod(index_map.kernel_shape[2:])
+            if group * prod(axis.outputs for axis in index_map.axes) > LARGEST_SCATTER:
+                return "would take too much memory for it"
         return ""
 
     def answer(self, node: Node, feeds: dict[str, Array]) -> Any:

@@ -9,10 +9,10 @@ import onnx
 from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
 from convfc_cli.runtimes.runtime import Array
 
-LARGEST_COLUMNS = 2**28
+LARGEST_COLUMNS = 2**25
 """Elements of the im2col matrix that it makes."""
 
-LARGEST_SCATTER = 2**21
+LARGEST_SCATTER = 2**18
 """Products that it scatters for a transposed convolution, one by one in Python."""
 
 
