@@ -155,6 +155,54 @@ def test_as_many_impulses_are_put_in_at_once_as_memory_is_asked_for(batch, monke
     assert sum(seen) == 4 * 5
 
 
+def test_a_slab_has_room_for_what_each_row_answers_to_each_colour(monkeypatch):
+    monkeypatch.setattr(impulses, "CHUNK", 100)
+    axis = Axis(9, 9, 3, 1, 1, 1)
+    kernel = np.ones((4, 3, 3), np.float32)
+    layer = Convolution(kernel, IndexMap((4, 3, 3), (axis,), 2))
+    assert impulses.most_rows(layer) == 11  # of nine colours: three places in three channels
+    monkeypatch.setattr(impulses, "CHUNK", 8)
+    assert impulses.most_rows(layer) == 1
+
+
+FIVE = Convolution(
+    np.arange(1, 6, dtype=np.float32).reshape(1, 1, 5),
+    IndexMap((1, 1, 5), (Axis(12, 8, 5, 1, 1, 0),)),
+)
+"""Eight outputs, each of five inputs in a row: colours 0 to 4, again and again."""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda y: y[..., :-1], "answering gives (1, 7), the layer (1, 8)"),
+        (lambda y: y[:3], "answering gives (1, 8), the layer (1, 8)"),
+        (
+            lambda y: y + np.arange(1, 1 + y.size).reshape(y.shape) / 64,
+            "answering gives 1.015625 to impulses, where a whole number of at most 24 bits is the "
+            "only right answer",
+        ),
+    ],
+)
+def test_what_a_runtime_did_wrong_is_told_as_it_was(spoil, told):
+    stored = stored_of(NPZ, Matrix(FIVE))
+    finding = walked(stored, by_impulses(Answering(spoil)), most=10**6)
+    assert (finding.holds, finding.detail) == (None, told)
+
+
+@pytest.mark.parametrize("step", [-1, 1])
+def test_an_answer_by_the_neighbour_of_the_place_is_none(step):
+    calls = iter(range(100))  # the second of four are the numbers of the places
+
+    def neighbours(y: Array) -> Array:
+        beside = np.clip(y + step, 1, 12)
+        return np.where(y > 0, beside, y) if next(calls) == 1 else y
+
+    finding = walked(stored_of(NPZ, Matrix(FIVE)), by_impulses(Answering(neighbours)), most=10**6)
+    assert finding.holds is None
+    assert finding.detail == "answering answers by a place where nothing was put in"
+
+
 @pytest.mark.parametrize("part", [1, 2, 5, 24])
 def test_numbers_are_sent_in_parts_of_any_size(part, monkeypatch):
     monkeypatch.setattr(impulses, "PART", part)

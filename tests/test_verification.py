@@ -267,6 +267,9 @@ def test_a_layer_with_more_inputs_than_memory_is_refused_with_both_sizes(monkeyp
     needed = 8 * (48 * 5 + 12)
     monkeypatch.setattr(probes, "LARGEST", needed)
     assert crafted.checked(data).ok
+    monkeypatch.setattr(probes, "LARGEST", needed + 8 * 48 * 6)
+    assert crafted.checked(data, exhaustive=True).ok
+    monkeypatch.setattr(probes, "LARGEST", needed + 8 * 48 * 6 - 1)
     with pytest.raises(Refused):
         crafted.checked(data, exhaustive=True)
     monkeypatch.setattr(probes, "LARGEST", needed - 1)
