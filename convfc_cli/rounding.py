@@ -8,7 +8,7 @@ Source: Jeannerod & Rump 2013.
 that a kernel misread, or a padding misunderstood, does not pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.layers import Linear, Slab
+from convfc_cli.layers import Linear
 from convfc_cli.layout import Layout
 from convfc_cli.report import Finding
 from convfc_cli.streams import CHUNK
@@ -83,17 +83,12 @@ def check_runtime(layer: Linear, witness: Witness) -> Finding:
     if witness.y.shape != shape:
         return Finding("runtime", False, f"{runtime}, gives {witness.y.shape}, the layer {shape}")
     layout = Layout()
-    y, bias = layout.vector(witness.y), layout.vector(layer.bias_tensor())
-    x, ones = witness.x.astype(np.float64), np.ones(layer.input_shape, np.uint64)
+    y = layout.vector(witness.y)
     largest, left_out = 0.0, 0
-    for slab in layer.slabs(layout, CHUNK // 4):
-        part = slice(slab.rows.start, slab.rows.stop)
-        answer, scale = real_answer(slab, x, bias[part])
-        terms = slab.apply(ones, as_ones).astype(np.float64) + 1
-        bound = witness.bound(terms, scale, answer)
+    for part, answer, bound in bounds(layer, witness, layout):
         worst, wrong, skipped = worst_ratio(y[part], answer, bound, finite=layer.finite)
         if wrong is not None:
-            place = layout.unflatten(slab.rows.start + wrong, shape)
+            place = layout.unflatten(part.start + wrong, shape)
             told = f"gives {y[part][wrong]!s}, the layer as it was read {answer[wrong]:.9g}"
             return Finding("runtime", False, f"output {place}: {runtime}, {told}")
         largest, left_out = max(largest, worst), left_out + skipped
@@ -101,13 +96,20 @@ def check_runtime(layer: Linear, witness: Witness) -> Finding:
     return Finding("runtime", compared, f"{runtime}: {told_ratio(largest, left_out, prod(shape))}")
 
 
-def real_answer(slab: Slab, x: Array, bias: Array) -> tuple[Array, Array]:
-    """(M x + b, |M| |x| + |b|) of a slab, by the oracle in float64."""
-    bias = as_float64(bias)
-    with np.errstate(all="ignore"):  # a stranger's weights may overflow
-        answer = slab.apply(x, as_float64) + bias
-        scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
-    return answer, scale
+def bounds(layer: Linear, witness: Witness, layout: Layout) -> Iterator[tuple[slice, Array, Array]]:
+    """(which outputs, the layer's answer to the witness's x, how far its y may be from that), by
+    the oracle in float64 and slab by slab, as vectors in the order of the layout.
+    """
+    x, ones = as_float64(witness.x), np.ones(layer.input_shape, np.uint64)
+    vector = layout.vector(layer.bias_tensor())
+    for slab in layer.slabs(layout, CHUNK // 4):
+        part = slice(slab.rows.start, slab.rows.stop)
+        bias = as_float64(vector[part])
+        with np.errstate(all="ignore"):  # a stranger's weights may overflow
+            answer = slab.apply(x, as_float64) + bias
+            scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
+        terms = slab.apply(ones, as_ones).astype(np.float64) + 1
+        yield part, answer, witness.bound(terms, scale, answer)
 
 
 def worst_ratio(

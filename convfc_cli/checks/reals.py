@@ -14,16 +14,8 @@ from convfc_cli.errors import WrongContents
 from convfc_cli.layers import Slab
 from convfc_cli.matrices.format import Block
 from convfc_cli.report import Finding
-from convfc_cli.rounding import (
-    Witness,
-    as_float64,
-    as_ones,
-    real_answer,
-    told_ratio,
-    worst_ratio,
-)
+from convfc_cli.rounding import as_float64, bounds, told_ratio, worst_ratio
 from convfc_cli.runtimes.runtime import Original, Runtime
-from convfc_cli.streams import CHUNK
 
 Array = NDArray[Any]
 
@@ -44,23 +36,11 @@ class Reals(Check):
                 f"{self._what}, run by {self._label}, makes {witness.y.shape} of "
                 f"{witness.x.shape}, the layer {layer.output_shape} of {layer.input_shape}"
             )
-        x = as_float64(witness.x)
-        self._x = subject.vector(x)
-        self._bias = subject.vector(layer.bias_tensor())
-        self._bound = self._allowed(witness, x)
-        self._sums = as_float64(self._bias)
-
-    def _allowed(self, witness: Witness, x: Array) -> Array:
-        """How far apart each two outputs may be: by the oracle, not by the file that is checked."""
-        layer, layout = self._subject.matrix.layer, self._subject.matrix.layout
-        ones = np.ones(layer.input_shape, np.uint64)
-        allowed = []
-        for slab in layer.slabs(layout, CHUNK):
-            part = slice(slab.rows.start, slab.rows.stop)
-            answer, scale = real_answer(slab, x, self._bias[part])
-            terms = slab.apply(ones, as_ones).astype(np.float64) + 1
-            allowed.append(witness.bound(terms, scale, answer))
-        return np.concatenate(allowed)
+        self._x = subject.vector(as_float64(witness.x))
+        self._sums = as_float64(subject.vector(layer.bias_tensor()))
+        # By the oracle, not by the file that is checked.
+        parts = bounds(layer, witness, subject.matrix.layout)
+        self._bound = np.concatenate([bound for _, _, bound in parts])
 
     def expect(self, slab: Slab) -> None:
         pass
