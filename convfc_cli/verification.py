@@ -164,7 +164,8 @@ class _Pass:
         self, stored: Stored, proof: Proof, seed: int, node: Original, findings: list[Finding]
     ) -> None:
         """What is found is appended to `findings`."""
-        self._stored, self._subject = stored, Subject(stored.matrix, stored.structural)
+        self._stored = stored
+        self._subject = Subject(stored.matrix, stored.structural, stored.by_column)
         self._proof, self._seed, self._node, self._findings = proof, seed, node, findings
         self._most = max(1, CHUNK // max(1, self._subject.nonzeros // self._subject.rows))
         self._cost: dict[str, float] = {}

@@ -30,20 +30,35 @@ class Subject:
     structural: bool
     """Whether zeros can be stored as entries."""
 
+    by_column: bool = False
+    """Whether what is called a row here is a column of the matrix: the file is stored by columns,
+    and is the transpose stored by rows.
+    """
+
+    @property
+    def transposed(self) -> bool:
+        """Whether a row is an input, and not an output."""
+        return self.matrix.layout.transpose != self.by_column
+
     @cached_property
     def layer(self) -> Linear:
         """The layer whose outputs are the rows: of a transposed matrix, the adjoint."""
-        return self.matrix.layer.adjoint() if self.matrix.layout.transpose else self.matrix.layer
+        return self.matrix.layer.adjoint() if self.transposed else self.matrix.layer
 
     @property
     def rows(self) -> int:
-        """Rows of the stored matrix."""
-        return self.matrix.shape[0]
+        """How many rows are stored."""
+        return self.matrix.shape[self.by_column]
 
     @property
     def columns(self) -> int:
-        """Columns of the stored matrix."""
-        return self.matrix.shape[1]
+        """How many columns they are of."""
+        return self.matrix.shape[not self.by_column]
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What a person calls a row, and what a column."""
+        return ("column", "row") if self.by_column else ("row", "column")
 
     @property
     def nonzeros(self) -> int:
@@ -72,7 +87,8 @@ class Subject:
                 break
         else:
             return WrongContents(
-                f"row {at} is not what the layer computes, though its entries look right"
+                f"{self.words[0]} {at} is not what the layer computes, though its entries look "
+                f"right"
             )
         return WrongContents(self.entry(at, column, expected.get(column), found.get(column)))
 
@@ -85,12 +101,13 @@ class Subject:
             expected = zero if expected is None else expected
             found = zero if found is None else found
         layout, index_map = self.matrix.layout, self.matrix.layer.index_map
-        output, source = (column, row) if layout.transpose else (row, column)
+        output, source = (column, row) if self.transposed else (row, column)
         output_index = layout.unflatten(output, index_map.output_shape)
         input_index = layout.unflatten(source, index_map.input_shape)
         kernel = index_map.kernel_of(output_index, input_index)
+        place = (column, row) if self.by_column else (row, column)
         return WrongEntry(
-            *(row, column, output_index, input_index, kernel),
+            *(*place, output_index, input_index, kernel),
             expected=None if expected is None else shown(expected),
             found=None if found is None else shown(found),
         )
@@ -135,10 +152,10 @@ def add_product(subject: Subject, block: Block, data: Array, x: Array, out: Arra
     """Add to `out`, a vector of all the layer's outputs, what the block has of M x, with `data`
     for its entries and x a vector of all its inputs.
 
-    A transposed matrix has a row for each input: its rows are spread over the outputs.
+    Where a row is an input, it is spread over the outputs.
     """
     last = block.first + len(block.indptr) - 1
-    if not subject.matrix.layout.transpose:
+    if not subject.transposed:
         with np.errstate(all="ignore"):  # a stranger's weights may be anything
             out[block.first : last] += product(block, data, x)
     elif len(block.indices):

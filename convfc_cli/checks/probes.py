@@ -73,7 +73,7 @@ class Numbers(Check):
         self, subject: Subject, inputs: Sequence[Array], strength: str, slabs: Iterator[Slab]
     ) -> None:
         """`slabs` are those of `numbered(subject)`, cut as the layer's own."""
-        self._size = subject.matrix.layer.kernel.size
+        self._subject, self._size = subject, subject.matrix.layer.kernel.size
         self._inputs, self._strength, self._slabs = inputs, strength, slabs
         self._vectors = [subject.vector(x) for x in inputs]
         self._expected: list[Array] = []
@@ -92,9 +92,8 @@ class Numbers(Check):
             )
         row = _first_wrong(block, _plus_one(index), self._vectors, self._expected, part)
         if row is not None:
-            raise WrongContents(
-                f"kernel_index of row {block.first + row} names other kernel elements"
-            )
+            place = f"{self._subject.words[0]} {block.first + row}"
+            raise WrongContents(f"kernel_index of {place} names other kernel elements")
 
     def finding(self) -> Finding:
         told = "each entry's kernel element, by the same probes"
@@ -106,7 +105,7 @@ def numbered(subject: Subject) -> Linear:
     kernel = subject.matrix.layer.kernel
     numbers = np.arange(kernel.size, dtype=np.float64).reshape(kernel.shape)
     layer = Convolution(numbers, subject.matrix.layer.index_map)
-    return layer.adjoint() if subject.matrix.layout.transpose else layer
+    return layer.adjoint() if subject.transposed else layer
 
 
 def planes(dtype: np.dtype[Any], *, structural: bool) -> list[Weights]:

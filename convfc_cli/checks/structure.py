@@ -27,13 +27,14 @@ class Structure(Check):
 
     def hold(self, block: Block, part: slice) -> None:
         indices, columns = block.indices, self._subject.columns
+        row, column = self._subject.words
         self._entries += len(indices)
         if not len(indices):
             return
         if int(indices.min()) < 0 or int(indices.max()) >= columns:
             wrong = int(np.flatnonzero((indices < 0) | (indices >= columns))[0])
             raise WrongContents(
-                f"row {_row(block, wrong)} has column {int(indices[wrong])}, "
+                f"{row} {_row(block, wrong)} has {column} {int(indices[wrong])}, "
                 f"out of range [0, {columns})"
             )
         rising = indices[1:] > indices[:-1]
@@ -43,20 +44,23 @@ class Structure(Check):
         if not rising.all():
             wrong = int(np.flatnonzero(~rising)[0]) + 1
             raise WrongContents(
-                f"row {_row(block, wrong)} has column {int(indices[wrong])} after "
-                f"{int(indices[wrong - 1])}: columns must increase strictly"
+                f"{row} {_row(block, wrong)} has {column} {int(indices[wrong])} after "
+                f"{int(indices[wrong - 1])}: {column}s must increase strictly"
             )
 
     def finding(self) -> Finding:
+        row, column = self._subject.words
         if not self._subject.structural:
-            told = f"{self._subject.rows:,} rows of {self._subject.columns:,} entries"
+            told = f"{self._subject.rows:,} {row}s of {self._subject.columns:,} entries"
             return Finding(self.name, True, told, "every row", "the geometry")
         if self._entries != self._subject.nonzeros:
             raise WrongContents(
                 f"{self._entries} entries, where the geometry plans {self._subject.nonzeros}"
             )
-        told = f"{self._entries:,} entries, rows as long as the geometry says, columns increasing"
-        return Finding(self.name, True, told, "every row", "the geometry")
+        told = (
+            f"{self._entries:,} entries, {row}s as long as the geometry says, {column}s increasing"
+        )
+        return Finding(self.name, True, told, f"every {row}", "the geometry")
 
 
 def _row(block: Block, entry: int) -> int:

@@ -50,6 +50,11 @@ class Stored(ABC):
     structural: bool
     """Whether zeros can be stored as entries: a file in dense form tells no zero from another."""
 
+    by_column: bool = False
+    """Whether the file is stored by columns: `rows` then goes through the columns, each with its
+    entries by increasing row, as through the rows of the transpose.
+    """
+
     @abstractmethod
     def check_shapes(self) -> None:
         """Raise `WrongContents` unless the arrays have the shapes and dtypes that the geometry
