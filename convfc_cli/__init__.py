@@ -23,7 +23,7 @@ _HOMES = {
     "verify": "convfc_cli.conversion",
     "load": "convfc_cli.operators",
     "Axis": "convfc_cli.geometry",
-    "Convolution": "convfc_cli.layers",
+    "Convolution": "convfc_cli.layers.convolution",
     "IndexMap": "convfc_cli.taps",
     "Layout": "convfc_cli.layout",
     "Options": "convfc_cli.planning",

@@ -20,25 +20,30 @@ from convfc_cli.errors import (
     MalformedInput,
     OutputFailed,
     SizeMissing,
+    Unsupported,
     UsageError,
     WeightsAlone,
     WrongContents,
     gravest,
 )
 from convfc_cli.files import HEAD, Input, make_folder, opened, replacing, replacing_all
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.linear import Linear
+from convfc_cli.layers.product import Product
 from convfc_cli.layout import Layout
 from convfc_cli.manifest import MANIFEST, manifest
 from convfc_cli.matrices import registry as matrix_kinds
 from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.format import MatrixFormat, Stored
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.models import chain
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Bare, Entry, Model, Shapes, by_tensor
 from convfc_cli.naming import first_few
 from convfc_cli.planning import Item, Options, Plan, make_plan, select
 from convfc_cli.report import Finding, Report, wrong
-from convfc_cli.rounding import check_runtime
+from convfc_cli.rounding import Witness, check_runtime
+from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.runtime import Original
 from convfc_cli.verification import USUAL, Proof
 from convfc_cli.verification import verify as verify_stored
@@ -131,6 +136,8 @@ def convert(
     layers: Sequence[str] | str = (),
     input_shape: Shapes | Sequence[int] | None = None,
     bare: Bare | None = None,
+    include: Sequence[str] | str = (),
+    compose: Sequence[str] | str = (),
     options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> Conversion:
@@ -140,12 +147,15 @@ def convert(
     directory) or, for one layer, a file whose suffix picks the format. `input_shape` settles open
     sizes: the shape of the model's input with its batch, in the model's own order, or a mapping
     from tensors to theirs. `bare` describes a convolution of which the file has the weights alone.
+    `include` are operators whose layers are converted beside the convolutions (`linear`: all);
+    `compose` chains FIRST:LAST of linear layers, each one matrix, in place of single layers.
 
     Raises `UsageError` (nothing to do, no such layer, a size missing, the output exists),
     `Unsupported`, `Refused` (too large), `OutputFailed`, `WrongContents` where another runtime
     contradicts the layer as it was read: in each case nothing is half written.
     """
-    selected = select(model, layers, by_tensor(input_shape), bare)
+    shapes = by_tensor(input_shape)
+    selected = select(model, layers, shapes, bare, include=include, compose=compose)
     plan = make_plan(*selected, output, options)
     observer.planned(plan)
     return _carry_out(plan, options, observer)
@@ -158,13 +168,15 @@ def stream(
     layers: Sequence[str] | str = (),
     input_shape: Shapes | Sequence[int] | None = None,
     bare: Bare | None = None,
+    compose: Sequence[str] | str = (),
     options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
 ) -> None:
     """Write one layer's npz to an output that need not seek. Nothing is read back."""
     if options.form == "dense":
         raise UsageError("a stream carries an npz: --form dense needs a file, -o NAME.npy")
-    opened_model, entries = select(model, layers, by_tensor(input_shape), bare)
+    shapes = by_tensor(input_shape)
+    opened_model, entries = select(model, layers, shapes, bare, compose=compose)
     if len(entries) > 1:
         raise UsageError(f"a stream carries one layer, not {len(entries)}: name it with -l")
     plan = make_plan(opened_model, entries, "stream.npz", options, to_disk=False)
@@ -188,12 +200,14 @@ def matrix(
     *,
     input_shape: Shapes | Sequence[int] | None = None,
     bare: Bare | None = None,
+    compose: str | None = None,
     layout: str | None = None,
     transpose: bool = False,
 ) -> "csr_array[Any, tuple[int, int]]":
     """The matrix M of one layer in memory, vec(conv(x)) = M vec(x) + b, without its bias.
 
-    `layer` may be left out where there is only one; `input_shape` as in `convert`; `layout` is one
+    `layer` may be left out where there is only one, or for the chain of layers `compose`;
+    `input_shape` as in `convert`; `layout` is one
     of `layout.ORDERS`, by default the model's own.
 
     Raises `UsageError`, `Unsupported`, `MalformedInput`. There is no ceiling: the matrix takes
@@ -204,7 +218,8 @@ def matrix(
     """
     from scipy.sparse import csr_array
 
-    _, entries = select(model, [layer] if layer else [], by_tensor(input_shape), bare)
+    named, shapes = [layer] if layer else [], by_tensor(input_shape)
+    _, entries = select(model, named, shapes, bare, compose=[compose] if compose else [])
     if len(entries) != 1:
         names = first_few([entry.name for entry in entries])
         raise UsageError(f"{os.fspath(model)} has {len(entries)} layers: say which ({names})")
@@ -387,14 +402,25 @@ def _reread(path: Path, file: BinaryIO) -> Input:
     return Input(str(path), path, file, size, head)
 
 
-def _run_original(entry: Entry, layer: Convolution) -> Finding:
-    """Hold the layer as it was read to the original node; raises where they differ."""
+def _run_original(entry: Entry, layer: Linear) -> Finding:
+    """Hold the layer as it was read to the original node, of a chain each to its own; raises where
+    they differ.
+    """
+    if entry.parts:
+        layers = [chain.real(part) for part in entry.parts]
+        _hold_to_parts(entry, layer, layers)
+        findings = [_run_original(part, part.load()) for part in entry.parts]
+        unclear = [finding for finding in findings if finding.holds is None]
+        told = (unclear or sorted(findings, key=lambda finding: finding.worst or 0))[-1]
+        detail = f"of {len(findings)} layers, one by one, the worst: {told.detail}"
+        return replace(told, detail=detail)
     note = "; the kernel was flipped after that" if entry.flipped else ""
-    layer = layer.flipped() if entry.flipped else layer
+    layer = layer.flipped() if entry.flipped and isinstance(layer, Convolution) else layer
     witness = entry.run(np.random.default_rng(secrets.randbits(128)))
     if isinstance(witness, str):
         return Finding("runtime", None, f"the original node was not run: {witness}")
-    finding = check_runtime(layer, witness)
+    assert entry.original is not None
+    finding = check_runtime(layer, witness, entry.original.name)
     if finding.holds is False:
         raise WrongContents(
             f"layer {entry.name}: {finding.detail}; one of them misreads the model, so nothing is "
@@ -403,7 +429,18 @@ def _run_original(entry: Entry, layer: Convolution) -> Finding:
     return replace(finding, detail=finding.detail + note)
 
 
-def _rounded(layer: Convolution, dtype: str | None) -> Convolution:
+def _hold_to_parts(entry: Entry, layer: Linear, layers: Sequence[Linear]) -> None:
+    """Raise unless a chain computes what its layers do, one after another, by their oracles: also
+    where numbers for each channel have gone into a kernel.
+    """
+    x = np.random.default_rng(secrets.randbits(128)).standard_normal(layer.input_shape)
+    x = x.astype(layer.dtype)
+    (y,) = ORACLE.apply(Product(layers), x[None])
+    if check_runtime(layer, Witness.of(ORACLE.label, x, y)).holds is False:
+        raise Defect(f"the chain {entry.name} does not compute what its layers do")
+
+
+def _rounded(layer: Linear, dtype: str | None) -> Linear:
     return layer if dtype is None else layer.astype(dtype)
 
 
@@ -414,9 +451,12 @@ def _origin(model: Model, entry: Entry) -> Origin:
         layer=entry.name,
         output=entry.output,
         position=entry.position,
+        first=entry.parts[0].output if entry.parts else "",
         op=entry.op,
         dtype=entry.dtype,
         flipped=bool(entry.flipped),
+        dequantized=entry.dequantized,
+        notes=entry.noted(),
     )
 
 
@@ -428,8 +468,10 @@ def _original(model: Model, matrix: Matrix) -> tuple[Matrix, Original | None]:
     that nobody described.
     """
     origin = matrix.origin
+    if origin.first:
+        return _original_chain(model, matrix), None
     called = f"layer @{origin.position} {origin.layer!r} with the output {origin.output!r}"
-    for entry in model.entries:
+    for entry in model.layers():
         if (entry.output, entry.position) == (origin.output, origin.position):
             if isinstance(entry.error, SizeMissing):
                 try:
@@ -437,6 +479,7 @@ def _original(model: Model, matrix: Matrix) -> tuple[Matrix, Original | None]:
                 except (UsageError, MalformedInput) as error:
                     raise WrongContents(f"{model.name} has another {called}: {error}") from error
             entry = replace(entry, flipped=origin.flipped)
+            entry = entry.as_real() if origin.dequantized else entry
             layer = entry.load()
             changed = origin.flipped or layer.dtype != matrix.layer.dtype
             layer = layer.astype(matrix.layer.dtype.name)
@@ -448,3 +491,18 @@ def _original(model: Model, matrix: Matrix) -> tuple[Matrix, Original | None]:
             f"--kernel-order and what else was said for {origin.layer!r}"
         )
     raise WrongContents(f"{model.name} has no {called}")
+
+
+def _original_chain(model: Model, matrix: Matrix) -> Matrix:
+    """The same of a matrix that was composed of several layers."""
+    origin = matrix.origin
+    shape = matrix.layer.input_shape
+    try:
+        entry = chain.again(model, origin.first, origin.output, shape)
+    except (UsageError, MalformedInput, Unsupported) as error:
+        told = f"{model.name} has no such chain of layers {origin.layer!r}"
+        raise WrongContents(f"{told}: {error}") from error
+    if entry is None:
+        raise WrongContents(f"{model.name} has no chain of layers {origin.layer!r}")
+    layer = entry.load().astype(matrix.layer.dtype.name)
+    return Matrix(layer, matrix.spec, _origin(model, entry))

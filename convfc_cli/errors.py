@@ -7,7 +7,7 @@ ConvfcError
 │   ├── SizeMissing         a size that the model leaves open was not given
 │   └── WeightsAlone        a file says nothing of how its weights are used, and nor did anyone
 ├── MalformedInput (3)      the input is damaged, cut short, or not what it says it is
-│   └── GeometryError       attributes that describe no convolution
+│   └── GeometryError       attributes that describe no layer
 ├── Unsupported (4)         well-formed, but nothing this version can turn into a matrix
 ├── Refused (5)             beyond a limit, or against a policy
 ├── OutputFailed (6)        the output could not be written
@@ -68,7 +68,7 @@ class MalformedInput(ConvfcError):
 
 
 class GeometryError(MalformedInput):
-    """Sizes or attributes that describe no convolution."""
+    """Sizes or attributes that describe no layer."""
 
 
 class Unsupported(ConvfcError):

@@ -10,19 +10,22 @@ them (explicit pads, SAME, VALID, output_padding, output_shape) is a function of
 its strings travel no further. A transposed convolution's axis is the same relation read the other
 way: `inputs` is then the size of the layer's *output*, `outputs` that of its *input*.
 
-Sources: Ma & Lu 2017, Eq. 5-7; the ONNX operator specifications of Conv and ConvTranspose; Keras by
-experiment.
+Sources: Ma & Lu 2017, Eq. 5-7; the ONNX operator specifications of Conv, ConvTranspose,
+AveragePool, Pad and Resize; Keras by experiment.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from convfc_cli.errors import GeometryError, Unsupported
+from convfc_cli.errors import GeometryError, Refused, Unsupported
 
 LARGEST = 2**40
 """The largest size, stride, dilation or offset accepted: no real tensor comes near it."""
 
 LARGEST_KERNEL = 2**20
 """The largest kernel along one axis: its elements are gone through one by one."""
+
+LARGEST_POOLED = 2**22
+"""Windows along one axis of a pooling layer: what they have in them is counted one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +282,19 @@ def keras_transposed_axis(
     )
 
 
+def keras_local_axis(inputs: int, kernel: int, stride: int, padding: str) -> Axis:
+    """The axis of a Keras locally connected layer: under `same` half the kernel before, whatever
+    the stride, which is another `same` than a convolution's.
+
+    >>> keras_local_axis(4, 2, 1, "same").offset, keras_convolution_axis(4, 2, 1, 1, "same").offset
+    (1, 0)
+    """
+    if not _is_same(padding):
+        return keras_convolution_axis(inputs, kernel, stride, 1, padding)
+    _check_steps(kernel, stride, 1)
+    return Axis(inputs, -(-inputs // stride), kernel, stride, dilation=1, offset=kernel // 2)
+
+
 def pooled(inputs: int, window: int, stride: int, padding: str) -> int:
     """How many outputs a Keras pooling layer has along one axis; `padding` is valid or same.
 
@@ -286,6 +302,120 @@ def pooled(inputs: int, window: int, stride: int, padding: str) -> int:
     (2, 3)
     """
     return keras_convolution_axis(inputs, window, stride, 1, padding).outputs
+
+
+def onnx_pooled_axis(
+    inputs: int,
+    kernel: int,
+    stride: int = 1,
+    dilation: int = 1,
+    pads: tuple[int, int] = (0, 0),
+    auto_pad: str = "NOTSET",
+    *,
+    ceil: bool = False,
+    include_pad: bool = False,
+) -> tuple[Axis, tuple[int, ...]]:
+    """The axis of an ONNX AveragePool, and by how many elements each window's sum is divided.
+
+    With `ceil` there is one more window where the last one would end beyond the padded input, if it
+    begins before the padding after the input (as in PyTorch); SAME has ceil(n / s) either way. The
+    elements of a window that are counted are those within the input, with `include_pad` those
+    within the padded input; what is beyond that is never counted.
+
+    Raises `Unsupported` for VALID with `ceil` where that makes a difference, as the specification
+    and its runtimes then disagree, and for a window wholly in the padding, which has no average.
+
+    >>> onnx_pooled_axis(5, 3, stride=2, pads=(1, 1))[1]
+    (2, 3, 2)
+    >>> onnx_pooled_axis(6, 3, stride=2, pads=(1, 1), ceil=True, include_pad=True)[1]
+    (3, 3, 3, 2)
+    """
+    if min(pads) < 0:
+        raise GeometryError(f"a pooling layer has the negative padding {pads}")
+    _check_steps(kernel, stride, dilation)
+    low, high = pads if auto_pad == "NOTSET" else (0, 0)
+    if auto_pad not in ("NOTSET", "VALID"):
+        low, high = same_padding(inputs, kernel, stride, dilation, upper=_is_upper(auto_pad))
+        ceil = False
+    beyond = (span(kernel, dilation) - inputs - low - high) % stride if ceil else 0
+    if beyond and auto_pad == "VALID":
+        raise Unsupported(
+            "auto_pad VALID with ceil_mode, where ONNX and its runtimes disagree on how many "
+            "windows there are; state pads in the model instead"
+        )
+    axis = convolution_axis(inputs, kernel, stride, dilation, low, high + beyond)
+    if beyond and (axis.outputs - 1) * stride >= inputs + low:
+        axis = replace(axis, outputs=axis.outputs - 1)
+    if axis.outputs > LARGEST_POOLED:
+        raise Refused(f"{axis.outputs} windows along one axis of a pooling layer, beyond 2**22")
+    first, last = (-low, inputs + high) if include_pad else (0, inputs)
+
+    def counted(window: int) -> int:
+        """The elements t of the kernel with first <= start + t * dilation < last."""
+        start = window * stride - low
+        below = max(0, -((start - first) // dilation))
+        return min(kernel, -((start - last) // dilation)) - below
+
+    counts = tuple(map(counted, range(axis.outputs)))
+    if min(counts) < 1:
+        raise Unsupported("a window lies wholly in the padding: there is nothing to average")
+    return axis, counts
+
+
+def padded(inputs: int, low: int, high: int, mode: str) -> tuple[range, int, int]:
+    """What ONNX's Pad keeps of an axis, and how many elements it adds before that and after it.
+
+    Negative padding crops, and what is cropped is not repeated. `mode` is constant, reflect
+    (without the border, no more than there is to reflect), edge or wrap (as a torus).
+
+    Raises `Unsupported` where the specification leaves open what is meant.
+
+    >>> padded(5, 2, -1, "edge")
+    (range(0, 4), 2, 0)
+    """
+    if max(abs(low), abs(high)) > LARGEST:
+        raise GeometryError(f"a padding of {low} and {high} is beyond 2**40")
+    kept = range(max(0, -low), inputs - max(0, -high))
+    if not kept:
+        raise GeometryError(f"a padding of {low} and {high} leaves nothing of {inputs} elements")
+    before, after = max(0, low), max(0, high)
+    if mode == "reflect" and max(before, after) >= len(kept):
+        raise Unsupported(
+            f"it reflects {max(before, after)} of {len(kept)} elements; there are "
+            f"{len(kept) - 1} beside the one at the border"
+        )
+    if mode == "wrap" and len(kept) < inputs and before + after:
+        raise Unsupported("it crops an axis and wraps it round; ONNX does not say which is first")
+    return kept, before, after
+
+
+def nearest(inputs: int, factor: int, transformation: str, rounding: str) -> tuple[int, ...]:
+    """Which input each output is, along an axis that ONNX's Resize makes `factor` times as long.
+
+    `transformation` is a coordinate_transformation_mode that needs no more than the sizes,
+    `rounding` a nearest_mode; a place beyond the input is the nearest one within.
+
+    >>> nearest(3, 2, "half_pixel", "round_prefer_floor")
+    (0, 0, 1, 1, 2, 2)
+    >>> nearest(2, 3, "asymmetric", "round_prefer_ceil")
+    (0, 0, 1, 1, 1, 1)
+    """
+    if not 1 <= inputs * factor <= LARGEST_POOLED:
+        raise Refused(f"an axis of {inputs * factor} elements after resizing; 2**22 is the most")
+    shift = {"asymmetric": 0, "half_pixel": 1, "half_pixel_symmetric": 1, "pytorch_half_pixel": 1}
+    # The place of output o is (o + 1/2) / factor - 1/2, or o / factor: a whole number over `below`.
+    below = 2 * factor
+    rules = {
+        "floor": lambda place: place // below,
+        "ceil": lambda place: -(-place // below),
+        "round_prefer_floor": lambda place: -((factor - place) // below),
+        "round_prefer_ceil": lambda place: (place + factor) // below,
+    }
+    if transformation not in shift or rounding not in rules:
+        raise Unsupported(f"Resize with {transformation} coordinates and {rounding} is not read")
+    shifted = shift[transformation] * (1 - factor)
+    places = (2 * o + shifted for o in range(inputs * factor))
+    return tuple(min(max(rules[rounding](place), 0), inputs - 1) for place in places)
 
 
 def _is_same(padding: str) -> bool:

@@ -33,9 +33,8 @@ def pick(wanted: str, labels: Sequence[Label], where: str) -> Label:
             if label.position == int(wanted[1:]):
                 return label
         places = [label.position for label in labels]
-        raise UsageError(
-            f"{where} has no layer {wanted}: it has {len(labels)}, @{min(places)} to @{max(places)}"
-        )
+        span = f", @{min(places)} to @{max(places)}" if places else ""
+        raise UsageError(f"{where} has no layer {wanted}: it has {len(labels)}{span}")
     tests: tuple[Callable[[Label], bool], ...] = (
         lambda label: wanted in (label.name, label.output),
         lambda label: label.name.endswith(wanted) or label.output.endswith(wanted),

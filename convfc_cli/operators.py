@@ -10,11 +10,11 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator
 
 from convfc_cli.files import opened
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin
-from convfc_cli.taps import Index, IndexMap
+from convfc_cli.taps import Index, Tap
 
 
 class MatrixOperator(LinearOperator):
@@ -26,10 +26,9 @@ class MatrixOperator(LinearOperator):
 
     def __init__(self, matrix: Matrix) -> None:
         self._matrix = matrix
-        self.layer: Convolution = matrix.layer
+        self.layer: Linear = matrix.layer
         self.layout: Layout = matrix.layout
         self.origin: Origin = matrix.origin
-        self.index_map: IndexMap = matrix.layer.index_map
         super().__init__(matrix.layer.dtype, matrix.shape)  # type: ignore[call-arg]
 
     @cached_property
@@ -46,9 +45,15 @@ class MatrixOperator(LinearOperator):
         """(output, input, kernel element) of an entry; None for a structural zero."""
         if self.layout.transpose:
             row, column = column, row
-        output = self.layout.unflatten(row, self.index_map.output_shape)
-        source = self.layout.unflatten(column, self.index_map.input_shape)
-        return output, source, self.index_map.kernel_of(output, source)
+        output = self.layout.unflatten(row, self.layer.output_shape)
+        source = self.layout.unflatten(column, self.layer.input_shape)
+        return output, source, self.layer.weight_of(output, source)
+
+    def tap(self, row: int, column: int) -> tuple[Tap, Any]:
+        """An entry, and its weight; None for a structural zero."""
+        output, source, kernel = self.entry(row, column)
+        found = ((tap, w) for tap, w in self.layer.reads(output) if tap.input == source)
+        return next(found, (Tap(output, source, kernel or ()), None))
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
         layer = self.layer.adjoint() if self.layout.transpose else self.layer
@@ -58,7 +63,7 @@ class MatrixOperator(LinearOperator):
         layer = self.layer if self.layout.transpose else self.layer.adjoint()
         return self._applied(layer, x)
 
-    def _applied(self, layer: Convolution, x: NDArray[Any]) -> NDArray[Any]:
+    def _applied(self, layer: Linear, x: NDArray[Any]) -> NDArray[Any]:
         kind = np.result_type(x.dtype, layer.dtype)
         tensor = self.layout.tensor(x.reshape(-1).astype(kind), layer.input_shape)
         return self.layout.vector(layer.apply(tensor))

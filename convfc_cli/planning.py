@@ -20,6 +20,7 @@ from convfc_cli.manifest import MANIFEST
 from convfc_cli.matrices import registry as matrix_kinds
 from convfc_cli.matrices.format import MatrixFormat
 from convfc_cli.matrices.matrix import Spec
+from convfc_cli.models import chain
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Bare, Entry, Model, Shapes
 from convfc_cli.naming import stem
@@ -41,6 +42,12 @@ class Options:
     kernel_index: bool = False
     flip_kernel: bool | None = None
     """Whether to flip the kernels; by default those that the file says are flipped."""
+    dequantize: bool = False
+    """Real weights of integer layers, as their scales have them."""
+
+    fold_bn: bool = False
+    """Each convolution with the batch normalization that reads it."""
+
     max_bytes: int | None = None
     force: bool = False
     keep_going: bool = False
@@ -92,9 +99,19 @@ def select(
     layers: Sequence[str] | str,
     shapes: Shapes,
     bare: Bare | None = None,
+    *,
+    include: Sequence[str] | str = (),
+    compose: Sequence[str] | str = (),
 ) -> tuple[Model, tuple[Entry, ...]]:
-    """Open a model and pick layers; a nameless shape is the only input's or the only layer's."""
-    layers = [layers] if isinstance(layers, str) else layers
+    """Open a model and pick layers; a nameless shape is the only input's or the only layer's.
+
+    `include` are operators whose layers are taken too; `compose` chains that are taken instead.
+    """
+    layers, include, compose = (
+        [given] if isinstance(given, str) else given for given in (layers, include, compose)
+    )
+    if compose and (layers or include):
+        raise UsageError("--compose says itself which layers: it goes without -l and --include")
     with opened(model) as source:
         own = shapes.get(None) if len(layers) == 1 else None
         try:
@@ -110,9 +127,13 @@ def select(
                 return found, (entry.at(entry.channels_first(own[1:])),)
             except MalformedInput as error:
                 raise UsageError(f"layer {entry.name}: {error} (see --input-shape)") from error
-    if not found.entries:
-        raise UsageError(f"{found.name} has no convolution: there is nothing to do")
-    return found, found.select(layers)
+    if compose:
+        return found, tuple(chain.compose(found, between) for between in compose)
+    entries = found.select(layers, include)
+    if not entries:
+        hint = ": --include linear takes its other linear layers" if found.others else ""
+        raise UsageError(f"{found.name} has no convolution: there is nothing to do{hint}")
+    return found, entries
 
 
 def make_plan(
@@ -129,7 +150,10 @@ def make_plan(
     `Refused`.
     """
     folder, file = _destination(model, output)
-    kind = matrix_kinds.by_suffix(file) if file else matrix_kinds.by_form(options.form or "csr")
+    if file is not None:
+        kind = matrix_kinds.by_suffix(file, options.form)
+    else:
+        kind = matrix_kinds.by_form(options.form or "csr")
     if file is not None and len(entries) > 1 and not kind.several:
         names = " ".join(f"-l @{entry.position}" for entry in entries[:3])
         roomy = " or ".join(
@@ -145,27 +169,46 @@ def make_plan(
         raise UsageError(
             f"a {kind.suffixes[0]} file does not hold the form {form}: name it *{wanted}"
         )
+    if options.kernel_index and not kind.numbered and form == "csr":
+        roomy = " or ".join(
+            f"*{k.suffixes[0]}" for k in matrix_kinds.formats().values() if k.numbered
+        )
+        raise UsageError(
+            f"a {kind.suffixes[0]} file has no room for --kernel-index: name it {roomy}"
+        )
     items, failures = [], []
+    taken: set[tuple[Path, str]] = set()
     width = max(3, len(str(len(model.entries) - 1)))
     for entry in entries:
+        if options.flip_kernel is not None and (entry.parts or options.fold_bn):
+            raise UsageError("--flip-kernel goes with single layers, not --compose or --fold-bn")
         if options.flip_kernel is not None:
             entry = replace(entry, flipped=options.flip_kernel)
         layout = Layout(options.layout or entry.layout, options.transpose)
         spec = Spec(layout, form, options.kernel_index)
         try:
-            index_map = entry.require()
+            entry = entry.as_real() if options.dequantize else entry
+            entry = chain.normalized(model, entry) if options.fold_bn else entry
+            outline = entry.require()
         except ConvfcError as reason:
             if not options.keep_going:
                 raise
             failures.append((entry, reason))
             continue
+        if options.kernel_index and not outline.kernel_shape:
+            raise UsageError(
+                f"layer {entry.name}: its entries are sums, which have no place in a kernel_index"
+            )
         dtype = np.dtype(options.dtype or entry.matrix_dtype)
         name = f"{stem(entry.position, entry.name, width)}{kind.suffixes[0]}"
         path = file or Path(folder or ".") / name
+        if (path, name) in taken:
+            raise UsageError(f"two of the matrices would be called {name}: write one at a time")
+        taken.add((path, name))
         if options.verify and to_disk and form != "operator":
-            rows, columns = spec.shape(index_map)
-            check_size(columns, rows, options.probes)
-        items.append(Item(entry, spec, kind, path, kind.size(spec, index_map, dtype)))
+            shape = spec.shape(outline)
+            check_size(shape[not kind.by_column], shape[kind.by_column], options.probes)
+        items.append(Item(entry, spec, kind, path, kind.size(spec, outline, dtype)))
     if not items:
         error = copy(failures[0][1])
         if len(failures) > 1:
@@ -217,7 +260,7 @@ def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
         ways.append(f"-l @{smallest.entry.position} picks layers")
     if largest[0].spec.form == "dense":
         ways.append("--form csr writes the nonzeros alone")
-    ways.append("--form operator writes kilobytes")
+    ways.append("--form operator writes no entries")
     if plan.size <= free:
         ways.append(f"--max-bytes {plan.size + plan.size // 50} allows it")
     raise Refused(

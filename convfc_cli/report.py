@@ -7,6 +7,10 @@ EVERY_ENTRY = "every entry"
 """The strength of a check that compares each of them, so that no probability is left."""
 
 
+ROUNDING = "rounding bound"
+"""The strength of a check that allows for what rounding explains, and for no more."""
+
+
 @dataclass(frozen=True)
 class WrongEntry:
     """One entry of a matrix that is not what it should be, and what it is in terms of the layer."""
@@ -16,14 +20,15 @@ class WrongEntry:
     output: tuple[int, ...]
     input: tuple[int, ...]
     kernel: tuple[int, ...] | None
-    """The kernel element that belongs there; None for a structural zero."""
+    """The kernel element that belongs there; None for a structural zero, () for a sum."""
 
     expected: str | None
     found: str | None
     """The values as text, for JSON has no NaN; None where nothing is, or is to be, stored."""
 
     def __str__(self) -> str:
-        where = f"kernel element {self.kernel}" if self.kernel else "a structural zero"
+        where = f"kernel element {self.kernel}" if self.kernel else "a sum"
+        where = "a structural zero" if self.kernel is None else where
         expected, found = self.expected or "nothing", self.found or "nothing"
         return (
             f"entry ({self.row}, {self.column}), output {self.output} from input {self.input}: "
@@ -46,6 +51,9 @@ class Finding:
     against: str = ""
     """What it was held to."""
 
+    worst: float | None = field(default=None, compare=False)
+    """The largest share of a rounding bound that was met, where there is one."""
+
     seconds: float | None = field(default=None, compare=False)
     """What it cost; None where that was next to nothing."""
 
@@ -64,8 +72,8 @@ class Report:
     form: str
     seed: int
     strength: str
-    """How strong the proof is: 2^-96, `every entry`, `digest only` for an operator file, `seed
-    given`."""
+    """How strong the proof is: 2^-96, `every entry`, `rounding bound` for a product, `digest only`
+    for an operator file, `seed given`."""
 
     findings: tuple[Finding, ...] = ()
     trusted: tuple[str, ...] = ()
@@ -82,7 +90,7 @@ class Report:
         """`proven`, `consistent` where no probability stands behind it, or `wrong`."""
         if not self.ok:
             return "wrong"
-        proof = self.strength == EVERY_ENTRY or self.strength.startswith("2^-")
+        proof = self.strength in (EVERY_ENTRY, ROUNDING) or self.strength.startswith("2^-")
         return "proven" if proof else "consistent"
 
     @property

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.layers import Linear
+from convfc_cli.layers.linear import Linear, as_float64
 from convfc_cli.layout import Layout
 from convfc_cli.report import Finding
 from convfc_cli.streams import CHUNK
@@ -42,6 +42,14 @@ class Witness:
     tiny: float = 2.0**-150
     """What a product may lose by being too small for the dtype of the sums."""
 
+    extra: Array | float = 0.0
+    """How much more each y may be off, where other sums than the layer's, or steps that y is made
+    in, led to it; infinite where nothing can be said.
+    """
+
+    beyond: str = "not finite"
+    """What is to be said of outputs that are left out."""
+
     @classmethod
     def of(cls, runtime: str, x: Array, y: Array) -> "Witness":
         """What a runtime made of x, in sums of the dtype of both."""
@@ -65,20 +73,25 @@ _FORMATS = {
     "float32": (2.0**-24, 2.0**127, 2.0**-150),
     "float16": (2.0**-11, 2.0**15, 2.0**-150),
     "bfloat16": (2.0**-8, 2.0**127, 2.0**-150),
+    "int32": (0.0, 2.0**31, 2.0**-150),
 }
-"""Unit roundoff of each dtype, half of what it can hold, and what products lose below its range."""
+"""Unit roundoff of each dtype, half of what it can hold, and what products lose below its range;
+of whole numbers, what their sums in float64 lose, and where they wrap round.
+"""
 
 
 def _slack(y: Array, dtype: str) -> Array:
     """What rounding the result itself to a narrow format may add."""
-    if dtype in ("float32", "float64"):
+    if dtype not in ("float16", "bfloat16"):
         return np.zeros_like(y)
     return np.abs(y) * _FORMATS[dtype][0] * (1 + 2.0**-10) + 2.0**-25
 
 
-def check_runtime(layer: Linear, witness: Witness) -> Finding:
-    """Hold what another runtime made of the original node to the layer as it was read."""
-    runtime = f"the original node, run by {witness.runtime}"
+def check_runtime(layer: Linear, witness: Witness, name: str = "the original node") -> Finding:
+    """Hold what another runtime made of the original node, called `name`, to the layer as it was
+    read.
+    """
+    runtime = f"{name}, run by {witness.runtime}"
     shape = layer.output_shape
     if witness.y.shape != shape:
         return Finding("runtime", False, f"{runtime}, gives {witness.y.shape}, the layer {shape}")
@@ -93,23 +106,19 @@ def check_runtime(layer: Linear, witness: Witness) -> Finding:
             return Finding("runtime", False, f"output {place}: {runtime}, {told}")
         largest, left_out = max(largest, worst), left_out + skipped
     compared = True if left_out < prod(shape) else None
-    return Finding("runtime", compared, f"{runtime}: {told_ratio(largest, left_out, prod(shape))}")
+    told = told_ratio(largest, left_out, prod(shape), witness.beyond)
+    return Finding("runtime", compared, f"{runtime}: {told}", worst=largest)
 
 
 def bounds(layer: Linear, witness: Witness, layout: Layout) -> Iterator[tuple[slice, Array, Array]]:
     """(which outputs, the layer's answer to the witness's x, how far its y may be from that), by
     the oracle in float64 and slab by slab, as vectors in the order of the layout.
     """
-    x, ones = as_float64(witness.x), np.ones(layer.input_shape, np.uint64)
-    vector = layout.vector(layer.bias_tensor())
-    for slab in layer.slabs(layout, CHUNK // 4):
-        part = slice(slab.rows.start, slab.rows.stop)
-        bias = as_float64(vector[part])
-        with np.errstate(all="ignore"):  # a stranger's weights may overflow
-            answer = slab.apply(x, as_float64) + bias
-            scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
-        terms = slab.apply(ones, as_ones).astype(np.float64) + 1
-        yield part, answer, witness.bound(terms, scale, answer)
+    extra = layout.vector(np.broadcast_to(witness.extra, layer.output_shape))
+    for sums in layer.sums(witness.x, layout, CHUNK // 4):
+        part = slice(sums.rows.start, sums.rows.stop)
+        bound = witness.bound(sums.terms, sums.scale, sums.answer) + extra[part]
+        yield part, sums.answer, bound
 
 
 def worst_ratio(
@@ -129,18 +138,10 @@ def worst_ratio(
     return float(ratio.max(initial=0.0)), first, compared.size - int(np.count_nonzero(compared))
 
 
-def told_ratio(worst: float, left_out: int, outputs: int) -> str:
-    """How far apart all outputs were, but those that could not be compared."""
+def told_ratio(worst: float, left_out: int, outputs: int, beyond: str = "not finite") -> str:
+    """How far apart all outputs were, but those that could not be compared: why, `beyond` says."""
     if left_out == outputs:
-        return f"no output could be compared: all {outputs:,} overflow or are not finite"
-    note = f"; {left_out:,} outputs left out, not finite" if left_out else ""
-    return f"at most {worst:.2g} of the rounding bound{note}"
-
-
-def as_ones(weights: Array) -> Array:
-    return np.ones(weights.shape, np.uint64)
-
-
-def as_float64(weights: Array) -> Array:
-    with np.errstate(invalid="ignore"):  # signalling NaNs
-        return weights.astype(np.float64)
+        return f"no output could be compared: all {outputs:,} overflow or are {beyond}"
+    note = f"; {left_out:,} outputs left out, {beyond}" if left_out else ""
+    far = f"at most {worst:.2g} of the rounding bound" if worst else "equal"
+    return f"{far}{note}"

@@ -260,6 +260,17 @@ class SparseRows:
         start, stop = int(indptr[0]), int(indptr[-1])
         return indptr - indptr[0], self.indices.part(start, stop), self.data.part(start, stop)
 
+    def row_of(self, entry: int) -> int:
+        """The row that an entry stands in."""
+        low, high = 0, self.shape[0]
+        while high - low > 1:
+            middle = (low + high) // 2
+            if int(self.indptr.part(middle, middle + 1)[0]) <= entry:
+                low = middle
+            else:
+                high = middle
+        return low
+
 
 def index_dtype(*sizes: int) -> DTypeLike:
     """int32 while every index and count fits, int64 beyond."""

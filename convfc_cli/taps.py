@@ -217,6 +217,9 @@ class IndexMap:
     groups: int = 1
     transposed: bool = False
 
+    held = 0
+    """Bytes that a file has of the layer beside its kernel and bias: see `Outline`."""
+
     def __post_init__(self) -> None:
         sizes = tuple(axis.kernel for axis in self.axes)
         if len(self.kernel_shape) < 3 or self.kernel_shape[2:] != sizes:

@@ -22,14 +22,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from convfc_cli.checks.bias import bias_findings
 from convfc_cli.checks.check import Check, Subject, bits
 from convfc_cli.checks.impulses import EXHAUSTIVE_VECTORS, Impulses, most_rows
 from convfc_cli.checks.integers import Integers
+from convfc_cli.checks.levels import of_entries
 from convfc_cli.checks.probes import (
     MOST_PROBES,
     PROBES,
     Numbers,
-    Probes,
     check_size,
     numbered,
     uniform,
@@ -37,15 +38,14 @@ from convfc_cli.checks.probes import (
 from convfc_cli.checks.reals import Reals
 from convfc_cli.checks.structure import Structure
 from convfc_cli.errors import Defect, UsageError, WrongContents
+from convfc_cli.layers.linear import Linear, described
+from convfc_cli.layers.product import parts
 from convfc_cli.matrices.format import Progress, Stored
 from convfc_cli.matrices.matrix import Matrix, digest
 from convfc_cli.report import EVERY_ENTRY, Finding, Report, WrongEntry
-from convfc_cli.rounding import as_ones
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtime, runtimes
 from convfc_cli.runtimes.runtime import Original, Runtime, as_read
-from convfc_cli.streams import CHUNK
-from convfc_cli.taps import IndexMap
 
 T = TypeVar("T")
 
@@ -128,12 +128,12 @@ def verify(
         file=stored.name,
         layer=matrix.origin.layer,
         shape=matrix.shape,
-        nonzeros=matrix.layer.index_map.nnz,
+        nonzeros=matrix.layer.nnz,
         form=matrix.form,
         seed=seed,
         strength="digest only" if matrix.form == "operator" else _strength(proof, findings),
         findings=tuple(findings),
-        trusted=_trusted(findings, original is not None),
+        trusted=_trusted(matrix.layer, findings, original is not None),
         seconds=perf_counter() - started,
     )
 
@@ -142,11 +142,13 @@ def _strength(proof: Proof, findings: Sequence[Finding]) -> str:
     """That of the weakest proof of something that is stored."""
     every = any(finding.strength == EVERY_ENTRY and finding.holds for finding in findings)
     numbered = any(finding.check == Numbers.name for finding in findings)
-    return EVERY_ENTRY if every and not numbered else proof.strength
+    if every and not numbered:
+        return EVERY_ENTRY
+    return next((f.strength for f in findings if f.check == "entries" and f.holds), proof.strength)
 
 
-def _trusted(findings: Sequence[Finding], compared: bool) -> tuple[str, ...]:
-    trusted = ["the oracle (sliding windows), the layout, NumPy and SciPy"]
+def _trusted(layer: Linear, findings: Sequence[Finding], compared: bool) -> tuple[str, ...]:
+    trusted = [f"the oracle ({layer.oracle}), the layout, NumPy and SciPy"]
     trusted += [
         f"for the impulses: {finding.against}"
         for finding in findings
@@ -167,7 +169,7 @@ class _Pass:
         self._stored = stored
         self._subject = Subject(stored.matrix, stored.structural, stored.by_column)
         self._proof, self._seed, self._node, self._findings = proof, seed, node, findings
-        self._most = max(1, CHUNK // max(1, self._subject.nonzeros // self._subject.rows))
+        self._most = self._subject.most_rows
         self._cost: dict[str, float] = {}
         self.current = Structure.name
         """What is being checked: in the end, or where something is wrong."""
@@ -177,7 +179,7 @@ class _Pass:
         import scipy.sparse  # noqa: F401 - before any check is charged with it
 
         if self._stored.structural:
-            self._findings.append(self._timed("bias", _bias_finding, self._stored))
+            self._findings += self._timed("bias", bias_findings, self._stored)
         checks = self._checks()
         self._walk(checks, progress)
         for check in checks:
@@ -189,8 +191,9 @@ class _Pass:
         subject, proof = self._subject, self._proof
         more = EXHAUSTIVE_VECTORS if proof.exhaustive else 0
         check_size(subject.columns, subject.rows, proof.probes + more)
-        inputs = self._timed(Probes.name, self._inputs)
-        checks: list[Check] = [Structure(subject), Probes(subject, inputs, proof.strength)]
+        inputs = self._timed("entries", self._inputs)
+        entries = of_entries(subject, inputs, self._seed, proof.strength)
+        checks: list[Check] = [Structure(subject), *entries]
         if proof.exhaustive:
             self._most = min(self._most, most_rows(subject.layer))
             checks.append(Impulses(subject, _impulse_runtimes(proof)))
@@ -212,14 +215,13 @@ class _Pass:
     def _walk(self, checks: list[Check], progress: Progress) -> None:
         subject = self._subject
         size = subject.layer.dtype.itemsize + 4
-        ones = np.ones(subject.layer.input_shape, np.uint64)
         done = 0
         for slab in subject.layer.slabs(subject.matrix.layout, self._most):
             done = slab.rows.stop
             for check in checks:
                 self._timed(check.name, check.expect, slab)
             self.current = Structure.name
-            for block in self._stored.rows(slab.apply(ones, as_ones).astype(np.int64)):
+            for block in self._stored.rows(slab.counts()):
                 start = block.first - slab.rows.start
                 part = slice(start, start + len(block.indptr) - 1)
                 for check in checks:
@@ -269,7 +271,7 @@ def _manifest_finding(matrix: Matrix, listed: dict[str, Any]) -> Finding:
     own = {
         **{"layer": origin.layer, "output": origin.output, "position": origin.position},
         **{"op": origin.op, "form": matrix.form, "shape": list(matrix.shape)},
-        **{"nonzeros": matrix.layer.index_map.nnz, "sha256": origin.sha256},
+        **{"nonzeros": matrix.layer.nnz, "sha256": origin.sha256},
     }
     for key, value in own.items():
         if listed.get(key) != value:
@@ -284,26 +286,22 @@ def _origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
     if replace(origin, file="", sha256="") != replace(expected.origin, file="", sha256=""):
         told = f"{origin.op} {origin.layer!r} of {origin.dtype or 'unknown dtype'}"
         return Finding("origin", False, f"the model's layer is not the {told} that the file names")
-    if layer.index_map != original.index_map:
-        told = f"{_told(layer.index_map)}, in the model {_told(original.index_map)}"
+    if _unbiased(described(layer)) != _unbiased(described(original)):
+        told = f"{_told(layer)}, in the model {_told(original)}"
         return Finding("origin", False, f"the geometry is not that of the model's layer: {told}")
-    if layer.kernel.dtype != original.kernel.dtype:
-        return Finding(
-            "origin", False, f"the kernel is {layer.dtype}, the model's layer {original.dtype}"
-        )
-    if layer.kernel.tobytes() != original.kernel.tobytes():
-        wrong = np.argwhere(bits(layer.kernel) != bits(original.kernel))[0]
-        place = tuple(int(i) for i in wrong)
-        return Finding(
-            "origin",
-            False,
-            f"kernel element {place} is {layer.kernel[place]!s}, "
-            f"in the model {original.kernel[place]!s}",
-        )
-    ours, theirs = layer.bias_tensor(), original.bias_tensor()
-    if ours.tobytes() != theirs.tobytes():
-        return Finding("origin", False, "the bias is not that of the model's layer")
-    changes = ["flipped"] if origin.flipped else []
+    arrays, originals = layer.arrays(), original.arrays()
+    for name, array in arrays.items():
+        if not name.endswith("kernel_bias") and array.tobytes() != originals[name].tobytes():
+            wrong = np.argwhere(bits(array) != bits(originals[name]))[0]
+            place = tuple(int(i) for i in wrong)
+            told = f"{array[place]!s}, in the model {originals[name][place]!s}"
+            return Finding("origin", False, f"{name} element {place} is {told}")
+    for ours, theirs in zip(parts(layer), parts(original), strict=True):
+        if ours.bias_tensor().tobytes() != theirs.bias_tensor().tobytes():
+            return Finding("origin", False, "the bias is not that of the model's layer")
+    changes = ["flipped"] * origin.flipped + ["dequantized"] * origin.dequantized
+    if "int" in origin.dtype and not origin.dequantized and layer.dtype.kind == "f":
+        changes.append(f"whole numbers in {layer.dtype.name}")
     if origin.dtype and layer.dtype.itemsize < np.dtype(_widest(origin.dtype)).itemsize:
         changes.append(f"rounded to {layer.dtype.name}")
     told = f"the model's, {' and '.join(changes)}" if changes else "the model's, bit for bit"
@@ -312,23 +310,19 @@ def _origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
     return Finding("origin", True, f"geometry, kernel and bias are {told}", against="the model")
 
 
-def _told(index_map: IndexMap) -> str:
-    shapes = (index_map.input_shape, index_map.output_shape, index_map.kernel_shape)
-    return "{} to {} by {}".format(*("x".join(map(str, shape)) for shape in shapes))
+def _unbiased(content: dict[str, Any]) -> dict[str, Any]:
+    """A description without its biases: none is as good as one of zeros."""
+    kept = {key: value for key, value in content.items() if key not in ("bias", "bias_shape")}
+    if "factors" in kept:
+        kept["factors"] = list(map(_unbiased, kept["factors"]))
+    return kept
+
+
+def _told(layer: Linear) -> str:
+    shapes = (layer.input_shape, layer.output_shape, layer.outline.kernel_shape)
+    sizes = "{} to {} by {}".format(*("x".join(map(str, shape)) for shape in shapes))
+    return f"{layer.kind} of {sizes} in {layer.dtype}"
 
 
 def _widest(dtype: str) -> str:
     return dtype if dtype == "float64" else "float32"
-
-
-def _bias_finding(stored: Stored) -> Finding:
-    bias, layer = stored.bias(), stored.matrix.layer
-    shape = (layer.index_map.rows,)
-    if bias.shape != shape or bias.dtype != layer.dtype:
-        raise WrongContents(f"bias is {bias.shape} of {bias.dtype}, not {shape} of {layer.dtype}")
-    expected = stored.matrix.bias
-    wrong = np.flatnonzero(bits(bias) != bits(np.ascontiguousarray(expected)))
-    if len(wrong):
-        at = int(wrong[0])
-        raise WrongContents(f"bias {at} is {bias[at]!s}, by the kernel_bias {expected[at]!s}")
-    return Finding("bias", True, f"{len(bias):,} values", "bit for bit", "kernel_bias")

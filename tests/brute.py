@@ -1,4 +1,4 @@
-"""The matrix of a convolution by brute force: loops straight from the formula of the definition.
+"""The matrices of layers by brute force: loops straight from the formula of the definition.
 
     M[(c, o1..oN), (b, i1..iN)] = K[c, b - g C/G, t1..tN]
 
@@ -9,6 +9,7 @@ it but the six numbers of an axis. Values are handled as bits, so that a NaN kee
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
 from math import prod
 from typing import Any
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Index = tuple[int, ...]
+Entries = dict[tuple[Index, Index], Index]
+"""{(output, input): kernel element}"""
 
 
 def axis_taps(axis: Any) -> list[tuple[int, int, int]]:
@@ -31,12 +34,10 @@ def axis_taps(axis: Any) -> list[tuple[int, int, int]]:
     ]
 
 
-def nonzeros(
-    kernel_shape: Index, axes: Any, groups: int, transposed: bool
-) -> dict[tuple[Index, Index], Index]:
+def nonzeros(kernel_shape: Index, axes: Any, groups: int, transposed: bool) -> Entries:
     """{(output, input): kernel element}, all as (channel, *spatial)."""
     channels, depth = kernel_shape[:2]
-    found: dict[tuple[Index, Index], Index] = {}
+    found: Entries = {}
     for c, b in product(range(channels), range(depth * groups)):
         g = c * groups // channels
         if not g * depth <= b < (g + 1) * depth:
@@ -98,12 +99,20 @@ class Csr:
 def csr(
     kernel: Array, axes: Any, groups: int, transposed: bool, order: str, transpose: bool
 ) -> Csr:
-    """The matrix of a layer in a layout."""
-    out_shape, in_shape = tensor_shapes(kernel.shape, axes, groups, transposed)
+    """The matrix of a convolution in a layout."""
+    found = nonzeros(kernel.shape, axes, groups, transposed)
+    shapes = tensor_shapes(kernel.shape, axes, groups, transposed)
+    return placed(found, kernel, *shapes, order, transpose)
+
+
+def placed(
+    found: Entries, kernel: Array, out_shape: Index, in_shape: Index, order: str, transpose: bool
+) -> Csr:
+    """The matrix in a layout of the entries {(output, input): kernel element}."""
     outputs, inputs = positions(out_shape, order), positions(in_shape, order)
     places = np.arange(kernel.size).reshape(kernel.shape)
     entries = []
-    for (output, source), element in nonzeros(kernel.shape, axes, groups, transposed).items():
+    for (output, source), element in found.items():
         row, column = int(outputs[output]), int(inputs[source])
         entries.append((column, row) if transpose else (row, column))
         entries[-1] += (int(places[element]),)
@@ -128,4 +137,83 @@ def apply(x: Array, kernel: Array, axes: Any, groups: int, transposed: bool) -> 
     y = np.zeros(out_shape, object)
     for (output, source), element in nonzeros(kernel.shape, axes, groups, transposed).items():
         y[output] += kernel[element].item() * x[source].item()
+    return y
+
+
+def turned(found: dict[tuple[Index, Index], Any]) -> dict[tuple[Index, Index], Any]:
+    """The entries of the transpose."""
+    return {(source, output): value for (output, source), value in found.items()}
+
+
+def indices(shape: Index) -> list[Index]:
+    """All places of a tensor, in C order."""
+    return list(product(*map(range, shape)))
+
+
+def gather(source: Array, far: Index, transposed: bool) -> Entries:
+    """Output o is the input whose number is source[o]; -1 is none."""
+    numbered = indices(far)
+    found = {(o, numbered[source[o]]): (0,) for o in indices(source.shape) if source[o] >= 0}
+    return turned(found) if transposed else found
+
+
+def diagonal(kernel_shape: Index, shape: Index) -> Entries:
+    """Output o is input o, times the number that stands for it."""
+    return {
+        (o, o): tuple(0 if size == 1 else i for i, size in zip(o, kernel_shape, strict=True))
+        for o in indices(shape)
+    }
+
+
+def dense(kernel_shape: Index, before: Index, after: Index, transposed: bool) -> Entries:
+    """Output (p, m, q) reads input (p, k, q) by weight (m, k)."""
+    found = {
+        ((*p, m, *q), (*p, k, *q)): (m, k)
+        for p, q in product(indices(before), indices(after))
+        for m, k in indices(kernel_shape)
+    }
+    return turned(found) if transposed else found
+
+
+def local(kernel_shape: Index, axes: Any, transposed: bool) -> Entries:
+    """Output (c, o..) reads input (b, i..) by weight (c, b, o.., t..)."""
+    found = {}
+    for c, b in indices(kernel_shape[:2]):
+        for taps in product(*map(axis_taps, axes)):
+            near, far = (o for o, _, _ in taps), (i for _, i, _ in taps)
+            element = (c, b, *(o for o, _, _ in taps), *(t for _, _, t in taps))
+            found[(c, *near), (b, *far)] = element
+    return turned(found) if transposed else found
+
+
+Paths = dict[tuple[Index, Index], list[Fraction]]
+"""{(output, input): the products of the weights along each path between them}"""
+
+
+def valued(found: Entries, kernel: Array) -> Paths:
+    """The entries of one layer, each a path of one weight."""
+    return {pair: [Fraction(kernel[element].item())] for pair, element in found.items()}
+
+
+def chained(factors: list[Paths]) -> Paths:
+    """All paths through layers one after another, the first first."""
+    found = factors[0]
+    for factor in factors[1:]:
+        reading: dict[Index, list[tuple[Index, list[Fraction]]]] = {}
+        for (output, source), weights in factor.items():
+            reading.setdefault(source, []).append((output, weights))
+        longer: Paths = {}
+        for (middle, source), ways in found.items():
+            for output, weights in reading.get(middle, []):
+                made = [way * weight for way in ways for weight in weights]
+                longer.setdefault((output, source), []).extend(made)
+        found = longer
+    return found
+
+
+def applied(found: dict[tuple[Index, Index], Any], x: Array, out_shape: Index) -> Array:
+    """What the entries {(output, input): value} make of x, in Python's own numbers."""
+    y = np.zeros(out_shape, object)
+    for (output, source), value in found.items():
+        y[output] += value * x[source]
     return y

@@ -283,7 +283,7 @@ def net(
     for number, name in enumerate(unsupported):
         inputs = [source, f"w{len(names) - 1}"]
         nodes.append(
-            helper.make_node("FusedConv", inputs, [f"u{number}"], name=name, domain="com.microsoft")
+            helper.make_node("NhwcConv", inputs, [f"u{number}"], name=name, domain="com.microsoft")
         )
     _save(path, nodes, stored, tensor, kind, shape, source)
     return path

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convfc_cli.matrices.matrix import FORMS, NUMBERED, SPARSE
 from tests import brute
 from tests.crafted import LINKS, same
 
@@ -54,10 +55,13 @@ FAULTS: dict[str, Fault] = {}
 
 
 def register(name: str, change: Change, **covered: str) -> None:
-    """Add a fault: `csr`, `dense` and `operator` say what sees it there, `all` in all three."""
+    """Add a fault: each form says what sees it there; `numbered` does for those that can have a
+    kernel_index, `sparse` for those that store nonzeros, `all` for every form.
+    """
     assert name not in FAULTS
-    if "all" in covered:
-        covered = dict.fromkeys(("csr", "dense", "operator"), covered["all"])
+    for group, forms in (("numbered", NUMBERED), ("sparse", SPARSE), ("all", FORMS)):
+        if group in covered:
+            covered |= dict.fromkeys(forms, covered.pop(group))
     FAULTS[name] = Fault(name, change, covered)
 
 
@@ -175,7 +179,7 @@ def exchange(array, random, places=None):
 
 def weights(contents):
     """The entries: those that are stored, or all."""
-    return contents["data"] if "data" in contents else contents["dense"].reshape(-1)
+    return contents["data" if "data" in contents else "dense"].reshape(-1)
 
 
 def entry(contents, random):
@@ -270,7 +274,8 @@ def rewrite(contents, csr):
 def with_its_digest(contents):
     """Compute the digest again, as its documentation says."""
     content = described(contents)
-    names = ("kernel_shape", "axes", "groups", "transposed", "bias", "dtype")
+    names = ("kind", "input_shape", "output_shape")
+    names += ("kernel_shape", "axes", "groups", "transposed", "bias", "dtype")
     geometry = {name: content[name] for name in names}
     sha = hashlib.sha256(json.dumps(geometry, sort_keys=True).encode())
     for name in ("kernel", "kernel_bias"):
@@ -323,12 +328,12 @@ def read_elements(contents):
 # --- the entries --------------------------------------------------------------------------------
 
 
-@fault(csr=PROOF, dense=PROOF)
+@fault(sparse=PROOF, dense=PROOF)
 def one_bit_of_one_weight(contents, random):
     return flip(weights(contents), random)
 
 
-@fault(csr=PROOF, dense=PROOF)
+@fault(sparse=PROOF, dense=PROOF)
 def one_ulp_of_one_weight(contents, random):
     view = bits(weights(contents))
     place = picked(random, np.arange(view.size))
@@ -338,7 +343,7 @@ def one_ulp_of_one_weight(contents, random):
     return True
 
 
-@fault(csr=PROOF, dense=PROOF)
+@fault(sparse=PROOF, dense=PROOF)
 def the_sign_of_a_zero(contents, random):
     values = weights(contents)
     place = picked(random, np.flatnonzero(values == 0))
@@ -348,7 +353,7 @@ def the_sign_of_a_zero(contents, random):
     return True
 
 
-@fault(csr=PROOF, dense=PROOF)
+@fault(sparse=PROOF, dense=PROOF)
 def two_weights_exchanged(contents, random):
     return exchange(weights(contents), random)
 
@@ -625,7 +630,7 @@ def columns_as_unsigned_numbers(contents, random):
     return True
 
 
-@fault(csr=PROOF, dense=PROOF)
+@fault(sparse=PROOF, dense=PROOF)
 def entries_of_another_dtype(contents, random):
     name = "data" if "data" in contents else "dense"
     contents[name] = in_another_dtype(contents[name])
@@ -706,7 +711,7 @@ def one_bit_of_the_kernel(contents, random):
     return flip(contents["kernel"], random)
 
 
-@fault(csr=PROOF, dense=PROOF, operator=MODEL)
+@fault(sparse=PROOF, dense=PROOF, operator=MODEL)
 def one_bit_of_the_kernel_with_its_digest(contents, random):
     return flip(contents["kernel"], random, read_elements(contents)) and with_its_digest(contents)
 
@@ -722,7 +727,7 @@ def two_kernel_elements_exchanged(contents, random):
     return exchange(contents["kernel"], random)
 
 
-@fault(csr=PROOF, dense=PROOF, operator=MODEL)
+@fault(sparse=PROOF, dense=PROOF, operator=MODEL)
 def two_kernel_elements_exchanged_with_their_digest(contents, random):
     places = read_elements(contents)
     return exchange(contents["kernel"], random, places) and with_its_digest(contents)
@@ -744,17 +749,17 @@ def recast(contents, names):
     return with_its_digest(contents)
 
 
-@fault(csr=PROOF, dense=PROOF, operator=MODEL)
+@fault(sparse=PROOF, dense=PROOF, operator=MODEL)
 def a_kernel_of_another_dtype_with_its_digest(contents, random):
     return recast(contents, ("kernel", "kernel_bias"))
 
 
-@fault(csr=MODEL, dense=MODEL)
+@fault(sparse=MODEL, dense=MODEL)
 def a_layer_of_another_dtype_with_its_digest(contents, random):
     return recast(contents, ("kernel", "kernel_bias", "bias", "data", "dense"))
 
 
-@fault(csr=PROOF)
+@fault(sparse=PROOF)
 def one_bit_of_the_bias(contents, random):
     return flip(contents["bias"], random)
 
@@ -764,19 +769,19 @@ def one_bit_of_the_kernel_bias(contents, random):
     return "kernel_bias" in contents and flip(contents["kernel_bias"], random)
 
 
-@fault(csr=PROOF, dense=MODEL, operator=MODEL)
+@fault(sparse=PROOF, dense=MODEL, operator=MODEL)
 def one_bit_of_the_kernel_bias_with_its_digest(contents, random):
     return one_bit_of_the_kernel_bias(contents, random) and with_its_digest(contents)
 
 
-@fault(csr=DIGEST)
+@fault(sparse=DIGEST)
 def one_bit_of_the_bias_in_both_places(contents, random):
     found = one_bit_of_the_kernel_bias(contents, random)
     contents["bias"] = bias_of(contents)
     return found
 
 
-@fault(csr=MODEL)
+@fault(sparse=MODEL)
 def one_bit_of_the_bias_in_both_places_with_its_digest(contents, random):
     return one_bit_of_the_bias_in_both_places(contents, random) and with_its_digest(contents)
 
@@ -795,7 +800,7 @@ def no_bias_any_more_with_its_digest(contents, random):
 # --- kernel_index -------------------------------------------------------------------------------
 
 
-@fault(csr=PROOF)
+@fault(numbered=PROOF)
 def two_numbers_of_kernel_elements_exchanged(contents, random):
     return "kernel_index" in contents and exchange(contents["kernel_index"], random)
 
@@ -808,26 +813,26 @@ def number_changed(contents, random, change):
     return True
 
 
-@fault(csr=PROOF)
+@fault(numbered=PROOF)
 def the_number_of_a_kernel_element_off_by_one(contents, random):
     step = random.choice([-1, 1])
     return number_changed(contents, random, lambda number: number + step)
 
 
-@fault(csr=PROOF)
+@fault(numbered=PROOF)
 def the_number_of_a_kernel_element_beyond_the_last(contents, random):
     wrong = random.choice([contents["kernel"].size, 2**31 - 1])
     return number_changed(contents, random, lambda number: wrong)
 
 
-@fault(csr=PROOF)
+@fault(numbered=PROOF)
 def a_negative_number_of_a_kernel_element(contents, random):
     size = contents["kernel"].size
     wrong = random.choice([-1, -size, -(2**31)])
     return number_changed(contents, random, lambda number: wrong)
 
 
-@fault(csr=PROOF)
+@fault(numbered=PROOF)
 def a_number_of_a_kernel_element_that_is_right_modulo_2_to_the_32(contents, random):
     if "kernel_index" in contents:
         contents["kernel_index"] = contents["kernel_index"].astype(np.int64)
@@ -1165,8 +1170,8 @@ for name, covered, values in (
 
 @fault(all=SCHEMA)
 def an_array_absent(contents, random):
-    names = {"kernel", "kernel_bias", "convfc", "bias", *LINKS, "kernel_index", "dense"}
-    found = sorted(names & contents.keys() - {"dense", "convfc"})
+    names = {"kernel", "kernel_bias", "bias", "row", "col", *LINKS, "kernel_index"}
+    found = sorted(names & contents.keys())
     del contents[found[random.integers(len(found))]]
     return True
 
@@ -1193,19 +1198,19 @@ def a_kernel_bias_of_another_length(contents, random):
     return True
 
 
-@fault(csr=PROOF)
+@fault(sparse=PROOF)
 def a_bias_of_another_length(contents, random):
     contents["bias"] = np.append(contents["bias"], contents["bias"][:1])
     return True
 
 
-@fault(csr=SCHEMA)
+@fault(sparse=SCHEMA)
 def another_shape_beside_the_arrays(contents, random):
     contents["shape"][random.integers(2)] += random.choice([-1, 1])
     return True
 
 
-@fault(csr=SCHEMA)
+@fault(sparse=SCHEMA)
 def another_format_beside_the_arrays(contents, random):
     if "format" in contents:
         contents["format"] = np.array(random.choice([b"csc", b"coo", b"CSR"]))
@@ -1224,7 +1229,7 @@ def another_encoding_beside_the_arrays(contents, random):
     return True
 
 
-@fault(all=SCHEMA)
+@fault(csr=SCHEMA, dense=SCHEMA, operator=SCHEMA)
 def another_name_of_the_group(contents, random):
     if "group" not in contents:
         return False

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from convfc_cli import streams
 from convfc_cli.geometry import Axis
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import ORDERS, Layout
 from convfc_cli.taps import IndexMap
 from tests import brute

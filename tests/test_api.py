@@ -275,7 +275,7 @@ def test_entries_of_an_operator(tmp_path: Path, order: str, turned: bool) -> Non
         output, source, kernel = operator.entry(row, column)
         value = 0 if kernel is None else operator.layer.kernel[kernel]
         assert value == matrix[row, column]
-        assert operator.index_map.kernel_of(output, source) == kernel
+        assert operator.layer.weight_of(output, source) == kernel
     for place in ((matrix.shape[0], 0), (0, matrix.shape[1]), (-1, 0), (0, -1)):
         with pytest.raises(IndexError):
             operator.entry(*place)

@@ -158,7 +158,7 @@ def test_an_exact_name_beats_an_ending(folder: Path) -> None:
         ("cnov2d", "did you mean conv2d"),
         ("2d", None),  # fits node_conv2d alone: an ending
         ("nothing like it", "there are conv2d, conv2d_1"),
-        ("@2", "it has 2, @0 to @1"),
+        ("@6", "it has 6, @0 to @5"),
         ("@x", "no layer '@x'"),
     ],
 )
@@ -396,7 +396,7 @@ def test_keep_going_converts_the_rest_and_names_what_failed(folder: Path) -> Non
     before = listing(folder)
     told = run("convert", path).failed(4)
     assert "bad" in told
-    assert "FusedConv" in told
+    assert "NhwcConv" in told
     assert listing(folder) == before
     done = run("convert", path, "--keep-going")
     assert done.code == 4
@@ -405,7 +405,7 @@ def test_keep_going_converts_the_rest_and_names_what_failed(folder: Path) -> Non
     assert "1 of 3 layers failed" in done.err
     (failed,) = json.loads(Path("m.onnx.fc/manifest.json").read_text())["failed"]
     assert failed["layer"] == "bad"
-    assert "activation is fused" in failed["reason"]
+    assert "channels last" in failed["reason"]
     run("verify", "m.onnx.fc").succeeded()
 
 

@@ -145,11 +145,11 @@ CASES: list[tuple[Callable[[Path], list[object]], int, str]] = [
     (truncated_file, 3, "m.onnx"),
     (random_bytes, 3, "m.onnx"),
     (wrong_group, 3, "conv"),
-    (unsupported_layer, 4, "layer bad (com.microsoft.FusedConv)"),
+    (unsupported_layer, 4, "layer bad (com.microsoft.NhwcConv)"),
     (lambda folder: [LENET, "-l", "@0", "-o", "nowhere/c.npz"], 6, "nowhere/c.npz"),
     (lambda folder: [], 2, "Missing argument"),
     (lambda folder: [LENET, "--what"], 2, "No such option"),
-    (lambda folder: [LENET, "--form", "coo"], 2, "'coo' is not one of"),
+    (lambda folder: [LENET, "--form", "dia"], 2, "'dia' is not one of"),
     (lambda folder: [LENET, "--dtype", "int8"], 2, "'int8' is not one of"),
     (lambda folder: [LENET, LENET], 2, "unexpected extra argument"),
 ]

@@ -200,7 +200,7 @@ def test_several_layers_into_another_format_name_this_one(folder: Path) -> None:
 
 def test_keep_going_writes_the_rest_and_names_what_failed(folder: Path) -> None:
     net(folder / "m.onnx", names=("a", "b"), unsupported=("bad",))
-    assert "FusedConv" in run("convert", "m.onnx", "-o", "m.h5").failed(4)
+    assert "NhwcConv" in run("convert", "m.onnx", "-o", "m.h5").failed(4)
     assert os.listdir() == ["m.onnx"]
     done = run("convert", "m.onnx", "-o", "m.h5", "--keep-going")
     assert (done.code, done.lines) == (4, ["m.h5"])
@@ -228,7 +228,7 @@ def test_what_is_no_file_of_ours(folder: Path) -> None:
         text = run(command[0], "plain.h5", *command[1:]).failed(3)
         assert "plain.h5 is HDF5, but no matrix file that convfc writes" in text
     Path("text.h5").write_text("some text")
-    assert "(hdf5, npy, npz)" in run("verify", "text.h5").failed(3)
+    assert "(edges, hdf5, mat, mtx, npy, npz, " in run("verify", "text.h5").failed(3)
 
 
 def test_damage_has_the_documented_codes(file: Path) -> None:

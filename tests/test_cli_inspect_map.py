@@ -69,7 +69,7 @@ def test_inspect_as_json(folder: Path) -> None:
     assert (first["kernel_shape"], first["groups"], first["dtype"]) == ([2, 3, 3, 3], 1, "float32")
     assert second["input_shape"] == [3, 6, 5]
     assert (bad["status"], bad["nonzeros"], bad["bytes"]) == ("unsupported", None, None)
-    assert "activation is fused" in bad["reason"]
+    assert "channels last" in bad["reason"]
 
 
 def test_inspect_of_open_sizes() -> None:

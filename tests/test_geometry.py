@@ -6,16 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convfc_cli.errors import GeometryError, MalformedInput, Unsupported
+from convfc_cli.errors import GeometryError, MalformedInput, Refused, Unsupported
 from convfc_cli.geometry import (
     LARGEST,
     LARGEST_KERNEL,
+    LARGEST_POOLED,
     Axis,
     convolution_axis,
     keras_convolution_axis,
     keras_transposed_axis,
+    nearest,
     onnx_convolution_axis,
+    onnx_pooled_axis,
     onnx_transposed_axis,
+    padded,
     pooled,
     same_padding,
     span,
@@ -450,3 +454,126 @@ def test_a_keras_transposed_axis_is_the_adjoint_of_a_convolution(n, k, s, d, pad
     """It undoes the shape of the convolution over as many inputs as it has outputs."""
     axis = keras_transposed_axis(n, k, s, d, padding)
     assert keras_convolution_axis(axis.inputs, k, s, d, padding) == axis
+
+
+# n, k, s, d, (low, high), ceil -> what each window has within the input, within the padded input
+POOLS = [
+    ((5, 2, 1, 1, (0, 0), False), [2, 2, 2, 2], [2, 2, 2, 2]),
+    ((5, 3, 2, 1, (1, 1), False), [2, 3, 2], [3, 3, 3]),
+    ((6, 3, 2, 1, (1, 1), False), [2, 3, 3], [3, 3, 3]),
+    ((6, 3, 2, 1, (1, 1), True), [2, 3, 3, 1], [3, 3, 3, 2]),  # 5 6 [7]: 6 is a pad, 7 none
+    ((5, 3, 2, 1, (1, 1), True), [2, 3, 2], [3, 3, 3]),  # it fits: none more
+    ((7, 2, 3, 1, (1, 1), True), [1, 2, 2], [2, 2, 2]),  # the fourth would begin at 8, a pad
+    ((7, 4, 3, 1, (0, 0), True), [4, 4], [4, 4]),  # 0..3, 3..6
+    ((8, 4, 3, 1, (0, 0), True), [4, 4, 2], [4, 4, 2]),  # 6 7 [8 9]
+    ((2, 3, 2, 1, (0, 0), True), [2], [2]),  # less than a window
+    ((7, 2, 1, 3, (1, 1), False), [1, 2, 2, 2, 2, 1], [2, 2, 2, 2, 2, 2]),  # -1 2, 0 3, .., 4 7
+    ((4, 3, 1, 2, (2, 1), False), [2, 2, 2], [3, 3, 3]),  # -2 0 2, -1 1 3, 0 2 4
+    ((1, 3, 1, 1, (1, 1), False), [1], [3]),
+    ((3, 1, 2, 1, (0, 0), False), [1, 1], [1, 1]),
+]
+
+
+@pytest.mark.parametrize(("case", "within", "padded_too"), POOLS)
+def test_onnx_pooled_axis_is_the_hand_table(case, within, padded_too):
+    n, k, s, d, pads, ceil = case
+    for include, counts in ((False, within), (True, padded_too)):
+        axis, found = onnx_pooled_axis(n, k, s, d, pads, ceil=ceil, include_pad=include)
+        assert axis == Axis(n, len(counts), k, s, d, pads[0])
+        assert list(found) == counts
+
+
+# n, k, s, d, auto_pad -> offset, what each window has within the input, within the padded input
+POOLS_BY_NAME = [
+    ((7, 4, 2, 1, "SAME_UPPER"), 1, [3, 4, 4, 2], [4, 4, 4, 4]),
+    ((7, 4, 2, 1, "SAME_LOWER"), 2, [2, 4, 4, 3], [4, 4, 4, 4]),
+    ((5, 2, 1, 3, "SAME_UPPER"), 1, [1, 2, 2, 1, 1], [2, 2, 2, 2, 2]),
+    ((8, 1, 4, 1, "SAME_UPPER"), 0, [1, 1], [1, 1]),
+    ((5, 2, 3, 1, "VALID"), 0, [2, 2], [2, 2]),
+]
+
+
+@pytest.mark.parametrize(("case", "offset", "within", "padded_too"), POOLS_BY_NAME)
+def test_onnx_pooled_axis_by_name_overrules_pads(case, offset, within, padded_too):
+    n, k, s, d, auto_pad = case
+    for ceil in (False, True):  # SAME has ceil(n / s) windows either way, VALID here fits
+        for include, counts in ((False, within), (True, padded_too)):
+            axis, found = onnx_pooled_axis(
+                n, k, s, d, (7, 7), auto_pad, ceil=ceil, include_pad=include
+            )
+            assert (axis.offset, list(found)) == (offset, counts)
+
+
+def test_what_a_pooling_layer_cannot_be():
+    with pytest.raises(Unsupported, match="VALID with ceil_mode"):
+        onnx_pooled_axis(6, 3, 2, auto_pad="VALID", ceil=True)
+    with pytest.raises(Unsupported, match="wholly in the padding"):
+        onnx_pooled_axis(5, 2, pads=(2, 0))
+    assert onnx_pooled_axis(5, 2, pads=(2, 0), include_pad=True)[1] == (2,) * 6
+    with pytest.raises(GeometryError, match="negative padding"):
+        onnx_pooled_axis(5, 2, pads=(0, -1))
+    with pytest.raises(GeometryError, match="no output"):
+        onnx_pooled_axis(2, 3)
+    with pytest.raises(Refused, match="windows along one axis"):
+        onnx_pooled_axis(LARGEST_POOLED + 1, 1)
+    assert len(onnx_pooled_axis(LARGEST_POOLED, 1)[1]) == LARGEST_POOLED
+
+
+# n, low, high -> kept, before, after
+PADS = [
+    ((5, 0, 0), (range(0, 5), 0, 0)),
+    ((5, 2, 3), (range(0, 5), 2, 3)),
+    ((5, -2, 3), (range(2, 5), 0, 3)),
+    ((5, 2, -3), (range(0, 2), 2, 0)),
+    ((5, -2, -2), (range(2, 3), 0, 0)),
+]
+
+
+@pytest.mark.parametrize(("case", "expected"), PADS)
+def test_padded_is_the_hand_table(case, expected):
+    assert padded(*case, "constant") == padded(*case, "edge") == expected
+
+
+def test_what_padding_leaves_open():
+    assert padded(5, 4, 4, "reflect") == (range(5), 4, 4)
+    for low, high in ((5, 0), (0, 5), (4, -1)):
+        with pytest.raises(Unsupported, match="it reflects"):
+            padded(5, low, high, "reflect")
+    assert padded(5, 9, 9, "wrap") == (range(5), 9, 9)
+    assert padded(5, -1, -1, "wrap") == (range(1, 4), 0, 0)
+    for low, high in ((1, -1), (-1, 1)):
+        with pytest.raises(Unsupported, match="which is first"):
+            padded(5, low, high, "wrap")
+    for low, high in ((-5, 0), (-5, 5), (-3, -2)):
+        with pytest.raises(GeometryError, match="leaves nothing of 5"):
+            padded(5, low, high, "constant")
+    with pytest.raises(GeometryError, match="beyond"):
+        padded(5, LARGEST + 1, 0, "constant")
+
+
+# factor, transformation, rounding -> sources of 3 inputs
+NEAREST = [
+    ((1, "half_pixel", "ceil"), [0, 1, 2]),
+    ((2, "half_pixel", "round_prefer_floor"), [0, 0, 1, 1, 2, 2]),
+    ((2, "half_pixel", "floor"), [0, 0, 0, 1, 1, 2]),  # -.25 .25 .75 1.25 1.75 2.25
+    ((2, "pytorch_half_pixel", "ceil"), [0, 1, 1, 2, 2, 2]),
+    ((3, "half_pixel_symmetric", "round_prefer_ceil"), [0, 0, 0, 1, 1, 1, 2, 2, 2]),
+    ((2, "asymmetric", "floor"), [0, 0, 1, 1, 2, 2]),  # 0 .5 1 1.5 2 2.5
+    ((2, "asymmetric", "round_prefer_floor"), [0, 0, 1, 1, 2, 2]),
+    ((2, "asymmetric", "round_prefer_ceil"), [0, 1, 1, 2, 2, 2]),
+    ((2, "asymmetric", "ceil"), [0, 1, 1, 2, 2, 2]),
+    ((3, "asymmetric", "round_prefer_floor"), [0, 0, 1, 1, 1, 2, 2, 2, 2]),
+]
+
+
+@pytest.mark.parametrize(("case", "sources"), NEAREST)
+def test_nearest_is_the_hand_table(case, sources):
+    assert list(nearest(3, *case)) == sources
+
+
+def test_what_nearest_is_not():
+    for words in (("align_corners", "floor"), ("asymmetric", "down")):
+        with pytest.raises(Unsupported, match="is not read"):
+            nearest(3, 2, *words)
+    with pytest.raises(Refused):
+        nearest(LARGEST_POOLED, 2, "asymmetric", "floor")

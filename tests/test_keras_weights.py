@@ -703,8 +703,8 @@ def flipped(kernel: Array) -> Array:
 def test_kernels_of_keras_1(order: str, backend: str, tmp_path: Path) -> None:
     stored = KERNEL.transpose(3, 2, 0, 1) if order == "th" else KERNEL
     entry = only(keras1(order, stored, tmp_path, backend=backend))
-    assert entry.index_map is not None
-    assert (entry.index_map.input_shape, entry.index_map.output_shape) == ((2, 5, 6), (4, 4, 4))
+    assert entry.outline is not None
+    assert (entry.outline.input_shape, entry.outline.output_shape) == ((2, 5, 6), (4, 4, 4))
     assert entry.flipped is (backend == "theano")
     check(entry, flipped(KERNEL) if backend == "theano" else KERNEL, BIAS)
 

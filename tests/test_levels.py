@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from convfc_cli import verification
-from convfc_cli.checks import impulses, integers, probes
+from convfc_cli.checks import check, impulses, integers, probes
 from convfc_cli.checks.check import Check, Subject, shown
 from convfc_cli.checks.impulses import Impulses
 from convfc_cli.checks.integers import Integers
@@ -25,14 +24,15 @@ from convfc_cli.checks.reals import Reals
 from convfc_cli.checks.structure import Structure
 from convfc_cli.errors import Refused, UsageError, WrongContents
 from convfc_cli.geometry import Axis
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import format as matrix_format
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.format import Block, Stored
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.report import Finding, WrongEntry
-from convfc_cli.rounding import Witness, as_ones
+from convfc_cli.rounding import Witness
 from convfc_cli.runtimes import onnxruntime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import NAMES, runtime
@@ -64,10 +64,9 @@ def walked(stored: Stored, make: Callable[[Subject], Check], most: int = 40) -> 
     """What one check finds when it is shown the rows and no other check is."""
     subject = Subject(stored.matrix, stored.structural)
     check = make(subject)
-    ones = np.ones(subject.layer.input_shape, np.uint64)
     for slab in subject.layer.slabs(subject.matrix.layout, most):
         check.expect(slab)
-        for block in stored.rows(slab.apply(ones, as_ones).astype(np.int64)):
+        for block in stored.rows(slab.counts()):
             start = block.first - slab.rows.start
             check.hold(block, slice(start, start + len(block.indptr) - 1))
     return check.finding()
@@ -397,12 +396,10 @@ class Wrong(Runtime):
     def missing(self) -> str:
         return ""
 
-    def apply(
-        self, layer: Convolution, x: Array, kernel: Array, bias: Array | None = None
-    ) -> Array | str:
-        index_map, kernel = self._change(layer, kernel)
-        other = Convolution(np.ascontiguousarray(kernel), index_map)
-        return ORACLE.apply(other, x, np.ascontiguousarray(kernel), bias)
+    def apply(self, layer: Linear, x: Array) -> Array | str:
+        assert isinstance(layer, Convolution)
+        index_map, kernel = self._change(layer, layer.kernel)
+        return ORACLE.apply(Convolution(kernel, index_map, layer.bias), x)
 
 
 def with_axes(layer: Convolution, **changes: Any) -> IndexMap:
@@ -448,10 +445,8 @@ class Answering(Runtime):
     def missing(self) -> str:
         return ""
 
-    def apply(
-        self, layer: Convolution, x: Array, kernel: Array, bias: Array | None = None
-    ) -> Array | str:
-        return self._answer(ORACLE.apply(layer, x, kernel, bias))
+    def apply(self, layer: Linear, x: Array) -> Array | str:
+        return self._answer(ORACLE.apply(layer, x))
 
 
 @every_level
@@ -505,9 +500,9 @@ def test_whole_numbers_are_drawn_from_0_to_the_largest_there_is_room_for(monkeyp
     drawn: set[float] = set()
 
     class Watching(Answering):
-        def apply(self, layer: Convolution, x: Array, *others: Any) -> Array | str:
+        def apply(self, layer: Linear, x: Array) -> Array | str:
             drawn.update(x.reshape(-1).tolist())
-            return super().apply(layer, x, *others)
+            return super().apply(layer, x)
 
     for seed in range(5):
         assert walked(stored_of(NPZ, example()), by_integers(Watching(lambda y: y), seed)).holds
@@ -697,7 +692,7 @@ def test_a_kernel_index_is_held_to_the_geometry_wherever_it_stands(place, transp
     assert findings(crafted.checked(data))["kernel_index"].holds
     contents = crafted.arrays(data)
     contents["kernel_index"][place] ^= 1
-    for module in (verification, matrix_format):
+    for module in (check, matrix_format):
         monkeypatch.setattr(module, "CHUNK", 20)
     row = int(np.searchsorted(contents["indptr"], place, side="right")) - 1
     assert crafted.checked(saved(contents)).complaint == (

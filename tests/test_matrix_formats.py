@@ -5,19 +5,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from convfc_cli.errors import UsageError
+from convfc_cli.errors import Refused, UsageError
 from convfc_cli.files import opened
 from convfc_cli.geometry import Axis
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import FORMS, Matrix, Origin, Spec
 from convfc_cli.taps import IndexMap
 from tests import crafted
-from tests.crafted import CASES, assert_same_layer, example, label, outcome, rendered
+from tests.crafted import (
+    CASES,
+    TEXT,
+    assert_same_layer,
+    example,
+    label,
+    outcome,
+    rendered,
+    suits,
+    usual_layout,
+)
 from tests.strategies import STREAM_SIZES, every_layout, layouts, problems, stream_sizes
 
 HDF5 = registry.formats()["hdf5"]
@@ -29,11 +39,20 @@ def test_the_registry_knows_each_kind_by_its_name_in_order():
     formats = registry.formats()
     assert list(formats) == sorted(formats)
     assert all(kind.name == name for name, kind in formats.items())
-    assert len({kind.suffixes[0] for kind in formats.values()}) == len(formats)
+    assert len({(kind.suffixes[0], form) for kind, form in CASES}) == len(CASES)
     assert {form for kind in formats.values() for form in kind.forms} == set(FORMS)
     for kind in formats.values():
         assert kind.summary
-        assert registry.by_suffix(Path(f"some.thing{kind.suffixes[0].upper()}")) is kind
+        for form in kind.forms:
+            assert registry.by_suffix(Path(f"a.b{kind.suffixes[0].upper()}"), form) is kind
+
+
+def test_a_suffix_alone_names_one_kind():
+    found = {suffix: registry.by_suffix(Path(f"a{suffix}")) for suffix in (".npz", ".npy", ".h5")}
+    assert {suffix: kind.forms[0] for suffix, kind in found.items()} == {
+        **{".npz": "csr", ".npy": "dense", ".h5": "csr"}
+    }
+    assert registry.by_suffix(Path("a.npz"), "dense").forms[0] == "csr"  # for want of a better one
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -43,8 +62,8 @@ def test_each_form_has_a_kind_that_writes_it(form):
 
 def test_a_suffix_of_no_kind_is_refused_with_those_there_are():
     with pytest.raises(UsageError) as error:
-        registry.by_suffix(Path("matrix.mat"))
-    assert "matrix.mat" in str(error.value)
+        registry.by_suffix(Path("matrix.xyz"))
+    assert "matrix.xyz" in str(error.value)
     for kind in registry.formats().values():
         assert kind.suffixes[0] in str(error.value)
 
@@ -55,6 +74,8 @@ def test_a_suffix_of_no_kind_is_refused_with_those_there_are():
 def test_what_is_written_is_sniffed_read_back_equal_and_verified(
     kind, form, layout, dtype, tmp_path
 ):
+    if not suits(form, layout):
+        pytest.skip("no blocks in this layout")
     matrix = example(form, layout, dtype)
     path = crafted.written(kind, matrix, tmp_path)
     renamed = path.rename(path.with_suffix(".bin"))  # no suffix helps, the content does
@@ -73,6 +94,7 @@ def test_what_is_written_is_sniffed_read_back_equal_and_verified(
     assert report.strength == ("digest only" if form == "operator" else "2^-96")
     checks = {finding.check for finding in report.findings}
     structural = {"bias", "structure"} if form != "dense" else set()  # a dense file has neither
+    structural -= {"bias"} if kind.name in TEXT else set()
     assert checks >= ({"digest"} if form == "operator" else {"digest", "entries", *structural})
 
 
@@ -82,7 +104,8 @@ def test_the_digest_is_stated_and_bias_is_flattened_as_the_outputs(kind, form, t
     with opened(crafted.written(kind, matrix, tmp_path)) as source:
         (stored,) = registry.stored(source)
         assert stored.matrix.bias.tolist() == [0.5, -2] * 6
-        assert form == "operator" or stored.bias().tolist() == [0.5, -2] * 6
+        if form == "csr" and kind.name not in TEXT:
+            assert stored.bias().tolist() == [0.5, -2] * 6
         assert isinstance(stored.stated_digest, str)
         assert len(stored.stated_digest) == 64
 
@@ -125,6 +148,8 @@ def test_progress_counts_the_bytes_of_the_arrays(kind, form):
 @every_layout
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_size_is_planned_to_within_the_metadata(kind, form, layout, dtype):
+    if not suits(form, layout):
+        pytest.skip("no blocks in this layout")
     axes = (Axis(40, 40, 3, 1, 1, 1), Axis(40, 40, 3, 1, 1, 1))
     kernel = np.ones((4, 2, 3, 3), dtype)
     matrix = Matrix(Convolution(kernel, IndexMap(kernel.shape, axes)), Spec(layout, form))
@@ -132,7 +157,10 @@ def test_the_size_is_planned_to_within_the_metadata(kind, form, layout, dtype):
     operator = crafted.beside(kind, matrix)
     actual += operator.size if operator else 0
     planned = kind.size(matrix.spec, matrix.layer.index_map, matrix.layer.dtype)
-    assert 0 <= planned - actual <= 8192
+    if kind.name in TEXT:  # 1.0 is not the longest value
+        assert actual <= planned <= 4 * actual
+    else:
+        assert 0 <= planned - actual <= 8192
     assert form == "operator" or actual > 20 * 8192
 
 
@@ -140,14 +168,27 @@ def test_the_size_is_planned_to_within_the_metadata(kind, form, layout, dtype):
 def test_a_size_is_planned_without_weights_for_what_no_disk_holds(kind, form):
     axis = Axis(10**6, 10**6, 3, 1, 1, 1)
     index_map = IndexMap((1, 1, 3, 3), (axis, axis))
-    size = kind.size(Spec(form=form), index_map, np.dtype(np.float32))
-    exact = {"operator": 0, "csr": (3 * 10**6 - 2) ** 2 * 12 + 10**12 * 12, "dense": 4 * 10**24}
-    assert 0 < size - exact[form] <= 16384
+    spec = Spec(usual_layout(form), form)
+    if kind.name == "mat":
+        with pytest.raises(Refused, match="has less than 2147483648 bytes"):
+            kind.size(spec, index_map, np.dtype(np.float32))
+        return
+    size = kind.size(spec, index_map, np.dtype(np.float32))
+    nonzeros = (3 * 10**6 - 2) ** 2
+    compressed = nonzeros * 12 + 10**12 * 12
+    exact = {"operator": 0, "dense": 4 * 10**24, "coo": nonzeros * 20 + 10**12 * 4}
+    exact |= dict.fromkeys(("csr", "csc", "bsr"), compressed)  # blocks of one entry each
+    if kind.name in TEXT:
+        longest = len("1000000000000 1000000000000 -1.1754944e-38\n")
+        assert 0 < size - nonzeros * longest <= 16384
+    else:
+        assert 0 < size - exact[form] <= 16384
 
 
 @every_case
 @given(problem=problems(), layout=layouts(), sizes=STREAM_SIZES)
 def test_any_layer_comes_back_and_is_verified(kind, form, problem, layout, sizes):
+    assume(crafted.holds(kind, problem.layer) and suits(form, layout))
     matrix = Matrix(problem.layer, Spec(layout, form))
     with stream_sizes(sizes):
         data = rendered(kind, matrix)
@@ -169,7 +210,7 @@ def test_any_layer_comes_back_and_is_verified(kind, form, problem, layout, sizes
 def test_any_origin_comes_back(kind, form, texts, position, flipped):
     file, sha256, layer, output, op, dtype = texts
     origin = Origin(file, sha256, layer, output, position, op, dtype, flipped)
-    matrix = Matrix(example().layer, Spec(form=form), origin)
+    matrix = Matrix(example().layer, Spec(usual_layout(form), form), origin)
     data = rendered(kind, matrix)
     (stored,) = kind.open(crafted.in_memory(data), crafted.beside(kind, matrix))
     assert stored.matrix.origin == origin

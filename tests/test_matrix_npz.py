@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convfc_cli
-from convfc_cli import verification
+from convfc_cli.checks import check
 from convfc_cli.errors import MalformedInput
 from convfc_cli.geometry import Axis
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
 from convfc_cli.matrices import format as matrix_format
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.container import StoredZip, write_all
@@ -97,8 +97,8 @@ def test_an_npz_has_the_bytes_it_had_when_this_was_written(monkeypatch):
         for form in ("csr", "operator")
     }
     assert digests == {
-        "csr": "527c64fb8cb2312e74b9faa4a5e2007d5dbc8a3d51303d2db92b3c67ba86e0ae",
-        "operator": "518cc7731e447b900f1062aed4d82febdfcb21287498aa02b41148b5ea8bfe73",
+        "csr": "857842a865db939af1b4bbd63e1a5f2d279ae5a623dff8205d48ff9d54bc9f59",
+        "operator": "185529606a3249504b9cc4b0145a57f96d1e9248007da07cb4710115ac6cb16f",
     }
 
 
@@ -146,7 +146,7 @@ def test_every_single_flipped_byte_of_an_npz_is_malformed(form, mask):
 @pytest.mark.parametrize("name", ["indptr", "indices", "data", "kernel_index"])
 def test_damage_in_the_first_of_many_blocks_is_not_taken_for_wrong_weights(name, monkeypatch):
     # The checksum stands after the last block; the wrong entry is met in the first.
-    monkeypatch.setattr(verification, "CHUNK", 8)
+    monkeypatch.setattr(check, "CHUNK", 8)
     monkeypatch.setattr(matrix_format, "CHUNK", 8)
     data = bytearray(rendered(NPZ, example(kernel_index=True)))
     content = crafted.members(bytes(data))[f"{name}.npy"]
@@ -405,8 +405,18 @@ def test_another_schema_is_malformed_and_both_are_named():
 
 
 FIELDS = [
-    *("schema", "version", "form", "shape", "nonzeros", "kernel_index", "layout", "input_shape"),
-    *("output_shape", "kernel_shape", "axes", "groups", "transposed", "bias", "dtype", "origin"),
+    *("schema", "version", "form", "shape", "nonzeros", "kernel_index", "layout", "kind"),
+    *(
+        "input_shape",
+        "output_shape",
+        "kernel_shape",
+        "axes",
+        "groups",
+        "transposed",
+        "bias",
+        "dtype",
+        "origin",
+    ),
     "digest",
 ]
 WRONG = [
@@ -509,7 +519,7 @@ def test_axes_with_other_keys_or_of_another_number_are_malformed(change):
         ("input_shape", [4, 3, 5]),
         ("output_shape", [2, 2, 4]),
         ("dtype", "float64"),
-        ("bias", False),
+        ("kind", "dense"),
         ("groups", 1),
         ("kernel_shape", [2, 2, 4, 1]),
         ("transposed", True),
@@ -520,6 +530,12 @@ def test_metadata_that_contradicts_the_geometry_is_malformed(field, value):
     kind, message = outcome(crafted.redescribed(CSR, content))
     assert kind == "MalformedInput"
     assert "convfc/1" in message
+
+
+def test_a_bias_that_the_metadata_do_not_know_of_is_malformed():
+    content = crafted.description(CSR) | {"bias": False}
+    kind, message = outcome(crafted.redescribed(CSR, content))
+    assert (kind, "'kernel_bias.npy'" in message) == ("MalformedInput", True)
 
 
 @pytest.mark.parametrize(
@@ -618,11 +634,11 @@ def test_data_of_another_dtype_than_the_kernel_are_wrong_contents(dtype):
     assert "float32" in message
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.int32, ">f4", "U8", np.longdouble])
+@pytest.mark.parametrize("dtype", [np.float16, np.int64, ">f4", "U8", np.longdouble])
 def test_a_kernel_of_a_dtype_that_no_layer_has_is_malformed(dtype):
     kind, message = outcome(rewritten(kernel=lambda array: array.astype(dtype)))
     assert kind == "MalformedInput"
-    assert "float32 or float64" in message
+    assert "float32 or float64 or int32" in message
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_the_weights_are_read_after_the_file_is_closed_and_gone(kind, name, make
     (folder / name).unlink()
     for entry, kernel, bias in zip(model.entries, KERNELS, BIASES, strict=True):
         layer = entry.load()
-        assert layer.index_map == entry.index_map
+        assert layer.index_map == entry.outline
         assert layer.kernel.tobytes() == kernel.tobytes()
         assert layer.bias.tobytes() == bias.tobytes()
 

@@ -604,3 +604,22 @@ def test_an_error_says_what_the_file_is_called(tmp_path: Path) -> None:
     entry = read(save(weight_model([], []), tmp_path)).entries[0]
     with pytest.raises(Unsupported, match="layer conv"):
         entry.load()
+
+
+@pytest.mark.parametrize("size", [4, None, -3])
+def test_sizes_that_become_negative_before_a_slice_end_nothing(size, tmp_path: Path) -> None:
+    """ONNX's shape inference ends its process on them."""
+    nodes = [
+        helper.make_node("Conv", ["x", "W"], ["r"], name="c"),
+        helper.make_node("Slice", ["r", "starts", "ends", "axes"], ["y"]),
+    ]
+    stored = [tensor("W", np.ones((1, 1, 8), np.float32))]
+    stored += [tensor(name, np.array([k])) for name, k in (("starts", 0), ("ends", 5), ("axes", 2))]
+    path = save(make_model(nodes, [info("x", (1, 1, size))], stored), tmp_path)
+    sizes = ["--input-shape", "x=1,1,4"] if size is None else []
+    command = [sys.executable, "-m", "convfc_cli", "inspect", str(path), *sizes]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.returncode in (0, 3), ran
+    assert "Assertion" not in ran.stderr
+    if size != -3:
+        assert "no output: size 4" in ran.stdout

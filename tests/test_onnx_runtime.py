@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from convfc_cli.errors import ConvfcError
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models import onnx_constants, onnx_layer
 from convfc_cli.rounding import Witness, check_runtime
 from convfc_cli.runtimes import onnxruntime

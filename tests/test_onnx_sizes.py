@@ -328,19 +328,6 @@ def test_sizes_that_a_loop_does_not_fix(tmp_path: Path) -> None:
 # --- what is listed and not converted -------------------------------------------------------------
 
 
-def quantized(op: str) -> onnx.ModelProto:
-    """A ConvInteger or a QLinearConv."""
-    codes = np.arange(36).reshape(SHAPE).astype(np.int8)
-    stored = [tensor("W", codes)]
-    if op == "ConvInteger":
-        names = ["x", "W"]
-    else:
-        names = ["x", "s", "z", "W", "s", "z", "s", "z"]
-        stored += [tensor("s", np.float32(0.5)), tensor("z", np.int8(0))]
-    made = node(op, names, ["y"], name="conv")
-    return make_model([made], [info("x", (1, 2, 5, 4), TensorProto.INT8)], stored)
-
-
 def deformable() -> onnx.ModelProto:
     """A DeformConv."""
     return make_model(
@@ -357,12 +344,9 @@ def foreign(domain: str, op: str = "Conv") -> onnx.ModelProto:
 
 OTHERS: dict[str, tuple[onnx.ModelProto, str, str]] = {
     "DeformConv": (deformable(), "DeformConv", "offsets are computed"),
-    "ConvInteger": (quantized("ConvInteger"), "ConvInteger", "integer"),
-    "QLinearConv": (quantized("QLinearConv"), "QLinearConv", "quantized"),
     "blocked": (foreign("com.microsoft.nchwc"), "com.microsoft.nchwc.Conv", "reordered"),
-    "fused": (foreign("com.microsoft", "FusedConv"), "com.microsoft.FusedConv", "activation"),
     "channels last": (foreign("com.ms.internal.nhwc"), "com.ms.internal.nhwc.Conv", "NHWC"),
-    "channels last 2": (foreign("com.microsoft", "NhwcConv"), "com.microsoft.NhwcConv", "Nhwc"),
+    "channels last 2": (foreign("com.microsoft", "NhwcConv"), "com.microsoft.NhwcConv", "NHWC"),
 }
 
 
@@ -393,7 +377,7 @@ def test_other_convolutions_are_listed_with_a_reason(
         ("com.example", "Conv"),  # whatever it means there
         ("com.microsoft", "ConvTransposeWithDynamicPads"),
         ("com.microsoft", "QLinearConv"),
-        ("com.microsoft", "FusedConv"),
+        ("com.microsoft", "NhwcConv"),
         ("com.microsoft.nchwc", "Conv"),
         ("ai.onnx.ml", "Conv"),
     ],
@@ -417,7 +401,7 @@ def test_the_standard_domain_by_its_other_name(tmp_path: Path) -> None:
 def test_what_can_be_is_converted_beside_what_cannot(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = foreign("com.microsoft", "FusedConv")
+    model = foreign("com.microsoft", "NhwcConv")
     model.graph.node.append(node("Conv", ["x", "W"], ["z"], name="fine"))
     path = save(model, tmp_path)
     done = convfc(capsys, "convert", path, "-o", f"{tmp_path}/out/", "--keep-going", "--json")
@@ -426,7 +410,7 @@ def test_what_can_be_is_converted_beside_what_cannot(
     assert [matrix["layer"] for matrix in told["matrices"]] == ["fine"]
     (failed,) = told["failed"]
     assert failed["layer"] == "conv"
-    assert "activation" in failed["reason"]
+    assert "NHWC" in failed["reason"]
     assert failed["exit_code"] == 4
 
 
@@ -445,4 +429,4 @@ def test_every_error_of_a_listing_is_one_of_ours(tmp_path: Path) -> None:
     for model, _, _ in OTHERS.values():
         for entry in listed(model, tmp_path).entries:
             assert isinstance(entry.error, ConvfcError)
-            assert entry.index_map is None
+            assert entry.outline is None

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from convfc_cli import rounding, verification
+from convfc_cli.checks import check
 from convfc_cli.errors import Defect
 from convfc_cli.geometry import Axis
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.rounding import (
@@ -237,12 +238,12 @@ def rows_at_a_time(layer, monkeypatch):
 
 @pytest.mark.parametrize(("chunk", "rows"), [(1, 1), (6, 1), (60, 10), (65, 10)])
 def test_a_slab_has_as_many_rows_as_a_chunk_has_room_for(chunk, rows, monkeypatch):
-    monkeypatch.setattr(verification, "CHUNK", chunk)
+    monkeypatch.setattr(check, "CHUNK", chunk)
     assert rows_at_a_time(example().layer, monkeypatch) == {rows}  # 72 nonzeros in 12 rows
 
 
 def test_where_most_rows_are_empty_a_slab_has_no_more_of_them_than_a_chunk(monkeypatch):
-    monkeypatch.setattr(verification, "CHUNK", 4)
+    monkeypatch.setattr(check, "CHUNK", 4)
     far = Convolution(
         np.ones((1, 1, 1), np.float32), IndexMap((1, 1, 1), (Axis(1, 9, 1, 1, 1, 0),))
     )
@@ -252,7 +253,7 @@ def test_where_most_rows_are_empty_a_slab_has_no_more_of_them_than_a_chunk(monke
 @pytest.mark.parametrize("seen", [0, 1, 11])
 def test_rows_that_nobody_looked_at_are_a_defect_not_a_proof(seen, monkeypatch):
     data, honest = rendered(NPZ, example()), Convolution.slabs
-    monkeypatch.setattr(verification, "CHUNK", 1)
+    monkeypatch.setattr(check, "CHUNK", 1)
     monkeypatch.setattr(
         Convolution, "slabs", lambda self, layout, most: list(honest(self, layout, most))[:seen]
     )
@@ -340,8 +341,9 @@ def test_the_first_kernel_element_that_is_not_the_models_is_named(value):
 @pytest.mark.parametrize(("ours", "theirs"), [("float32", "float64"), ("float64", "float32")])
 def test_a_kernel_of_another_dtype_is_not_the_models(ours, theirs):
     kernel = example(dtype=getattr(np, theirs)).layer.kernel
-    told = f"origin: the kernel is {ours}, the model's layer {theirs}"
-    assert held_to(kernel, getattr(np, ours)).complaint == told
+    told = held_to(kernel, getattr(np, ours)).complaint
+    assert told.startswith("origin: the geometry is not that of the model's layer: ")
+    assert told.index(f"in {ours}, in the model ") < told.index(f"in {theirs}")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", ""])

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers import Linear, Slab
+from convfc_cli.layers.linear import Linear, Slab
+from convfc_cli.layout import Layout
 from convfc_cli.matrices.format import Block
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.report import Finding, WrongEntry
+from convfc_cli.streams import CHUNK
 
 Array = NDArray[Any]
 
@@ -46,6 +48,11 @@ class Subject:
         return self.matrix.layer.adjoint() if self.transposed else self.matrix.layer
 
     @property
+    def upright(self) -> Layout:
+        """The layout in which `layer` has these rows."""
+        return replace(self.matrix.layout, transpose=False)
+
+    @property
     def rows(self) -> int:
         """How many rows are stored."""
         return self.matrix.shape[self.by_column]
@@ -63,7 +70,12 @@ class Subject:
     @property
     def nonzeros(self) -> int:
         """Entries that the geometry plans."""
-        return self.matrix.layer.index_map.nnz
+        return self.matrix.layer.nnz
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of a slab with about `CHUNK` entries."""
+        return max(1, CHUNK // max(1, self.nonzeros // self.rows))
 
     def vector(self, tensor: Array) -> Array:
         """vec(tensor) in the order of the matrix."""
@@ -72,9 +84,8 @@ class Subject:
     def wrong_entry(self, block: Block, row: int) -> WrongContents:
         """The error that names the first wrong entry of row `row` of a block."""
         at = block.first + row
-        layout = replace(self.matrix.layout, transpose=False)
         part = slice(int(block.indptr[row]), int(block.indptr[row + 1]))
-        _, columns, values = self.layer.rows(layout).block(at, at + 1)
+        _, columns, values = self.layer.rows(self.upright).block(at, at + 1)
         found = dict(zip(block.indices[part].tolist(), block.data[part], strict=True))
         expected = dict(zip(columns.tolist(), values, strict=True))
         zero = np.zeros((), self.layer.dtype)[()]
@@ -96,15 +107,18 @@ class Subject:
         """A wrong entry in terms of the layer; None is one that is not there: a zero, where every
         entry is stored.
         """
+        summed = expected is not None
         if not self.structural:
             zero = np.zeros((), self.layer.dtype)[()]
             expected = zero if expected is None else expected
             found = zero if found is None else found
-        layout, index_map = self.matrix.layout, self.matrix.layer.index_map
+        layout, layer = self.matrix.layout, self.matrix.layer
         output, source = (column, row) if self.transposed else (row, column)
-        output_index = layout.unflatten(output, index_map.output_shape)
-        input_index = layout.unflatten(source, index_map.input_shape)
-        kernel = index_map.kernel_of(output_index, input_index)
+        output_index = layout.unflatten(output, layer.output_shape)
+        input_index = layout.unflatten(source, layer.input_shape)
+        kernel = layer.weight_of(output_index, input_index)
+        if not layer.exact and summed:
+            kernel = ()
         place = (column, row) if self.by_column else (row, column)
         return WrongEntry(
             *(*place, output_index, input_index, kernel),

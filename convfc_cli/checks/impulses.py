@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from convfc_cli.checks.check import Check, Subject, bits
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers import Convolution, Linear, Slab
+from convfc_cli.layers.linear import Linear, Slab, Strip
 from convfc_cli.matrices.format import Block
 from convfc_cli.report import EVERY_ENTRY, Finding
 from convfc_cli.runtimes.runtime import Runtime
@@ -70,6 +70,9 @@ class Impulses(Check):
         self._subject, self._runtimes = subject, list(runtimes)
         self._asked: list[str] = []
         self._reasons: list[str] = []
+        if not subject.layer.exact:
+            self._runtimes = []
+            self._reasons = [f"the entries of a {subject.layer.kind} are sums, not single weights"]
         self._entries = self._colours = 0
         self._expected: _Answers | None = None
         shape = subject.layer.input_shape
@@ -127,7 +130,7 @@ class Impulses(Check):
             size = max(1, BATCH // max(colours.size, len(slab.rows)))
             for start in range(0, count, size):
                 batch = np.arange(start, min(start + size, count))
-                answers.append(self._batch(runtime, layer, colours, batch, column))
+                answers.append(self._batch(runtime, strip, colours, batch, column))
             done += count
         self._colours = max(self._colours, done)
         return _Answers(
@@ -136,16 +139,17 @@ class Impulses(Check):
         )
 
     def _batch(
-        self, runtime: Runtime, layer: Convolution, colours: Array, batch: Array, column: Array
+        self, runtime: Runtime, strip: Strip, colours: Array, batch: Array, column: Array
     ) -> _Answers:
         """The answers to the colours of a batch; `column` is that of each input of the layer."""
+        layer = strip.layer
         lit = (colours == batch.reshape(-1, *(1,) * colours.ndim)).astype(np.float32)
         labels = np.arange(1, colours.size + 1).reshape(colours.shape)
         ones = np.ones(layer.kernel.shape, np.float32)
         weights = bits(layer.kernel)
-        count = self._answer(runtime, layer, [(lit, ones)])
-        label = self._answer(runtime, layer, [(lit * part, ones) for part in _parts(labels)])
-        value = self._answer(runtime, layer, [(lit, part) for part in _parts(weights)])
+        count = self._answer(runtime, strip, [(lit, ones)])
+        label = self._answer(runtime, strip, [(lit * part, ones) for part in _parts(labels)])
+        value = self._answer(runtime, strip, [(lit, part) for part in _parts(weights)])
         if int(count.max()) > 1:
             raise _NoAnswer(f"by {runtime.label} an output reads two inputs that never meet in one")
         silent = count == 0
@@ -159,23 +163,26 @@ class Impulses(Check):
         return _Answers(np.where(silent, -1, column[place]), value.astype(weights.dtype))
 
     def _answer(
-        self, runtime: Runtime, layer: Convolution, parts: Sequence[tuple[Array, Array]]
+        self, runtime: Runtime, strip: Strip, parts: Sequence[tuple[Array, Array]]
     ) -> Array:
         """The runtime's answers to pairs (inputs, kernel), the parts of one number: (probes, rows).
 
         Raises `_NoAnswer` where it has none.
         """
+        layer = strip.layer
         axes = self._subject.matrix.layout.axes(len(layer.output_shape))
         number: Array = np.zeros(0, np.int64)
         for k, (x, kernel) in enumerate(parts):
-            y = runtime.apply(layer, x, kernel)
+            y = runtime.apply(layer.with_kernel(kernel), x)
             if isinstance(y, str):
                 raise _NoAnswer(y)
             if y.shape != (len(x), *layer.output_shape):
                 raise _NoAnswer(
                     f"{runtime.label} gives {y.shape[1:]}, the layer {layer.output_shape}"
                 )
-            part = y.transpose(0, *(1 + axis for axis in axes)).reshape(len(x), -1)
+            part = y.transpose(0, *(1 + axis for axis in axes)).reshape(len(x), -1)[
+                :, strip.outputs
+            ]
             with np.errstate(invalid="ignore"):  # what is no number is caught
                 whole = part.astype(np.int64)
             right = (whole == part) & (whole >= 0) & (whole < 2**PART)

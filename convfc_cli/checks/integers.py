@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from convfc_cli.checks.check import Check, Subject, add_product, bits
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers import Linear, Slab, Weights
+from convfc_cli.layers.linear import Copies, Linear, Slab, Weights
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.format import Block
 from convfc_cli.report import Finding
-from convfc_cli.rounding import as_ones
 from convfc_cli.runtimes.runtime import Original, Runtime
 from convfc_cli.streams import CHUNK
 
@@ -37,22 +36,25 @@ class Integers(Check):
 
     def __init__(self, subject: Subject, runtime: Runtime, original: Original, random: Any) -> None:
         self._subject, self._original, self._runtime = subject, original, runtime
-        layer = subject.matrix.layer
-        terms = _terms(layer)
-        self._width = next((width for width in (8, 4, 2, 1) if _room(terms, width) >= LEAST), 0)
         self._limbs: list[Weights] = []
         self._answers: list[Array] = []
+        self._sums: list[Array] = []
+        layer = subject.matrix.layer
+        if not isinstance(layer, Copies):
+            self._reason = f"the entries of a {layer.kind} are sums: they have no bits of weights"
+            return
+        terms = _terms(layer)
+        self._width = next((width for width in (8, 4, 2, 1) if _room(terms, width) >= LEAST), 0)
         self._reason = "" if self._width else f"sums of {terms} terms leave no room for it"
         if not self._reason:
             self._most = _room(terms, self._width)
             x = random.integers(0, self._most, layer.input_shape, endpoint=True)
             self._x = subject.vector(x.astype(np.float64))
             self._limbs = _limbs(layer.dtype, self._width, structural=subject.structural)
-            self._ask(x.astype(np.float32))
+            self._ask(layer, x.astype(np.float32))
         self._sums = [np.zeros_like(answer) for answer in self._answers]
 
-    def _ask(self, x: Array) -> None:
-        layer = self._subject.matrix.layer
+    def _ask(self, layer: Copies, x: Array) -> None:
         for limb in self._limbs:
             kernel = limb(layer.kernel).astype(np.float32)
             y = self._original.apply(self._runtime, x[None], kernel)
@@ -95,9 +97,7 @@ class Integers(Check):
 
 def _terms(layer: Linear) -> int:
     """The most terms that an output is a sum of."""
-    ones = np.ones(layer.input_shape, np.uint64)
-    slabs = layer.slabs(Layout(), CHUNK)
-    return max(1, *(int(slab.apply(ones, as_ones).max()) for slab in slabs))
+    return max(1, *(int(slab.counts().max()) for slab in layer.slabs(Layout(), CHUNK)))
 
 
 def _room(terms: int, width: int) -> int:

@@ -19,9 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.checks.check import Check, Subject, bits, product
-from convfc_cli.errors import Refused, WrongContents
-from convfc_cli.layers import Convolution, Linear, Slab, Weights
+from convfc_cli.errors import Defect, Refused, WrongContents
+from convfc_cli.layers.linear import Copies, Linear, Slab, Weights
+from convfc_cli.layers.product import Product
+from convfc_cli.layout import Layout
 from convfc_cli.matrices.format import Block
+from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.report import Finding
 
 Array = NDArray[Any]
@@ -64,6 +67,48 @@ class Probes(Check):
         return Finding(self.name, True, f"{told}: {promise}", self._strength, "the oracle")
 
 
+class Factors(Check):
+    """Of a product, the rows that its entries are multiplied from: each factor's, as if they were
+    stored.
+    """
+
+    name = "factors"
+
+    def __init__(
+        self, product: Product, layout: Layout, seed: int, probes: int, strength: str
+    ) -> None:
+        self._product, self._layout, self._strength = product, layout, strength
+        self._seed, self._count = seed, probes
+
+    def expect(self, slab: Slab) -> None:
+        pass
+
+    def hold(self, block: Block, part: slice) -> None:
+        pass
+
+    def finding(self) -> Finding:
+        entries = sum(map(self._prove, self._product.factors))
+        told = (
+            f"{len(self._product.factors)} factors with {entries:,} entries, made anew: every bit "
+            f"and every zero, by {self._count} random probes each"
+        )
+        return Finding(self.name, True, told, self._strength, "the oracle")
+
+    def _prove(self, layer: Linear) -> int:
+        subject = Subject(Matrix(layer, Spec(self._layout)), structural=True)
+        inputs = [uniform(self._seed, probe, layer.input_shape) for probe in range(self._count)]
+        probes = Probes(subject, inputs, self._strength)
+        rows = layer.rows(self._layout)
+        for slab in layer.slabs(self._layout, subject.most_rows):
+            probes.expect(slab)
+            stored = rows.block(slab.rows.start, slab.rows.stop)
+            try:
+                probes.hold(Block(slab.rows.start, *stored), slice(0, len(slab.rows)))
+            except WrongContents as error:
+                raise Defect(f"the rows of a {layer.kind} are not what it computes") from error
+        return layer.nnz
+
+
 class Numbers(Check):
     """Each entry's kernel_index, as if the flat indices themselves were the weights."""
 
@@ -73,7 +118,7 @@ class Numbers(Check):
         self, subject: Subject, inputs: Sequence[Array], strength: str, slabs: Iterator[Slab]
     ) -> None:
         """`slabs` are those of `numbered(subject)`, cut as the layer's own."""
-        self._subject, self._size = subject, subject.matrix.layer.kernel.size
+        self._subject, self._size = subject, _numbered(subject.matrix.layer).kernel.size
         self._inputs, self._strength, self._slabs = inputs, strength, slabs
         self._vectors = [subject.vector(x) for x in inputs]
         self._expected: list[Array] = []
@@ -102,10 +147,16 @@ class Numbers(Check):
 
 def numbered(subject: Subject) -> Linear:
     """The layer whose rows are checked, with each weight's flat index in place of the weight."""
-    kernel = subject.matrix.layer.kernel
-    numbers = np.arange(kernel.size, dtype=np.float64).reshape(kernel.shape)
-    layer = Convolution(numbers, subject.matrix.layer.index_map)
+    layer = _numbered(subject.matrix.layer)
     return layer.adjoint() if subject.transposed else layer
+
+
+def _numbered(layer: Linear) -> Copies:
+    if not isinstance(layer, Copies):
+        raise WrongContents(f"kernel_index where the entries of a {layer.kind} are sums")
+    return layer.with_kernel(
+        np.arange(layer.kernel.size, dtype=np.float64).reshape(layer.kernel.shape)
+    )
 
 
 def planes(dtype: np.dtype[Any], *, structural: bool) -> list[Weights]:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from convfc_cli.checks.check import Check, Subject, add_product
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers import Slab
+from convfc_cli.layers.linear import Slab, as_float64
 from convfc_cli.matrices.format import Block
-from convfc_cli.report import Finding
-from convfc_cli.rounding import as_float64, bounds, told_ratio, worst_ratio
+from convfc_cli.report import ROUNDING, Finding
+from convfc_cli.rounding import bounds, told_ratio, worst_ratio
 from convfc_cli.runtimes.runtime import Original, Runtime
 
 Array = NDArray[Any]
@@ -60,6 +60,13 @@ class Reals(Check):
                 f"output {place}: {self._what}, run by {self._label}, gives {y[wrong]:.9g}, "
                 f"the matrix {self._sums[wrong]:.9g}"
             )
-        told = f"{self._what} and the matrix: {told_ratio(worst, left_out, y.size)}"
+        ratio = told_ratio(worst, left_out, y.size, self._witness.beyond)
+        told = f"{self._what} and the matrix: {ratio}"
         compared = True if left_out < y.size else None
-        return Finding(self.name, compared, told, "rounding bound", self._label)
+        return Finding(self.name, compared, told, ROUNDING, self._label, worst=worst)
+
+
+class Whole(Reals):
+    """A product and its layers one after another, each by its oracle."""
+
+    name = "product"

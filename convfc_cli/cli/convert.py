@@ -18,6 +18,7 @@ Examples:
   convfc convert model.onnx -l conv1 -o conv1.npz
   convfc convert model.onnx --input-shape x=1,3,224,224 --keep-going
   convfc convert model.onnx -l @3 --form dense -o third.npy
+  convfc convert model.onnx --compose conv1:bn1
   convfc convert model.onnx -l conv1 -o - | convfc verify -
   convfc convert model.keras -o all.h5
   convfc convert state.h5 --weight c1.weight --kernel-order oihw --input-shape 1,3,32,32
@@ -42,13 +43,27 @@ Examples:
     help="A folder (ending in /), a file whose suffix picks the format, or - for standard output. "
     "By default MODEL.fc/ in the current directory.",
 )
+@options.include
+@click.option(
+    "--compose",
+    multiple=True,
+    metavar="FIRST:LAST",
+    help="Instead of single layers the chain of linear layers from FIRST to LAST, as one matrix. "
+    "FIRST may be the tensor that the first layer reads. Repeatable.",
+)
+@click.option(
+    "--fold-bn",
+    is_flag=True,
+    help="Each convolution together with the batch normalization that reads its output.",
+)
 @options.input_shape
 @options.bare
 @click.option(
     "--form",
-    type=click.Choice(["csr", "dense", "operator"]),
-    help="csr: the nonzeros (default); dense: every entry, as .npy; operator: kernel, bias and "
-    "metadata alone, kilobytes for any size.",
+    type=click.Choice(["csr", "csc", "coo", "bsr", "dense", "operator"]),
+    help="csr: the nonzeros (default); csc: the same by columns; coo: with row and column "
+    "of each; bsr: in blocks of channels, with --layout channels-last; dense: every entry, as "
+    ".npy; operator: what the layer itself keeps and metadata, of a convolution kilobytes.",
 )
 @click.option(
     "--layout",
@@ -64,7 +79,14 @@ Examples:
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),
-    help="Of the entries; the model's own by default, half precision widened to float32.",
+    help="Of the entries; the model's own by default, half precision widened to float32, whole "
+    "numbers to int32.",
+)
+@click.option(
+    "--dequantize",
+    is_flag=True,
+    help="Real weights of integer layers, as their scales have them; by default whole numbers, the "
+    "scales in the metadata.",
 )
 @click.option(
     "--kernel-index", is_flag=True, help="Also store each entry's flat index into the kernel."
@@ -94,6 +116,8 @@ def convert(
     model: str,
     layers: tuple[str, ...],
     output: str | None,
+    include: tuple[str, ...],
+    compose: tuple[str, ...],
     input_shapes: tuple[options.Shape, ...],
     no_verify: bool,
     as_json: bool,
@@ -120,6 +144,8 @@ def convert(
                 )
             if chosen.force or chosen.keep_going:
                 raise click.UsageError("--force and --keep-going mean nothing with -o -")
+            if include:
+                raise click.UsageError("-o - carries one layer: name it with -l, not --include")
             if as_json:
                 raise click.UsageError("--json and -o - both want standard output")
             conversion.stream(
@@ -128,6 +154,7 @@ def convert(
                 layers=layers,
                 input_shape=shapes,
                 bare=bare,
+                compose=compose,
                 options=chosen,
                 observer=reporter,
             )
@@ -139,6 +166,8 @@ def convert(
             layers=layers,
             input_shape=shapes,
             bare=bare,
+            include=include,
+            compose=compose,
             options=chosen,
             observer=reporter,
         )

@@ -18,7 +18,7 @@ from convfc_cli.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from convfc_cli.models.model import Entry
+    from convfc_cli.models.model import Entry, Model
 
 WIDE = ("@", "layer", "op", "input", "output", "kernel", "nonzeros", "csr", "status")
 NARROW = ("@", "layer", "output", "nonzeros", "status")
@@ -28,6 +28,9 @@ WIDTH = 100
 
 PIPED = ("position", "layer", "op", "input", "output", "kernel", "nonzeros", "bytes", "status")
 
+CHAINS = ("chain", "operators", "input", "output", "nonzeros", "csr")
+"""Columns of the chains, `bytes` in place of `csr` in a pipe."""
+
 REASONS = 8
 """Reasons that are told on a terminal; a pipe and --json have them all."""
 
@@ -36,32 +39,52 @@ Examples:
   convfc inspect model.onnx
   convfc inspect model.onnx --input-shape x=1,3,224,224
   convfc inspect model.onnx | cut -f 2,7
+  convfc inspect model.onnx --include linear    also pooling, batch normalization, dense layers
+  convfc inspect model.onnx --chains            what --compose can make one matrix of
   convfc inspect weights.h5               datasets that may be kernels, and what is missing
 """
 
 
 @click.command(epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("model")
+@options.include
+@click.option(
+    "--chains",
+    is_flag=True,
+    help="List the chains of linear layers that `convert --compose` makes one matrix of, and about "
+    "what each would cost: products fill in.",
+)
 @options.input_shape
 @options.bare
 @options.common
 def inspect(
-    model: str, input_shapes: tuple[options.Shape, ...], as_json: bool, quiet: bool, **rest: Any
+    model: str,
+    include: tuple[str, ...],
+    chains: bool,
+    input_shapes: tuple[options.Shape, ...],
+    as_json: bool,
+    quiet: bool,
+    **rest: Any,
 ) -> None:
     """List the convolutions of MODEL: shapes, nonzeros, and the bytes of each matrix.
 
-    A table on a terminal, tab-separated lines in a pipe. No weight is read.
+    A table on a terminal, tab-separated lines in a pipe. No weight of a convolution is read.
     """
     from convfc_cli.errors import SizeMissing, UsageError, WeightsAlone
     from convfc_cli.models.registry import read
     from convfc_cli.planning import human
 
     found = read(model, options.shapes(input_shapes), options.described(rest))
-    if not found.entries:
-        raise UsageError(f"{found.name} has no convolution: there is nothing to list")
-    listed = [_described(entry) for entry in found.entries]
+    entries = found.select([], include)
+    if not entries:
+        hint = ": --include linear lists its other linear layers" if found.others else ""
+        raise UsageError(f"{found.name} has no convolution: there is nothing to list{hint}")
+    head = {"model": found.name, "kind": found.kind, "sha256": found.sha256}
+    if chains:
+        _list_chains(found, head, as_json=as_json, quiet=quiet)
+        return
+    listed = [_described(entry) for entry in entries]
     if as_json:
-        head = {"model": found.name, "kind": found.kind, "sha256": found.sha256}
         print_json({**head, "layers": listed})
         return
     if is_terminal(sys.stdout):
@@ -81,12 +104,14 @@ def inspect(
         f"{len(ready)} of {len(listed)} layers ready: {nonzeros:,} nonzeros, {human(size)} as csr",
         quiet=quiet,
     )
-    hints = [entry.error.hint for entry in found.entries if isinstance(entry.error, SizeMissing)]
+    if count := _chains_in(found):
+        say(f"{_counted(count)}: --chains lists them", quiet=quiet)
+    hints = [entry.error.hint for entry in entries if isinstance(entry.error, SizeMissing)]
     if hints:
         arguments = click.get_current_context().find_root().obj or ["inspect", model]
         command = shlex.join(["convfc", *arguments, "--input-shape", hints[0]])
         say(f"sizes are open; for instance: {command}", quiet=quiet)
-    alone = [entry.error.hint for entry in found.entries if isinstance(entry.error, WeightsAlone)]
+    alone = [entry.error.hint for entry in entries if isinstance(entry.error, WeightsAlone)]
     if alone:
         command = f"{shlex.join(['convfc', 'convert', model])} {alone[0]}"
         say(
@@ -96,6 +121,66 @@ def inspect(
         )
 
 
+def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+    """The chains, as the layers are listed."""
+    import numpy as np
+
+    from convfc_cli.matrices.matrix import Spec
+    from convfc_cli.matrices.registry import by_form
+    from convfc_cli.models.chain import chains
+    from convfc_cli.planning import human
+
+    found: list[dict[str, Any]] = []
+    for chain in chains(model):
+        extent, dtype = chain.extent, np.dtype(np.float32)
+        found.append(
+            {
+                "chain": f"{chain.parts[0].name}:{chain.parts[-1].name}",
+                "operators": [part.op for part in chain.parts],
+                "input_shape": extent.input_shape if extent else None,
+                "output_shape": extent.output_shape if extent else None,
+                "nonzeros": extent.nnz if extent else None,
+                "bytes": by_form("csr").size(Spec(), extent, dtype) if extent else None,
+            }
+        )
+    if as_json:
+        print_json({**head, "chains": found})
+        return
+    terminal = is_terminal(sys.stdout)
+    columns = CHAINS if terminal else (*CHAINS[:-1], "bytes")
+    told = [
+        {**item, "operators": (" + " if terminal else "+").join(item["operators"])}
+        for item in found
+    ]
+    rows = [[_cell(item, column) for column in columns] for item in told]
+    if terminal:
+        print_table(columns, rows, numbers=("nonzeros", "csr"))
+    else:
+        print_rows(columns, rows)
+    largest = max((item["bytes"] or 0 for item in found), default=0)
+    note = f", estimated from some rows of each; the largest has about {human(largest)}"
+    say(f"{_counted(len(found))}{note if found else ''}", quiet=quiet)
+
+
+def _chains_in(model: "Model") -> int:
+    """How many chains there are; none where the other layers of a model cannot be listed."""
+    from convfc_cli.errors import ConvfcError
+    from convfc_cli.models.chain import chains
+
+    try:
+        return sum(1 for _ in chains(model))
+    except ConvfcError:
+        return 0
+
+
+def _counted(chains: int) -> str:
+    return (
+        "1 chain of linear layers composes"
+        if chains == 1
+        else (f"{chains or 'no'} chains of linear layers compose")
+    )
+
+
 def _described(entry: "Entry") -> dict[str, Any]:
     """All that is listed of a layer, as plain values."""
     import numpy as np
@@ -103,10 +188,10 @@ def _described(entry: "Entry") -> dict[str, Any]:
     from convfc_cli.matrices.matrix import Spec
     from convfc_cli.matrices.registry import by_form
 
-    index_map, size = entry.index_map, None
-    if index_map is not None:
+    outline, size = entry.outline, None
+    if outline is not None:
         dtype = np.dtype(entry.matrix_dtype)
-        size = by_form("csr").size(Spec(), index_map, dtype)
+        size = by_form("csr").size(Spec(), outline, dtype)
     return {
         "position": entry.position,
         "layer": entry.name,
@@ -114,14 +199,15 @@ def _described(entry: "Entry") -> dict[str, Any]:
         "op": entry.op,
         "status": entry.status,
         "reason": str(entry.error) if entry.error else None,
-        "input_shape": index_map.input_shape if index_map else None,
-        "output_shape": index_map.output_shape if index_map else None,
-        "kernel_shape": index_map.kernel_shape if index_map else entry.stored,
-        "groups": index_map.groups if index_map else None,
-        "nonzeros": index_map.nnz if index_map else None,
+        "input_shape": outline.input_shape if outline else None,
+        "output_shape": outline.output_shape if outline else None,
+        "kernel_shape": (outline.kernel_shape or None) if outline else entry.stored,
+        "groups": outline.groups if outline else None,
+        "nonzeros": outline.nnz if outline else None,
         "bytes": size,
         "dtype": entry.dtype or None,
         "layout": entry.layout,
+        "notes": entry.noted(),
     }
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -62,16 +62,16 @@ def map_(
     if sum(given is not None for given in (output, source, kernel, entry)) != 1:
         raise UsageError("say what to look up: one of --output, --input, --kernel, --entry")
     operator = load(matrix, layer)
-    index_map = operator.index_map
+    found = operator.layer
     try:
         if entry is not None:
             taps = _of_entry(operator, entry)
         elif output is not None:
-            taps = index_map.of_output(output)
+            taps = found.reads(output)
         elif source is not None:
-            taps = index_map.of_input(source)
+            taps = found.feeds(source)
         else:
-            taps = index_map.of_kernel(kernel or ())
+            taps = found.stands(kernel or ())
         rows = _rows(operator, taps)
         first = list(islice(rows, ON_SCREEN + 1))
     except IndexError as error:
@@ -87,8 +87,7 @@ def map_(
         more = 1 + sum(1 for _ in rows)
         say(f"and {more:,} more: pipe it to see them all", quiet=quiet)
     if output is not None:
-        bias = operator.layer.bias
-        say(f"bias of output {output}: {0.0 if bias is None else bias[output[0]]!s}", quiet=quiet)
+        say(f"bias of output {output}: {found.bias_tensor()[output]!s}", quiet=quiet)
     if not first:
         say("nothing: only padding or cropped positions are met there", quiet=quiet)
 
@@ -96,34 +95,25 @@ def map_(
 Row = tuple[int, int, tuple[int, ...], tuple[int, ...], tuple[int, ...] | None, float]
 
 
-def _of_entry(operator: "MatrixOperator", entry: tuple[int, ...]) -> "Iterator[Tap]":
+def _of_entry(operator: "MatrixOperator", entry: tuple[int, ...]) -> "Iterator[tuple[Tap, Any]]":
     from convfc_cli.errors import UsageError
-    from convfc_cli.taps import Tap
 
     if len(entry) != 2:
         raise UsageError("--entry takes two numbers, ROW,COLUMN")
-    output, source, kernel = operator.entry(*entry)
-    return iter([Tap(output, source, kernel or ())])
+    return iter([operator.tap(*entry)])
 
 
-def _rows(operator: "MatrixOperator", taps: "Iterator[Tap]") -> Iterator[Row]:
-    index_map, layout = operator.index_map, operator.layout
-    for tap in taps:
-        row = layout.flatten(tap.output, index_map.output_shape)
-        column = layout.flatten(tap.input, index_map.input_shape)
+def _rows(operator: "MatrixOperator", taps: "Iterator[tuple[Tap, Any]]") -> Iterator[Row]:
+    layer, layout = operator.layer, operator.layout
+    for tap, weight in taps:
+        row = layout.flatten(tap.output, layer.output_shape)
+        column = layout.flatten(tap.input, layer.input_shape)
         if layout.transpose:
             row, column = column, row
-        if tap.kernel:
-            yield (
-                row,
-                column,
-                tap.output,
-                tap.input,
-                tap.kernel,
-                operator.layer.kernel[tap.kernel].item(),
-            )
-        else:
+        if weight is None:
             yield row, column, tap.output, tap.input, None, 0.0
+        else:
+            yield row, column, tap.output, tap.input, tap.kernel, weight.item()
 
 
 def _finite(row: Row) -> tuple[object, ...]:
@@ -133,4 +123,5 @@ def _finite(row: Row) -> tuple[object, ...]:
 
 def _plain(row: Row) -> tuple[object, ...]:
     output, source, kernel = (",".join(map(str, index or ())) for index in row[2:5])
-    return row[0], row[1], output, source, kernel or "structural zero", f"{row[5]:.9g}"
+    what = kernel or ("structural zero" if row[4] is None else "a sum")
+    return row[0], row[1], output, source, what, f"{row[5]:.9g}"

@@ -94,6 +94,15 @@ input_shape = click.option(
 )
 
 
+include = click.option(
+    "--include",
+    multiple=True,
+    metavar="OPERATOR",
+    help="Also linear layers that are no convolutions, by their operator: AveragePool, "
+    "BatchNormalization, Dense ...; linear: all of them. Repeatable.",
+)
+
+
 class PadType(_ParamType):
     """Padding: a word, or for each axis a number or LOW:HIGH."""
 

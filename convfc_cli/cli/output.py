@@ -5,7 +5,7 @@ rich is imported when a table or a bar is drawn, and not before.
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -83,6 +83,16 @@ def shape(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
+def _notes(noted: dict[str, Any]) -> Iterator[str]:
+    """What a layer's notes say, in a line each: texts as they are; of numbers, which there are."""
+    numbers = [key for key, value in noted.items() if not isinstance(value, str)]
+    if numbers:
+        yield ", ".join(numbers)
+    for key, value in noted.items():
+        if isinstance(value, str):
+            yield f"{key} {value}"
+
+
 _MARKS = {True: "[green]ok[/]", False: "[bold red]WRONG[/]", None: "[yellow]no[/]"}
 
 
@@ -152,6 +162,13 @@ class Reporter:
         nonzeros = sum(item.entry.require().nnz for item in plan.items)
         orders = " and ".join(sorted({item.spec.layout.order for item in plan.items}))
         say(f"{what}, {nonzeros:,} nonzeros, {orders}, about {human(plan.size)}", quiet=self._quiet)
+        noted: dict[str, list[str]] = {}
+        for item in plan.items:
+            for note in _notes(item.entry.noted()):
+                noted.setdefault(note, []).append(item.entry.name)
+        for note, names in noted.items():
+            where = f"{len(names)} layers" if len(names) > 1 else names[0]
+            say(f"  noted of {where}: {note}", quiet=self._quiet)
 
     def started(self, name: str, size: int) -> None:
         """A file is begun: `size` bytes are to be written or read."""

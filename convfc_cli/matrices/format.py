@@ -9,11 +9,11 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.errors import WrongContents
+from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
 from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.outline import Outline
 from convfc_cli.streams import CHUNK
-from convfc_cli.taps import IndexMap
 
 Array = NDArray[Any]
 
@@ -62,8 +62,8 @@ class Stored(ABC):
         """
 
     @abstractmethod
-    def bias(self) -> Array:
-        """The bias vector as stored, one value an output."""
+    def bias(self) -> Array | None:
+        """The bias vector as stored, one value an output; None where the file has none."""
 
     @abstractmethod
     def rows(self, counts: Array) -> Iterator[Block]:
@@ -98,19 +98,33 @@ class MatrixFormat(ABC):
     summary: str
     """One line for the README's table."""
 
+    by_column: bool = False
+    """Whether files of this kind are stored by columns: see `Stored.by_column`."""
+
     several: bool = False
     """Whether one file holds the matrices of several layers."""
+
+    numbered: bool = True
+    """Whether it has room for a kernel_index."""
 
     def beside(self, path: Path) -> list[Path]:
         """The operator file beside the one at `path`, where that has no room for metadata."""
         return []
 
-    @abstractmethod
-    def recognises(self, source: Input) -> bool:
-        """Whether a file is of this kind, by its first bytes."""
+    def check_holds(self, matrix: Matrix, name: str) -> None:
+        """Raise `MalformedInput` where the metadata of a file of this kind say another form."""
+        if matrix.form not in self.forms:
+            raise MalformedInput(
+                f"{name} is {matrix.form} by its metadata, where {self.name} holds "
+                f"{' and '.join(self.forms)}"
+            )
 
     @abstractmethod
-    def size(self, spec: Spec, index_map: IndexMap, dtype: np.dtype[Any]) -> int:
+    def recognises(self, source: Input) -> bool:
+        """Whether a file is of this kind, by its contents."""
+
+    @abstractmethod
+    def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
         """About the bytes that `write` will write: known before any weight is read."""
 
     @abstractmethod
@@ -136,18 +150,36 @@ class Sequential(Protocol):
     def read(self, count: int) -> Array: ...
 
 
+class Rows(Protocol):
+    """The rows of a stored matrix, from front to back: see `Stored.rows`."""
+
+    def rows(self, counts: Array) -> Iterator[Block]: ...
+
+
+def stretches(counts: Array) -> Iterator[tuple[slice, Array]]:
+    """Rows of these lengths, `CHUNK` entries or one row at a time: (which rows, their indptr)."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    row = entry = 0
+    while row < len(counts):
+        last = max(row + 1, int(np.searchsorted(ends, entry + CHUNK, side="right")))
+        yield slice(row, last), np.concatenate(([0], ends[row:last] - entry))
+        row, entry = last, int(ends[last - 1])
+
+
 class CsrReader:
     """The rows of a stored CSR matrix, from front to back.
 
-    `indptr`, `indices` and `data` stand at their beginnings.
+    `indptr`, `indices` and `data` stand at their beginnings; `word` is what a person calls a row.
     """
 
-    def __init__(self, indptr: Sequential, indices: Sequential, data: Sequential) -> None:
-        self._indptr, self._indices, self._data = indptr, indices, data
+    def __init__(
+        self, indptr: Sequential, indices: Sequential, data: Sequential, word: str = "row"
+    ) -> None:
+        self._indptr, self._indices, self._data, self._word = indptr, indices, data, word
         self._row = self._entry = 0
 
     def rows(self, counts: Array) -> Iterator[Block]:
-        """The next len(counts) rows, `CHUNK` entries or one row at a time; see `Stored.rows`."""
+        """The next len(counts) rows; see `Stored.rows`."""
         if self._row == 0 and int(self._indptr.read(1)[0]) != 0:
             raise WrongContents("indptr does not begin with 0")
         stored = self._indptr.read(len(counts))
@@ -156,18 +188,14 @@ class CsrReader:
         if len(wrong):
             row = int(wrong[0])
             raise WrongContents(
-                f"row {self._row + row} ends at entry {int(stored[row])} by indptr, where the "
-                f"geometry has it end at {int(ends[row])} with {int(counts[row])} entries"
+                f"{self._word} {self._row + row} ends at entry {int(stored[row])} by indptr, where "
+                f"the geometry has it end at {int(ends[row])} with {int(counts[row])} entries"
             )
-        row = 0
-        while row < len(counts):
-            last = max(row + 1, int(np.searchsorted(ends, self._entry + CHUNK, side="right")))
-            indptr = np.concatenate(([0], ends[row:last] - self._entry))
+        for _, indptr in stretches(counts):
             entries = int(indptr[-1])
             first = self._row
-            self._row, self._entry = self._row + last - row, self._entry + entries
+            self._row, self._entry = first + len(indptr) - 1, self._entry + entries
             yield Block(first, indptr, self._indices.read(entries), self._data.read(entries))
-            row = last
 
 
 def dense_rows(first: int, count: int, columns: int, data: Sequential) -> Iterator[Block]:

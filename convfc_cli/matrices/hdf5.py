@@ -50,7 +50,7 @@ from convfc_cli.matrices.matrix import (
     stated_digest,
 )
 from convfc_cli.naming import stem
-from convfc_cli.taps import IndexMap
+from convfc_cli.outline import Outline
 
 Values = NDArray[Any]
 
@@ -72,8 +72,13 @@ class Hdf5(MatrixFormat):
     def recognises(self, source: Input) -> bool:
         return source.head.startswith(SIGNATURE)
 
-    def size(self, spec: Spec, index_map: IndexMap, dtype: np.dtype[Any]) -> int:
-        return schema.size(spec, index_map, dtype)
+    def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
+        entries: schema.Arrays = {}
+        if spec.form == "csr":
+            entries = schema.compressed(spec, outline, dtype)
+        elif spec.form == "dense":
+            entries = {"dense": (spec.shape(outline), dtype)}
+        return schema.size(spec, outline, dtype, entries)
 
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         names = _group_names([matrix.origin for matrix in matrices])
@@ -117,7 +122,7 @@ def _attributes(matrix: Matrix, dtypes: dict[str, np.dtype[Any]]) -> Attributes:
         "version": "0.1.0",
         "format": "CSR",
         "shape": matrix.shape,
-        "number_of_stored_values": matrix.layer.index_map.nnz,
+        "number_of_stored_values": matrix.layer.nnz,
         "data_types": {name: dtypes[own].name for name, own in _LINKS.items()},
     }
     return {
@@ -162,12 +167,8 @@ class _StoredHdf5(Stored):
                 raise MalformedInput(f"{name}: {member!r} is no array")
             self._datasets[member] = dataset
         text = self._text()
-        kernel = self._dataset("kernel").read()
-        bias = self._dataset("kernel_bias").read() if "kernel_bias" in self._datasets else None
-        try:
-            self.matrix = restore(text, kernel, bias)
-        except MalformedInput as error:
-            raise MalformedInput(f"{name}: {error}") from error
+        self.matrix = restore(text, name, lambda member: self._dataset(member).read())
+        FORMAT.check_holds(self.matrix, name)
         self.stated_digest = stated_digest(text)
         self.structural = self.matrix.form != "dense"
         self._check_members()
@@ -219,11 +220,11 @@ class _StoredHdf5(Stored):
         """The arrays. Raises `WrongContents` where they, or what the attributes say of them, are
         not as the geometry has them.
         """
-        matrix, index_map = self.matrix, self.matrix.layer.index_map
+        matrix, layer = self.matrix, self.matrix.layer
         real = (matrix.layer.dtype,)
-        nnz = (index_map.nnz,)
+        nnz = (layer.nnz,)
         expected = {
-            "bias": ((index_map.rows,), real),
+            "bias": ((layer.outline.rows,), real),
             "indptr": ((matrix.shape[0] + 1,), schema.INDICES),
             "indices": (nnz, schema.INDICES),
             "data": (nnz, real),

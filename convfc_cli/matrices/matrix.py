@@ -8,23 +8,29 @@ Nothing in the text depends on when, where or in what order a file was written.
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
-import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, MalformedInput, UsageError
-from convfc_cli.geometry import Axis
-from convfc_cli.layers import Convolution
+from convfc_cli.layers import kinds
+from convfc_cli.layers.linear import Linear, Read, described, restored
 from convfc_cli.layout import Layout
-from convfc_cli.taps import IndexMap
-
-T = TypeVar("T")
+from convfc_cli.outline import Outline
+from convfc_cli.plain import plain
 
 SCHEMA = "convfc/1"
 
-FORMS = ("csr", "dense", "operator")
-"""csr: the nonzeros; dense: every entry; operator: kernel, bias and geometry alone."""
+SPARSE = ("csr", "csc", "coo", "bsr")
+"""The forms that store the nonzeros, by the names that SciPy has for them."""
+
+NUMBERED = ("csr", "csc", "coo")
+"""Those in which an entry can have a number of its own: its kernel_index."""
+
+FORMS = (*SPARSE, "dense", "operator")
+"""csr: the nonzeros by row; csc: by column; coo: one by one; bsr: in blocks; dense: every
+entry; operator: kernel, bias and geometry alone.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,14 @@ class Origin:
     op: str = ""
     dtype: str = ""
     flipped: bool = False
+    dequantized: bool = False
+    """Whether the real-valued layer was made of an integer one."""
+
+    first: str = ""
+    """Of a chain of layers the output of the first; `output` is that of the last."""
+
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the model says besides: scales, zero points, an activation."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +66,26 @@ class Spec:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise UsageError(f"form {self.form!r} is none of {', '.join(FORMS)}")
-        if self.kernel_index and self.form != "csr":
-            raise UsageError(f"--kernel-index needs stored nonzeros; the form is {self.form}")
+        if self.kernel_index and self.form not in NUMBERED:
+            raise UsageError(
+                f"--kernel-index needs stored nonzeros, one by one; the form is {self.form} "
+                f"(it goes with {', '.join(NUMBERED)})"
+            )
+        if self.form == "bsr" and self.layout.axes(2)[-1] != 0:
+            raise UsageError(
+                f"the form bsr stores the channels of a position as a block, and the layout "
+                f"{self.layout.order} scatters them: add --layout channels-last, or take the "
+                f"form csr"
+            )
 
-    def shape(self, index_map: IndexMap) -> tuple[int, int]:
+    @property
+    def sparse(self) -> bool:
+        """Whether the nonzeros are stored, and nothing else of the matrix."""
+        return self.form in SPARSE
+
+    def shape(self, outline: Outline) -> tuple[int, int]:
         """(rows, columns) of the matrix of a layer with this map."""
-        rows, columns = index_map.rows, index_map.columns
+        rows, columns = outline.rows, outline.columns
         return (columns, rows) if self.layout.transpose else (rows, columns)
 
 
@@ -65,7 +93,7 @@ class Spec:
 class Matrix:
     """What is written to a file, and what a file is read back as."""
 
-    layer: Convolution
+    layer: Linear
     spec: Spec = field(default_factory=Spec)
     origin: Origin = field(default_factory=Origin)
 
@@ -82,7 +110,7 @@ class Matrix:
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
-        return self.spec.shape(self.layer.index_map)
+        return self.spec.shape(self.layer.outline)
 
     @property
     def bias(self) -> NDArray[Any]:
@@ -94,54 +122,46 @@ def describe(matrix: Matrix) -> str:
     """The metadata of a matrix as JSON."""
     from convfc_cli import __version__
 
-    index_map = matrix.layer.index_map
     content = {
         "schema": SCHEMA,
         "version": __version__,
         "form": matrix.form,
         "shape": matrix.shape,
-        "nonzeros": index_map.nnz,
+        "nonzeros": matrix.layer.nnz,
         "kernel_index": matrix.spec.kernel_index,
         "layout": asdict(matrix.layout),
-        "input_shape": index_map.input_shape,
-        "output_shape": index_map.output_shape,
-        **_geometry(matrix.layer),
+        **described(matrix.layer),
         "origin": asdict(matrix.origin),
         "digest": digest(matrix.layer),
     }
     return json.dumps(content)
 
 
-def restore(text: str, kernel: NDArray[Any], bias: NDArray[Any] | None) -> Matrix:
-    """The matrix that a file describes, its parts checked against each other.
+def restore(text: str, name: str, read: Read) -> Matrix:
+    """The matrix that a file of this name describes, its parts checked against each other; `read`
+    gives the arrays that the file holds.
 
     Raises `MalformedInput` when the text is not a `convfc/1` description of these arrays.
     """
+    assert kinds.KINDS  # all of them are known by name
     try:
         content = json.loads(text, object_pairs_hook=_object)
         if not isinstance(content, dict) or "schema" not in content:
             raise ValueError("it has no schema")
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
-        shape = tuple(_as(int, size) for size in content["kernel_shape"])
-        if shape != kernel.shape:  # before it is counted through
-            raise ValueError(f"it says kernel_shape {shape}, the kernel has {kernel.shape}")
-        axes = tuple(
-            Axis(**{key: _as(int, number) for key, number in _as(dict, axis).items()})
-            for axis in content["axes"]
-        )
-        groups, transposed = _as(int, content["groups"]), _as(bool, content["transposed"])
+        layer = restored(content, read)
         order, transpose = content["layout"]["order"], content["layout"]["transpose"]
-        layout = Layout(_as(str, order), _as(bool, transpose))
+        layout = Layout(plain(str, order), plain(bool, transpose))
         matrix = Matrix(
-            Convolution(kernel, IndexMap(shape, axes, groups, transposed), bias),
-            Spec(layout, _as(str, content["form"]), _as(bool, content["kernel_index"])),
-            _origin(_as(dict, content["origin"])),
+            layer,
+            Spec(layout, plain(str, content["form"]), plain(bool, content["kernel_index"])),
+            _origin(plain(dict, content["origin"])),
         )
         _compare(content, json.loads(describe(matrix)))
     except (ValueError, KeyError, TypeError, GeometryError, UsageError, RecursionError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise MalformedInput(f"the metadata is not {SCHEMA}: {what}") from error
+        raise MalformedInput(f"{name}: the metadata is not {SCHEMA}: {what}") from error
     return matrix
 
 
@@ -156,7 +176,7 @@ def _compare(content: dict[str, Any], own: dict[str, Any]) -> None:
 
     The version of the tool may differ, and the digest: that is the proof's to judge.
     """
-    own["version"] = _as(str, content["version"])
+    own["version"] = plain(str, content["version"])
     own["digest"] = content.get("digest")
     own["origin"] = content["origin"]
     for key, value in own.items():
@@ -168,21 +188,11 @@ def _compare(content: dict[str, Any], own: dict[str, Any]) -> None:
 
 
 def _origin(content: dict[str, object]) -> Origin:
-    kinds = get_type_hints(Origin)
+    expected = {key: get_origin(hint) or hint for key, hint in get_type_hints(Origin).items()}
     for key, value in content.items():
-        if key not in kinds or type(value) is not kinds[key]:
+        if key not in expected or type(value) is not expected[key]:
             raise ValueError(f"origin has {key} = {value!r}")
     return Origin(**content)  # type: ignore[arg-type]
-
-
-def _as(kind: type[T], value: object) -> T:
-    """The value, which must be of exactly this type: True is no number."""
-    if type(value) is not kind:
-        raise ValueError(f"{str(value)[:80]!r} where {_NAMES[kind]} belongs")
-    return value
-
-
-_NAMES = {int: "a whole number", bool: "true or false", str: "a text", dict: "an object"}
 
 
 def stated_digest(text: str) -> object:
@@ -190,26 +200,13 @@ def stated_digest(text: str) -> object:
     return json.loads(text).get("digest")
 
 
-def digest(layer: Convolution) -> str:
-    """SHA-256 over the canonical geometry, the kernel and the bias.
+def digest(layer: Linear) -> str:
+    """SHA-256 over the canonical geometry and the arrays, the kernel and the bias among them.
 
     It tells a file that was damaged or edited in part from a whole one; who edits all of it can
     also compute it again.
     """
-    sha = hashlib.sha256(json.dumps(_geometry(layer), sort_keys=True).encode())
-    sha.update(layer.kernel.tobytes())
-    if layer.bias is not None:
-        sha.update(layer.bias.tobytes())
+    sha = hashlib.sha256(json.dumps(described(layer), sort_keys=True).encode())
+    for array in layer.arrays().values():
+        sha.update(array.tobytes())
     return sha.hexdigest()
-
-
-def _geometry(layer: Convolution) -> dict[str, Any]:
-    index_map = layer.index_map
-    return {
-        "kernel_shape": index_map.kernel_shape,
-        "axes": [asdict(axis) for axis in index_map.axes],
-        "groups": index_map.groups,
-        "transposed": index_map.transposed,
-        "bias": layer.bias is not None,
-        "dtype": np.dtype(layer.dtype).name,
-    }

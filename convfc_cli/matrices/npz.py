@@ -1,280 +1,40 @@
-"""Matrices as `.npz`: opened by `scipy.sparse.load_npz` as they are. Schema `convfc/1`.
+"""Matrices as `.npz` in CSR, the usual form; and operator files. See `npz_container`."""
 
-Members, in this order, each an `.npy` array:
-
-    convfc        the metadata: JSON in a 0-d unicode array (`matrix.describe`)
-    format        b"csr"                              as scipy has it
-    shape         (rows, columns), int64              as scipy has it
-    kernel        (out, in/groups, *spatial)
-    kernel_bias   one value an output channel         only where the layer has a bias
-    bias          one value an output, flattened as the outputs are
-    indptr, indices, data    CSR                      not in operator form
-    kernel_index  for each entry its flat index into kernel    only on request
-"""
-
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from math import prod
-from typing import IO, Any, BinaryIO
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
 from convfc_cli.matrices import schema
-from convfc_cli.matrices.container import Chunk, Member, StoredZip, skeleton
-from convfc_cli.matrices.format import Block, CsrReader, MatrixFormat, Progress, Stored
-from convfc_cli.matrices.matrix import Matrix, Spec, describe, restore, stated_digest
-from convfc_cli.matrices.npy_header import header, read_header
-from convfc_cli.taps import IndexMap
+from convfc_cli.matrices.format import CsrReader, Rows, Sequential
+from convfc_cli.matrices.matrix import SPARSE, Matrix, Spec
+from convfc_cli.matrices.npz_container import NpzFormat, Values, is_zip, stated_form
+from convfc_cli.outline import Outline
 
 
-class Npz(MatrixFormat):
-    """Stored zip of arrays, readable by numpy and scipy."""
+class Npz(NpzFormat):
+    """indptr, indices and data, as scipy has them; nothing of it in operator form."""
 
     name = "npz"
-    suffixes = (".npz",)
     forms = ("csr", "operator")
     summary = "`scipy.sparse.load_npz` opens it; kernel, bias and metadata inside"
 
     def recognises(self, source: Input) -> bool:
-        return source.head.startswith((b"PK\3\4", b"PK\5\6"))
+        """Also what is damaged: every zip that is not clearly one of another form."""
+        if not is_zip(source):
+            return False
+        stated = stated_form(source)
+        return stated in self.forms or stated not in SPARSE
 
-    def size(self, spec: Spec, index_map: IndexMap, dtype: np.dtype[Any]) -> int:
-        return schema.size(spec, index_map, dtype)
+    def arrays(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> schema.Arrays:
+        return schema.compressed(spec, outline, dtype) if spec.form == "csr" else {}
 
-    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
-        (matrix,) = matrices
-        container = StoredZip(out)
-        for member in _members(matrix):
-            head = [header(member.shape, member.dtype)]
-            container.add(f"{member.name}.npy", _reported(head, member.chunks(), progress))
-        container.close()
+    def values(self, matrix: Matrix, name: str, shape: tuple[int, ...]) -> Iterable[Values]:
+        return schema.values(matrix, matrix.layout, name, *shape)
 
-    def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
-        return (_StoredNpz(source),)
+    def reader(self, matrix: Matrix, arrays: Mapping[str, Sequential]) -> Rows:
+        return CsrReader(arrays["indptr"], arrays["indices"], arrays["data"])
 
 
 FORMAT = Npz()
-
-
-def _members(matrix: Matrix) -> Iterator[schema.Member]:
-    yield schema.whole("convfc", np.array(describe(matrix)))
-    if matrix.form == "csr":  # without them, nobody takes an operator file for a matrix
-        yield schema.whole("format", np.array(b"csr"))
-        yield schema.whole("shape", np.array(matrix.shape, np.int64))
-    yield from schema.members(matrix)
-
-
-def _reported(
-    head: Iterable[Chunk], chunks: Iterable[NDArray[Any]], progress: Progress
-) -> Iterator[Chunk]:
-    yield from head
-    for chunk in chunks:
-        yield chunk
-        progress(chunk.nbytes)
-
-
-class _StoredNpz(Stored):
-    structural = True
-
-    def __init__(self, source: Input) -> None:
-        self.name = source.name
-        try:
-            self._zip = zipfile.ZipFile(source.file)
-        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-            raise MalformedInput(
-                f"{source.name} is a damaged or truncated npz: {str(error).lower()}"
-            ) from error
-        self._check_container(source)
-        text = self._member("convfc", limit=schema.LONGEST_TEXT)
-        if text.dtype.kind != "U" or text.shape != ():
-            raise MalformedInput(f"{source.name}: member convfc is no 0-d text")
-        description = str(text.whole())
-        kernel = self._member("kernel").whole()
-        bias = self._member("kernel_bias").whole() if self._has("kernel_bias") else None
-        try:
-            self.matrix = restore(description, kernel, bias)
-        except MalformedInput as error:
-            raise MalformedInput(f"{source.name}: {error}") from error
-        self.stated_digest = stated_digest(description)
-        self._check_members()
-        self._kernel_index: _Member | None = None
-        self._streams: list[_Member] = []
-        if self.matrix.form == "csr":
-            try:
-                self._open_rows()
-            except WrongContents as error:
-                self.check_undamaged()
-                raise WrongContents(f"{source.name}: {error}") from error
-
-    def check_shapes(self) -> None:
-        """They were, when the file was opened."""
-
-    def bias(self) -> NDArray[Any]:
-        return self._member("bias").whole()
-
-    def rows(self, counts: NDArray[Any]) -> Iterator[Block]:
-        for block in self._rows.rows(counts):
-            if self._kernel_index is not None:
-                block = replace(block, kernel_index=self._kernel_index.read(len(block.data)))
-            yield block
-
-    def finish(self) -> None:
-        for stream in self._streams:
-            stream.end()
-
-    def check_undamaged(self) -> None:
-        with _Damage(self.name):
-            damaged = self._zip.testzip()
-        if damaged:
-            raise MalformedInput(f"{self.name} is damaged: the checksum of {damaged} is wrong")
-
-    def _open_rows(self) -> None:
-        matrix, shape = self.matrix, self.matrix.shape
-        nnz = matrix.layer.index_map.nnz
-        stated = self._member("shape").whole()
-        if stated.dtype.kind not in "iu" or stated.tolist() != list(shape):
-            raise WrongContents(f"shape is {stated.tolist()}, not {list(shape)}")
-        if self._member("format").whole().tolist() not in (b"csr", "csr"):
-            raise WrongContents("format is not csr")
-        indptr = self._member("indptr", length=shape[0] + 1, dtypes=schema.INDICES)
-        indices = self._member("indices", length=nnz, dtypes=schema.INDICES)
-        data = self._member("data", length=nnz)
-        if data.dtype != matrix.layer.dtype:
-            raise WrongContents(f"data is {data.dtype}, the kernel {matrix.layer.dtype}")
-        self._rows = CsrReader(indptr, indices, data)
-        self._streams = [indptr, indices, data]
-        if matrix.spec.kernel_index:
-            self._kernel_index = self._member("kernel_index", length=nnz, dtypes=schema.INDICES)
-            self._streams.append(self._kernel_index)
-
-    def _check_members(self) -> None:
-        """Every member that the form asks for and no other: nothing unread is called verified."""
-        matrix = self.matrix
-        names = {"convfc", *schema.names(matrix)}
-        names |= {"format", "shape"} if matrix.form == "csr" else set()
-        names = {f"{name}.npy" for name in names}
-        found = set(self._zip.namelist())
-        if missing := sorted(names - found):
-            raise MalformedInput(f"{self.name} has no member {missing[0]}")
-        if unknown := sorted(found - names):
-            raise MalformedInput(
-                f"{self.name} has a member {unknown[0]!r} that the form {matrix.form} lacks"
-            )
-
-    def _check_container(self, source: Input) -> None:
-        infos = self._zip.infolist()
-        names = [info.filename for info in infos]
-        if len(set(names)) != len(names) or len(names) > 64:
-            raise MalformedInput(f"{source.name} has members of the same name, or too many")
-        for info in infos:
-            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-                raise MalformedInput(
-                    f"{source.name}: member {info.filename!r} is compressed or encrypted, where "
-                    f"the schema has it stored: write it again with numpy.savez"
-                )
-            if info.file_size != info.compress_size or info.file_size > source.size:
-                raise MalformedInput(f"{source.name}: {info.filename!r} is larger than the file")
-        if min((info.header_offset for info in infos), default=0) or self._zip.comment:
-            raise MalformedInput(f"{source.name} holds more than its members")
-        # A file of ours is known byte for byte; one written anew by numpy has another frame.
-        if any(info.flag_bits & 8 for info in infos):
-            members = [Member(info.filename, info.file_size, info.CRC) for info in infos]
-            end = 0
-            for offset, expected in skeleton(members):
-                source.file.seek(offset)
-                if source.file.read(len(expected)) != expected:
-                    raise MalformedInput(
-                        f"{source.name} is damaged: the frame around its members is not as "
-                        f"written, near byte {offset}"
-                    )
-                end = offset + len(expected)
-            if end != source.size:
-                raise MalformedInput(
-                    f"{source.name} is damaged: {source.size - end} bytes too many"
-                )
-
-    def _has(self, name: str) -> bool:
-        return f"{name}.npy" in self._zip.namelist()
-
-    def _open(self, filename: str) -> IO[bytes]:
-        try:
-            return self._zip.open(filename)
-        except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:
-            raise MalformedInput(f"{self.name} is damaged: {error}") from error
-
-    def _member(
-        self,
-        name: str,
-        *,
-        limit: int | None = None,
-        length: int | None = None,
-        dtypes: tuple[np.dtype[Any], ...] = (),
-    ) -> "_Member":
-        if not self._has(name):
-            raise MalformedInput(
-                f"{self.name} has no member {name}: it is no {FORMAT.name} of ours"
-            )
-        info = self._zip.getinfo(f"{name}.npy")
-        if limit is not None and info.file_size > limit:
-            raise MalformedInput(f"{self.name}: {name} has {info.file_size} bytes, too many")
-        member = _Member(f"{self.name}: {name}", self._open(info.filename), info.file_size)
-        if dtypes and member.dtype not in dtypes:
-            raise WrongContents(f"{name} is {member.dtype}, not whole numbers of 32 or 64 bits")
-        if length is not None and member.shape != (length,):
-            raise WrongContents(
-                f"{name} has shape {member.shape}, where the geometry gives ({length},)"
-            )
-        return member
-
-
-class _Member:
-    """An array in a member, read from front to back."""
-
-    def __init__(self, name: str, file: IO[bytes], size: int) -> None:
-        self._name, self._file = name, file
-        with self._damage():
-            self.shape, self.dtype, length = read_header(file, name)
-        if length + prod(self.shape) * self.dtype.itemsize != size:
-            raise MalformedInput(f"{name} has {size} bytes, its header says another size")
-
-    def read(self, count: int) -> NDArray[Any]:
-        """The next `count` elements."""
-        with self._damage():
-            data = self._file.read(count * self.dtype.itemsize)
-        if len(data) != count * self.dtype.itemsize:
-            raise MalformedInput(f"{self._name} is cut short")
-        return np.frombuffer(data, self.dtype)
-
-    def whole(self) -> NDArray[Any]:
-        """The whole array, with its checksum compared."""
-        array = self.read(prod(self.shape)).reshape(self.shape)
-        self.end()
-        return array
-
-    def end(self) -> None:
-        """Raise unless this is the end and the checksum is right."""
-        with self._damage():
-            if self._file.read(1):
-                raise MalformedInput(f"{self._name} goes on beyond its end")
-
-    def _damage(self) -> "_Damage":
-        return _Damage(self._name)
-
-
-class _Damage:
-    """Turns what the zip reader raises for damaged bytes into one error."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError | OSError | RuntimeError):
-            raise MalformedInput(f"{self._name} is damaged: {str(error).lower()}") from error

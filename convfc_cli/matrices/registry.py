@@ -24,12 +24,14 @@ def formats() -> dict[str, MatrixFormat]:
     return found
 
 
-def by_suffix(path: Path) -> MatrixFormat:
-    """The kind that a file name asks for."""
-    for kind in formats().values():
-        if path.suffix.lower() in kind.suffixes:
-            return kind
-    known = ", ".join(suffix for kind in formats().values() for suffix in kind.suffixes)
+def by_suffix(path: Path, form: str | None = None) -> MatrixFormat:
+    """The kind that a file name asks for: of several, the one that holds the form, by default the
+    first by name.
+    """
+    kinds = [kind for kind in formats().values() if path.suffix.lower() in kind.suffixes]
+    if kinds:
+        return next((kind for kind in kinds if form in kind.forms), kinds[0])
+    known = ", ".join(dict.fromkeys(s for kind in formats().values() for s in kind.suffixes))
     raise UsageError(
         f"{path}: its suffix names no matrix format (known: {known}); "
         f"end it in / to write into a folder"
@@ -38,8 +40,7 @@ def by_suffix(path: Path) -> MatrixFormat:
 
 def by_form(form: str) -> MatrixFormat:
     """The kind that a form is written as unless a suffix says otherwise."""
-    preferred = {"dense": "npy"}.get(form, "npz")
-    return formats()[preferred]
+    return by_suffix(Path("matrix.npy" if form == "dense" else "matrix.npz"), form)
 
 
 def stored(source: Input) -> tuple[Stored, ...]:

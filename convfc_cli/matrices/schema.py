@@ -1,7 +1,7 @@
 """The arrays of the schema `convfc/1`: what a matrix file holds besides its description.
 
-    kernel        (out, in/groups, *spatial)
-    kernel_bias   one value an output channel         only where the layer has a bias
+    kernel        of a convolution (out, in/groups, *spatial); what else a layer keeps is
+    kernel_bias   in its kind's module: a gather's `source`, a product's factors
     bias          one value an output                 in csr form, as all that follow
     indptr, indices, data    CSR
     kernel_index  for each entry its flat index into `kernel`    only on request
@@ -19,11 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.errors import Defect
+from convfc_cli.layout import Layout
 from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.outline import Outline
 from convfc_cli.streams import Stream, index_dtype
-from convfc_cli.taps import IndexMap
 
 Values = NDArray[Any]
+
+Arrays = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""Shape and dtype of arrays, by name, in the order in which they are written."""
 
 INDICES = (np.dtype(np.int32), np.dtype(np.int64))
 """The dtypes that whole numbers are stored in."""
@@ -55,34 +59,57 @@ def whole(name: str, values: Values) -> Member:
     return Member(name, values.shape, values.dtype, lambda: [np.ascontiguousarray(values)])
 
 
-def members(matrix: Matrix) -> Iterator[Member]:
-    """The arrays of a matrix, in the order in which they are written."""
-    layer, index_map = matrix.layer, matrix.layer.index_map
-    yield whole("kernel", layer.kernel)
-    if layer.bias is not None:
-        yield whole("kernel_bias", layer.bias)
-    if matrix.form != "csr":
-        return
-    yield Member("bias", (index_map.rows,), layer.dtype, partial(_bias, matrix))
-    nnz, index = index_map.nnz, np.dtype(index_dtype(index_map.nnz, *matrix.shape))
-    lengths = {"indptr": (matrix.shape[0] + 1, index), "indices": (nnz, index)}
-    lengths["data"] = (nnz, layer.dtype)
-    if matrix.spec.kernel_index:
-        lengths["kernel_index"] = (nnz, np.dtype(index_dtype(layer.kernel.size)))
-    for name, (length, dtype) in lengths.items():
-        yield Member(name, (length,), dtype, partial(_streamed, matrix, name, length))
+def weights(matrix: Matrix) -> Iterator[Member]:
+    """What every form has: all of the layer but its geometry."""
+    for name, array in matrix.layer.arrays().items():
+        yield whole(name, array)
+
+
+def bias(matrix: Matrix) -> Member:
+    """The bias of every output."""
+    chunks = partial(_bias, matrix)
+    return Member("bias", (matrix.layer.outline.rows,), matrix.layer.dtype, chunks)
 
 
 def _bias(matrix: Matrix) -> list[Values]:
     return [np.ascontiguousarray(matrix.bias)]
 
 
-def _streamed(matrix: Matrix, name: str, length: int) -> Iterable[Values]:
-    rows = matrix.layer.rows(matrix.layout, kernel_index=name == "kernel_index")
+def compressed(
+    spec: Spec, outline: Outline, dtype: np.dtype[Any], *, by_column: bool = False
+) -> Arrays:
+    """The arrays of the entries in CSR, or by column in CSC."""
+    nnz, shape = outline.nnz, spec.shape(outline)
+    index = np.dtype(index_dtype(nnz, *shape))
+    found: Arrays = {"indptr": ((shape[by_column] + 1,), index), "indices": ((nnz,), index)}
+    return found | {"data": ((nnz,), dtype)} | numbers(spec, outline)
+
+
+def numbers(spec: Spec, outline: Outline) -> Arrays:
+    """The kernel_index, where there is one."""
+    if not spec.kernel_index:
+        return {}
+    return {"kernel_index": ((outline.nnz,), np.dtype(index_dtype(prod(outline.kernel_shape))))}
+
+
+def values(matrix: Matrix, layout: Layout, name: str, length: int) -> Iterable[Values]:
+    """One of the arrays of the rows that the layer has in this layout."""
+    rows = matrix.layer.rows(layout, kernel_index=name == "kernel_index")
     stream: Stream = getattr(rows, name)
     if len(stream) != length:  # a file that says one and holds the other would look damaged
         raise Defect(f"{name} has {len(stream)} elements, where the geometry counts {length}")
     return stream.chunks()
+
+
+def members(matrix: Matrix) -> Iterator[Member]:
+    """The arrays of a matrix, in the order in which they are written."""
+    yield from weights(matrix)
+    if matrix.form != "csr":
+        return
+    yield bias(matrix)
+    layer = matrix.layer
+    for name, (shape, dtype) in compressed(matrix.spec, layer.outline, layer.dtype).items():
+        yield Member(name, shape, dtype, partial(values, matrix, matrix.layout, name, *shape))
 
 
 def names(matrix: Matrix) -> set[str]:
@@ -90,16 +117,10 @@ def names(matrix: Matrix) -> set[str]:
     return {member.name for member in members(matrix)}
 
 
-def size(spec: Spec, index_map: IndexMap, dtype: np.dtype[Any]) -> int:
-    """About the bytes of a matrix and its metadata, before any weight is read."""
-    total = FRAME + (prod(index_map.kernel_shape) + index_map.output_shape[0]) * dtype.itemsize
-    shape = spec.shape(index_map)
-    if spec.form == "dense":
-        return total + prod(shape) * dtype.itemsize
-    if spec.form == "operator":
-        return total
-    index = np.dtype(index_dtype(index_map.nnz, *shape)).itemsize
-    entry = dtype.itemsize + index
-    if spec.kernel_index:
-        entry += np.dtype(index_dtype(prod(index_map.kernel_shape))).itemsize
-    return total + index_map.nnz * entry + (shape[0] + 1) * index + index_map.rows * dtype.itemsize
+def size(spec: Spec, outline: Outline, dtype: np.dtype[Any], entries: Arrays) -> int:
+    """About the bytes of a matrix and its metadata, before any weight is read; `entries` are the
+    arrays of its entries.
+    """
+    total = FRAME + (prod(outline.kernel_shape) + outline.output_shape[0]) * dtype.itemsize
+    total += outline.held + (outline.rows * dtype.itemsize if spec.sparse else 0)
+    return total + sum(prod(shape) * kind.itemsize for shape, kind in entries.values())

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from convfc_cli.errors import GeometryError, SizeMissing, UsageError, WeightsAlone
 from convfc_cli.geometry import Axis, convolution_axis, same_padding, span, transposed_axis
 from convfc_cli.hdf5_input import Dataset
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models import hdf5_numbers
 from convfc_cli.models.hdf5_numbers import check_numbers, dtype_name, numbers
 from convfc_cli.models.model import Bare, Entry, Shapes
@@ -196,7 +196,7 @@ def entry(
             name,
             name,
             start.op,
-            index_map=index,
+            outline=index,
             dtype=start.dtype,
             loader=lambda: geometry.load(index, weight, bias),
             resizer=resized,

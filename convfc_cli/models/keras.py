@@ -8,15 +8,19 @@ import json
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable
 
 from convfc_cli.errors import MalformedInput, Refused, Unsupported
 from convfc_cli.files import HEAD, Input, free_space
 from convfc_cli.hdf5_input import Group, is_hdf5, open_tree
 from convfc_cli.models.hdf5_bare import candidates, described
 from convfc_cli.models.keras_config import LARGEST, Layer, parse
-from convfc_cli.models.keras_graph import Origin, list_layers
+from convfc_cli.models.keras_graph import Entries, Origin, list_layers
 from convfc_cli.models.keras_weights import Legacy, Store, Weights
-from convfc_cli.models.model import Bare, Entry, Model, ModelFormat, Shapes
+from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes
+
+Listed = tuple[Entries, Callable[[], Entries]]
+"""The convolutions, and what lists the other linear layers."""
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
@@ -49,19 +53,19 @@ class Keras(ModelFormat):
 
     def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
         if source.head.startswith(b"PK\3\4"):
-            entries = _zipped(source, shapes, bare)
+            entries, lister = _zipped(source, shapes, bare)
         else:
-            entries = _legacy(source, shapes, bare)
-        return Model(source.name, self.name, entries, source.sha256(), source.path)
+            entries, lister = _legacy(source, shapes, bare)
+        return Model(source.name, self.name, entries, source.sha256(), source.path, lister)
 
 
 FORMAT = Keras()
 
 
-def _legacy(source: Input, shapes: Shapes, bare: Bare | None) -> tuple[Entry, ...]:
+def _legacy(source: Input, shapes: Shapes, bare: Bare | None) -> Listed:
     root = open_tree(source)
     if bare is not None:
-        return described(root, bare, shapes)
+        return described(root, bare, shapes), tuple
     text = root.attribute("model_config")
     if not isinstance(text, str):
         raise MalformedInput(f"{source.name}: its model_config is no text")
@@ -76,7 +80,7 @@ def _legacy(source: Input, shapes: Shapes, bare: Bare | None) -> tuple[Entry, ..
     return _entries(source, model, Legacy(weights), Origin(keras1, theano), shapes, root)
 
 
-def _zipped(source: Input, shapes: Shapes, bare: Bare | None) -> tuple[Entry, ...]:
+def _zipped(source: Input, shapes: Shapes, bare: Bare | None) -> Listed:
     try:
         with zipfile.ZipFile(source.file) as archive:
             if len(archive.infolist()) > MOST_MEMBERS:
@@ -90,7 +94,7 @@ def _zipped(source: Input, shapes: Shapes, bare: Bare | None) -> tuple[Entry, ..
             f"{source.name} is a damaged .keras file: {str(error).lower()}"
         ) from error
     if bare is not None:
-        return described(root, bare, shapes)
+        return described(root, bare, shapes), tuple
     return _entries(source, parse(config, source.name), Store(root), Origin(), shapes, root)
 
 
@@ -101,12 +105,10 @@ def _entries(
     origin: Origin,
     shapes: Shapes,
     root: Group,
-) -> tuple[Entry, ...]:
-    """The convolutions of a model; where its configuration names no layers, the datasets that may
-    be kernels.
-    """
+) -> Listed:
+    """The layers of a model; where its configuration names none, what may be kernels."""
     if model is None:
-        return candidates(root)
+        return candidates(root), tuple
     try:
         return list_layers(model, source.name, weights, origin, shapes)
     except (MalformedInput, Refused) as error:

@@ -68,6 +68,9 @@ class Layer:
     implied: bool = False
     """Whether no file mentions it: the input of a Sequential that has none."""
 
+    training: bool = False
+    """Whether it is called to do always what it does in training."""
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -112,6 +115,7 @@ def _layer(item: Config, depth: int) -> Layer:
         operation=_is_operation(item, config),
         calls=tuple(_calls(item.get("inbound_nodes") or ())),
         constants=tuple(_constants(item.get("inbound_nodes"))),
+        training=_is_training(item.get("inbound_nodes")),
         built=_shape(_mapping(item.get("build_config") or {}).get("input_shape")),
     )
     if isinstance(config.get("layers"), list):
@@ -244,6 +248,15 @@ def modern(config: Config, kind: str) -> Config:
     return found
 
 
+def activation(layer: Layer) -> str | None:
+    """What a layer applies to the result of its own computation; None where that is nothing."""
+    found = layer.config.get("activation")
+    if isinstance(found, dict):  # a function by its name, or a layer
+        inside = found.get("config")
+        found = inside if isinstance(inside, str) else found.get("class_name")
+    return None if found in (None, "linear") else str(found)[:80]
+
+
 def _shape(value: object) -> Shape:
     """A shape as JSON has it; None for what is none, such as several."""
     if isinstance(value, dict):  # {"class_name": "__tuple__", "items": [...]}
@@ -322,6 +335,13 @@ def _is_array(value: Any) -> bool:
         and bool(value)
         and all(isinstance(part, int | float) or _is_array(part) for part in value)
     )
+
+
+def _is_training(value: Any) -> bool:
+    """Whether some call of a layer has the argument `training`, and true."""
+    if isinstance(value, dict):
+        return value.get("training") is True or any(map(_is_training, value.values()))
+    return isinstance(value, list) and any(map(_is_training, value))
 
 
 def _lengths(value: Any) -> tuple[int, ...]:

@@ -3,13 +3,16 @@
 Each call of a convolution is one entry: a layer that is applied twice, or is in a model that is
 applied twice, has a matrix for each. Layers are named as Keras has them, with the models and
 wrappers that they are in: `encoder/conv_1`; the calls of a shared one are `conv:0` and `conv:1`.
+A separable convolution is two: `conv/depthwise`, then `conv/pointwise`, whose output is `conv`.
+
+Every tensor is known with what makes it, so that linear layers in a row can be told.
 """
 
-import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 from convfc_cli.errors import (
     ConvfcError,
@@ -20,10 +23,20 @@ from convfc_cli.errors import (
     Unsupported,
     UsageError,
 )
-from convfc_cli.models import keras_layer
+from convfc_cli.models import keras_layer, keras_linear, keras_local
 from convfc_cli.models.hdf5_numbers import dtype_name
-from convfc_cli.models.keras_config import CONVOLUTION, Graph, Layer, Ref, Shape, input_shape
-from convfc_cli.models.keras_layer import OTHERS, RANKS, Attributes
+from convfc_cli.models.keras_config import (
+    CONVOLUTION,
+    Graph,
+    Layer,
+    Ref,
+    Shape,
+    activation,
+    input_shape,
+    modern,
+)
+from convfc_cli.models.keras_layer import LOCAL, OTHERS, READ, SEPARABLE, Attributes, Built
+from convfc_cli.models.keras_linear import LINEAR, ORDERLESS, PASSING
 from convfc_cli.models.keras_shapes import SHAPES, agreed, merged, output_shape
 from convfc_cli.models.keras_weights import Weights
 from convfc_cli.models.model import Entry, Shapes
@@ -50,16 +63,46 @@ class Origin:
     """Whether its backend was Theano, which flips kernels; None where the file does not say."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """One application of a layer: what it is in, outermost first, and its input's shape."""
+Place = tuple[int, ...]
+"""Where a call stands among all: the number of each layer in its model, and of the call."""
 
-    chain: tuple[Layer, ...]
-    place: tuple[int, ...]
-    """Where it stands among all: the number of each layer in its model, and of the call."""
+
+@dataclass(frozen=True)
+class Source:
+    """What makes a tensor."""
+
+    told: str
+    """What to call it."""
+
+    place: Place | None = None
+    """The call of the layer that makes it, where that is a linear one."""
+
+    channels_last: bool = True
+    batch: int = 1
+    """The leading axes that are none of that layer's: the batch, and the steps of a sequence."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a model."""
 
     shape: Shape
-    names: tuple[str, ...]
+    source: Source
+
+
+@dataclass(frozen=True)
+class Call:
+    """One application of a layer: what it is in, outermost first, and its input."""
+
+    chain: tuple[Layer, ...]
+    place: Place
+    input: Tensor
+    channels_last: bool = True
+    """Whether it takes the channels of its input to be the last axis."""
+
+    @property
+    def shape(self) -> Shape:
+        return self.input.shape
 
     @property
     def layer(self) -> Layer:
@@ -67,14 +110,28 @@ class Call:
 
     @property
     def name(self) -> str:
-        return "/".join(self.names)
+        return "/".join(step.name for step in self.chain)
+
+    @property
+    def convolves(self) -> bool:
+        """Whether it is of one of the convolutions that are read."""
+        return self.layer.own and self.layer.kind in READ
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is of one of the linear layers that are no convolutions."""
+        return self.layer.own and not self.layer.operation and self.layer.kind in LINEAR
 
 
 @dataclass
 class _Walk:
-    """One pass over a model: the shapes that are given, and the calls found so far."""
+    """One pass over a model: the shapes that are given, and the calls found so far.
+
+    `channels_last` is the order of inputs, which say nothing of it themselves.
+    """
 
     given: Mapping[str, Sequence[int]]
+    channels_last: bool
     met: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     count: int = 0
@@ -82,21 +139,22 @@ class _Walk:
     def graph(
         self,
         graph: Graph,
-        inputs: Sequence[Shape] | None,
+        inputs: Sequence[Tensor] | None,
         chain: tuple[Layer, ...],
-        place: tuple[int, ...],
+        place: Place,
         *,
         alone: bool = True,
-    ) -> list[Shape]:
-        """The shapes of a model's outputs, given those of its inputs; its calls are collected.
+    ) -> list[Tensor]:
+        """A model's outputs, given its inputs; its calls are collected.
 
         Shapes that the file states are those of the model's making. They hold of the outermost
         model (`inputs` None), and in one that is applied once (`alone`), not of every call.
         """
-        made: dict[tuple[str, int], list[Shape]] = {}
-        fed: dict[str, Shape] = {}
+        made: dict[tuple[str, int], list[Tensor]] = {}
+        fed: dict[str, Tensor] = {}
         if inputs is not None:
-            known = inputs if len(inputs) == len(graph.inputs) else [None] * len(graph.inputs)
+            unknown = [Tensor(None, self._input(name)) for name in graph.inputs]
+            known = inputs if len(inputs) == len(graph.inputs) else unknown
             fed = dict(zip(graph.inputs, known, strict=True))
         ready = deque(
             (number, layer, call)
@@ -112,13 +170,15 @@ class _Walk:
             if missing is not None:
                 waiting.setdefault((missing.layer, missing.call), []).append((number, layer, call))
                 continue
-            shapes = [self._shape(ref, made, alone) for ref in needed]
-            if layer.name in fed and (fed[layer.name] is not None or not alone):
-                found = [agreed(fed[layer.name], input_shape(layer))]
-            elif layer.name in fed or layer.kind == "InputLayer":
-                found = [input_shape(layer)]
+            tensors = [self._tensor(ref, made, alone) for ref in needed]
+            if layer.name in fed:
+                own, stated = fed[layer.name], input_shape(layer)
+                open_ = own.shape is None and alone
+                found = [replace(own, shape=stated if open_ else agreed(own.shape, stated))]
+            elif layer.kind == "InputLayer":
+                found = [Tensor(input_shape(layer), self._input(layer.name))]
             else:
-                found = self.layer(layer, shapes, (*chain, layer), (*place, number, call), alone)
+                found = self.layer(layer, tensors, (*chain, layer), (*place, number, call), alone)
             made[layer.name, call] = self._settled(found, chain, layer, call)
             ready.extend(waiting.pop((layer.name, call), ()))
         if waiting:
@@ -127,34 +187,40 @@ class _Walk:
             )
             names = ", ".join(name for _, name in left[:3])
             raise MalformedInput(f"its layers wait for each other in a circle: {names}")
-        return [self._shape(ref, made, alone) for ref in graph.outputs]
+        return [self._tensor(ref, made, alone) for ref in graph.outputs]
 
     def layer(
         self,
         layer: Layer,
-        shapes: list[Shape],
+        tensors: list[Tensor],
         chain: tuple[Layer, ...],
-        place: tuple[int, ...],
+        place: Place,
         alone: bool,
-    ) -> list[Shape]:
-        """The shapes of what a layer makes of these."""
+    ) -> list[Tensor]:
+        """What a layer makes of these."""
         if layer.graph is not None:
             once = alone and len(layer.calls) <= 1
-            return self.graph(layer.graph, shapes, chain, place, alone=once)
+            return self.graph(layer.graph, tensors, chain, place, alone=once)
+        first = tensors[0] if tensors else Tensor(None, Source("nothing"))
         if layer.inner is not None and layer.own and layer.kind in WRAPPERS:
-            return self._wrapped(layer, layer.inner, shapes, chain, place, alone)
-        shape = shapes[0] if shapes else None
+            return self._wrapped(layer, layer.inner, first, chain, place, alone)
+        call = _call(chain, place, first)
+        shapes = [tensor.shape for tensor in tensors]
         hidden = layer.hidden if layer.inner is None else (layer.inner,)
         for number, inside in enumerate(hidden):
             self._hidden(inside, (*chain, inside), (*place, number))
         if hidden:
-            return [output_shape(layer, shapes)]
-        if CONVOLUTION.search(layer.kind) or not layer.own or layer.kind not in KNOWN:
-            names = tuple(step.name for step in chain)
-            self.calls.append(Call(chain, place, shape, names))
-        if layer.own and (layer.kind in RANKS or _stands_for(layer) is not None):
-            return [_convolved(layer, shape)]
-        return [output_shape(layer, shapes)]
+            return [Tensor(output_shape(layer, shapes), _source(call))]
+        if len(tensors) == 1 and _is_passing(layer):
+            return [Tensor(output_shape(layer, shapes), first.source)]
+        unknown = CONVOLUTION.search(layer.kind) or not layer.own or layer.kind not in KNOWN
+        if unknown or call.linear:
+            self.calls.append(call)
+        shape = _convolved(layer, first.shape) if call.convolves else output_shape(layer, shapes)
+        return [Tensor(shape, _source(call))]
+
+    def _input(self, name: str) -> Source:
+        return Source(f"the input {name!r}", channels_last=self.channels_last)
 
     def _count(self) -> None:
         self.count += 1
@@ -165,26 +231,29 @@ class _Walk:
         self,
         layer: Layer,
         inner: Layer,
-        shapes: list[Shape],
+        tensor: Tensor,
         chain: tuple[Layer, ...],
-        place: tuple[int, ...],
+        place: Place,
         alone: bool,
-    ) -> list[Shape]:
-        shape = shapes[0] if shapes else None
+    ) -> list[Tensor]:
         if layer.kind != "TimeDistributed":
-            return self.layer(inner, shapes, (*chain, inner), place, alone)
+            return self.layer(inner, [tensor], (*chain, inner), place, alone)
+        shape = tensor.shape
         once = None if shape is None or len(shape) < 2 else (shape[0], *shape[2:])
-        found = self.layer(inner, [once], (*chain, inner), place, alone)
+        found = self.layer(inner, [_folded(tensor, once, -1)], (*chain, inner), place, alone)
         steps = None if shape is None else shape[1]
-        return [None if one is None else (one[0], steps, *one[1:]) for one in found]
+        return [
+            _folded(one, None if one.shape is None else (one.shape[0], steps, *one.shape[1:]), 1)
+            for one in found
+        ]
 
-    def _hidden(self, layer: Layer, chain: tuple[Layer, ...], place: tuple[int, ...]) -> None:
+    def _hidden(self, layer: Layer, chain: tuple[Layer, ...], place: Place) -> None:
         """List what is in a layer that does something else than to apply it."""
         within = layer.hidden if layer.graph is None else layer.graph.layers
         for number, inside in enumerate(within if layer.inner is None else (layer.inner,)):
             self._hidden(inside, (*chain, inside), (*place, number))
         if layer.graph is None and layer.inner is None and CONVOLUTION.search(layer.kind):
-            self.calls.append(Call(chain, place, None, tuple(step.name for step in chain)))
+            self.calls.append(Call(chain, place, Tensor(None, Source("nothing that is told"))))
 
     def _is_made(self, ref: Ref, graph: Graph, made: Mapping[tuple[str, int], object]) -> bool:
         if (ref.layer, ref.call) in made:
@@ -193,23 +262,67 @@ class _Walk:
             raise MalformedInput(f"a layer is called on the output of {ref.layer!r}: there is none")
         return ref.call >= max(1, len(graph.by_name[ref.layer].calls))
 
-    def _shape(
-        self, ref: Ref, made: Mapping[tuple[str, int], Sequence[Shape]], alone: bool
-    ) -> Shape:
+    def _tensor(
+        self, ref: Ref, made: Mapping[tuple[str, int], Sequence[Tensor]], alone: bool
+    ) -> Tensor:
         found = made.get((ref.layer, ref.call), ())
-        shape = found[ref.output] if ref.output < len(found) else None
-        return merged(shape, ref.stated) if alone else agreed(shape, ref.stated)
+        own = found[ref.output] if ref.output < len(found) else _unknown(ref.layer)
+        shape = (merged if alone else agreed)(own.shape, ref.stated)
+        return replace(own, shape=shape)
 
     def _settled(
-        self, found: list[Shape], chain: tuple[Layer, ...], layer: Layer, call: int
-    ) -> list[Shape]:
-        """The shapes of a layer's outputs, with what the user says of the first."""
+        self, found: list[Tensor], chain: tuple[Layer, ...], layer: Layer, call: int
+    ) -> list[Tensor]:
+        """A layer's outputs, with what the user says of the first."""
         name = "/".join(step.name for step in (*chain, layer))
         for given in (f"{name}:{call}", name):
             if given in self.given:
                 self.met.add(given)
-                return [_agreed(given, tuple(self.given[given]), found[0] if found else None)]
+                own = found[0] if found else _unknown(name)
+                return [replace(own, shape=_agreed(given, tuple(self.given[given]), own.shape))]
         return found
+
+
+def _unknown(name: str) -> Tensor:
+    return Tensor(None, Source(f"an output of {name!r} of which nothing is known"))
+
+
+def _folded(tensor: Tensor, shape: Shape, batch: int) -> Tensor:
+    """The tensor in this shape, with so many more batch axes."""
+    return Tensor(shape, replace(tensor.source, batch=tensor.source.batch + batch))
+
+
+def _is_passing(layer: Layer) -> bool:
+    """Whether a layer's output is its input, once the model is trained."""
+    if not layer.own or layer.operation or layer.training:
+        return False
+    return activation(layer) is None if layer.kind == "Activation" else layer.kind in PASSING
+
+
+def _call(chain: tuple[Layer, ...], place: Place, tensor: Tensor) -> Call:
+    """A call, and in which order the layer takes its input: its own, or that of what makes it."""
+    layer, call = chain[-1], Call(chain, place, tensor, tensor.source.channels_last)
+    if not (call.convolves or call.linear) or layer.kind in ORDERLESS:
+        return call
+    first = modern(layer.config, layer.kind).get("data_format") == "channels_first"
+    return replace(call, channels_last=not first)
+
+
+def _source(call: Call) -> Source:
+    layer, last = call.layer, call.channels_last
+    told = f"{layer.kind} {call.name!r}"
+    if not (call.convolves or call.linear):
+        return Source(told, channels_last=last)
+    if found := activation(layer):
+        return Source(f"the activation {found!r} of {told}", channels_last=last)
+    return Source(told, call.place, last, _batch(call))
+
+
+def _batch(call: Call) -> int:
+    """The leading axes of its input that a layer takes for its batch."""
+    if call.shape is None or call.layer.kind not in READ:
+        return 1
+    return max(1, len(call.shape) - READ[call.layer.kind] - 1)
 
 
 def _agreed(name: str, given: tuple[int, ...], known: Shape) -> Shape:
@@ -225,19 +338,17 @@ def _agreed(name: str, given: tuple[int, ...], known: Shape) -> Shape:
     return (None, *given[1:])
 
 
-def _stands_for(layer: Layer) -> str | None:
-    """The convolution whose output has the shape of this one's, which is not read itself."""
-    found = re.fullmatch(r"(?:Separable|LocallyConnected)(?:Conv|Convolution)?(\d)D", layer.kind)
-    return f"Conv{found[1]}D" if found else None
-
-
 def _convolved(layer: Layer, shape: Shape) -> Shape:
     """The shape of a convolution's output, sizes that are open left open."""
-    kind = _stands_for(layer) or layer.kind
     try:
-        found = keras_layer.attributes(replace(layer, kind=kind), keras1=False)
+        found = keras_layer.attributes(layer, keras1=False)
     except MalformedInput:
         return None
+    return _after(found, shape)
+
+
+def _after(found: Attributes, shape: Shape) -> Shape:
+    """The shape of what a convolution with these attributes makes of a tensor."""
     own = keras_layer.own_shape(found, shape)
     if own is None or shape is None:
         return None
@@ -265,13 +376,18 @@ def _convolved(layer: Layer, shape: Shape) -> Shape:
     return (*batch, *sizes, channels) if found.channels_last else (*batch, channels, *sizes)
 
 
+Entries = tuple[Entry, ...]
+
+
 def list_layers(
     model: Layer, name: str, weights: Weights, origin: Origin, shapes: Shapes
-) -> tuple[Entry, ...]:
-    """All convolutions of a model, in the order of its configuration."""
+) -> tuple[Entries, Callable[[], Entries]]:
+    """All convolutions of a model, in the order of its configuration, and what lists its other
+    linear layers.
+    """
     assert model.graph is not None
     given = _named(model.graph, name, shapes)
-    walk = _Walk(given)
+    walk = _Walk(given, _is_channels_last(model.graph))
     try:
         walk.graph(model.graph, None, (), ())
     except GeometryError as error:
@@ -280,13 +396,27 @@ def list_layers(
         inputs = ", ".join(model.graph.inputs)
         raise UsageError(f"{name} has no tensor {missed[0]!r} (its inputs: {inputs})")
     calls = sorted(walk.calls, key=lambda call: call.place)
+    names = dict(zip((call.place for call in calls), _numbered(calls), strict=True))
+    make = _Entries(model.graph, weights, origin, bool(shapes), names)
     entries: list[Entry] = []
-    make = _Entries(model.graph, weights, origin, bool(shapes))
-    for call, called in zip(calls, _numbered(calls), strict=True):
-        entry = make.entry(len(entries), call, called)
-        if entry is not None:
-            entries.append(entry)
-    return tuple(entries)
+    for call in calls:
+        if not call.linear:
+            entries += make.convolutions(len(entries), call)
+    linear = [call for call in calls if call.linear]
+    count = len(entries)
+    return tuple(entries), lambda: tuple(
+        make.linear(number, call) for number, call in enumerate(linear, count)
+    )
+
+
+def _is_channels_last(graph: Graph) -> bool:
+    """Whether some layer of a model takes its input channels last, or none channels first."""
+    found = [
+        modern(layer.config, layer.kind).get("data_format")
+        for layer in _all_layers(graph)
+        if layer.kind != "Flatten"
+    ]
+    return "channels_first" not in found or "channels_last" in found
 
 
 def _all_layers(graph: Graph) -> Iterator[Layer]:
@@ -328,62 +458,156 @@ class _Entries:
     weights: Weights
     origin: Origin
     sized: bool
+    names: Mapping[Place, str]
+    """What each call is called."""
 
-    def entry(self, position: int, call: Call, name: str) -> Entry | None:
-        """The entry of a call; None for a layer of another class that holds no kernel."""
+    def convolutions(self, position: int, call: Call) -> list[Entry]:
+        """The entries of a call, two of a separable convolution; none for a layer of another class
+        that holds no kernel.
+        """
         layer = call.layer
-        entry = Entry(position, name, name, layer.kind)
-        if not layer.own or (layer.kind not in RANKS and layer.kind not in OTHERS):
-            return self._foreign(entry, call)
-        if layer.kind in OTHERS:
-            return replace(entry, error=Unsupported(OTHERS[layer.kind]))
-        outside = [
-            step for step in call.chain[:-1] if step.graph is None and step.kind not in WRAPPERS
-        ]
-        if outside:
-            reason = f"it is in a {outside[0].kind}, which may change what it computes"
-            return replace(entry, error=Unsupported(reason))
+        entry = self._entry(position, call)
+        if not layer.own or (layer.kind not in READ and layer.kind not in OTHERS):
+            foreign = self._foreign(entry, call)
+            return [] if foreign is None else [foreign]
         try:
+            self._check_read(call)
             found = keras_layer.attributes(layer, keras1=self.origin.keras1)
         except ConvfcError as error:
-            return replace(entry, error=error)
+            return [replace(entry, error=error)]
         entry = replace(
-            entry,
-            layout=self._layout(found),
-            channels_last=found.channels_last,
-            flipped=None if found.filters is None and self.origin.theano else self.origin.theano,
+            entry, layout=self._layout(found.channels_last), channels_last=found.channels_last
         )
-        return self._sized(entry, call, found)
+        if layer.kind not in SEPARABLE:
+            return [self._convolution(entry, call, found, call.shape)]
+        depthwise, pointwise = keras_layer.separated(found)
+        name = f"{entry.name}/depthwise"
+        after = replace(
+            entry, position=position + 1, name=f"{entry.name}/pointwise", reads=name, behind=""
+        )
+        return [
+            self._convolution(
+                replace(entry, name=name, output=name, noted=dict), call, depthwise, call.shape
+            ),
+            self._convolution(
+                after, call, pointwise, _after(depthwise, call.shape), "pointwise", depthwise
+            ),
+        ]
 
-    def _sized(self, entry: Entry, call: Call, found: Attributes) -> Entry:
-        def resized(own_shape: Shape) -> Entry:
-            if own_shape is not None and len(own_shape) != found.rank + 1:
+    def linear(self, position: int, call: Call) -> Entry:
+        """The entry of a call of a linear layer that is no convolution."""
+        entry = replace(
+            self._entry(position, call),
+            channels_last=call.channels_last,
+            layout=self._layout(call.channels_last),
+        )
+
+        def make(shape: Shape) -> Built:
+            arrays = partial(self.weights.of, self.graph, call.chain)
+            own = keras_layer.settled(shape)
+            return keras_linear.build(call.layer, own, call.channels_last, arrays)
+
+        shape = None if call.shape is None else call.shape[1:]
+        guess = [size or 64 for size in shape or ()]
+        own = keras_linear.own_shape(shape, call.channels_last)
+        return self._sized(entry, make, own, lambda: self._hint(call, guess))
+
+    def _entry(self, position: int, call: Call) -> Entry:
+        name, source = self.names[call.place], call.input.source
+        reads, behind = "", source.told
+        if source.place is not None:
+            if (source.channels_last, source.batch) == (call.channels_last, _batch(call)):
+                reads, behind = self.names[source.place], ""
+            else:
+                behind = f"{source.told}, whose axes are taken in another order"
+        found = activation(call.layer)
+        noted: dict[str, Any] = {"activation": found} if found else {}
+        return Entry(
+            position,
+            name,
+            name,
+            call.layer.kind,
+            reads=reads,
+            behind=behind,
+            noted=lambda: noted,
+        )
+
+    def _check_read(self, call: Call) -> None:
+        """Raise unless a convolution is one that is read, and applied as it is."""
+        if call.layer.kind in OTHERS:
+            raise Unsupported(OTHERS[call.layer.kind])
+        for step in call.chain[:-1]:
+            if step.graph is None and step.kind not in WRAPPERS:
+                raise Unsupported(f"it is in a {step.kind}, which may change what it computes")
+
+    def _convolution(
+        self,
+        entry: Entry,
+        call: Call,
+        found: Attributes,
+        shape: Shape,
+        role: str = "kernel",
+        first: Attributes | None = None,
+    ) -> Entry:
+        """The entry of one convolution on a tensor of this shape, whose kernel has this role; of
+        several the `first` is what takes the layer's input.
+        """
+        layer = call.layer
+        if layer.kind not in LOCAL:
+            flipped = None if found.filters is None and self.origin.theano else self.origin.theano
+            entry = replace(entry, flipped=flipped)
+
+        def make(own: Shape) -> Built:
+            if own is not None and len(own) != found.rank + 1:
                 raise UsageError(
-                    f"{len(own_shape)} sizes where a {call.layer.kind} takes {found.rank + 1}: "
+                    f"{len(own)} sizes where a {layer.kind} takes {found.rank + 1}: "
                     f"channels and {found.rank} spatial ones"
                 )
-            index = keras_layer.index_map(found, own_shape)
-            arrays = self.weights.of(self.graph, call.chain)
-            keras_layer.order(found, index, arrays["kernel"])
+            if layer.kind in LOCAL:
+                arrays = partial(self.weights.of, self.graph, call.chain)
+                return keras_local.build(layer, found, keras_layer.settled(own), arrays)
+            if own is not None and own[0] is None:
+                kernel = self.weights.of(self.graph, call.chain)[role]
+                own = (keras_layer.channels_of(found, kernel.shape), *own[1:])
+            index = keras_layer.index_map(found, own)
+            held = {**self.weights.of(self.graph, call.chain)}
+            held["kernel"] = held[role]
+            keras_layer.order(found, index, held["kernel"])
             self._check_theano(found)
+            dtype = dtype_name(held["kernel"])
+            return Built(index, lambda: keras_layer.load(found, index, held), dtype)
+
+        def hint() -> str:
+            kernel = self.weights.of(self.graph, call.chain)["kernel"].shape
+            channels = keras_layer.channels_of(first or found, kernel) or 1
+            sizes = (64,) * found.rank
+            return self._hint(
+                call, (*sizes, channels) if found.channels_last else (channels, *sizes)
+            )
+
+        return self._sized(entry, make, keras_layer.own_shape(found, shape), hint)
+
+    def _sized(
+        self, entry: Entry, make: Callable[[Shape], Built], own: Shape, hint: Callable[[], str]
+    ) -> Entry:
+        """The entry of what `make` makes of an input of this (channels, *spatial)."""
+
+        def resized(own_shape: Shape) -> Entry:
+            built = make(own_shape)
             return replace(
                 entry,
                 error=None,
-                index_map=index,
-                dtype=dtype_name(arrays["kernel"]),
-                loader=lambda: keras_layer.load(found, index, arrays),
+                outline=built.outline,
+                dtype=built.dtype,
+                loader=built.load,
                 resizer=resized,
             )
 
-        own = keras_layer.own_shape(found, call.shape)
         try:
-            if own is not None and own[0] is None:
-                kernel = self.weights.of(self.graph, call.chain)["kernel"]
-                own = (keras_layer.channels_of(found, kernel.shape), *own[1:])
             return resized(own)
         except SizeMissing as error:
             try:
-                error.hint = self._hint(call, found)
+                error.hint = hint()
             except ConvfcError as worse:
                 return replace(entry, error=worse)
             return replace(entry, error=error, resizer=resized)
@@ -395,11 +619,11 @@ class _Entries:
         except ConvfcError as error:
             return replace(entry, error=error)
 
-    def _layout(self, found: Attributes) -> str:
+    def _layout(self, channels_last: bool) -> str:
         """How the model flattens the layer's tensors: channels last, also where they come first,
         for Flatten turns those round, unless the model has one that was not told of it.
         """
-        return "channels-first" if self._untold and not found.channels_last else "channels-last"
+        return "channels-first" if self._untold and not channels_last else "channels-last"
 
     @cached_property
     def _untold(self) -> bool:
@@ -433,8 +657,10 @@ class _Entries:
             told += f"; --weight takes a kernel out of it: {shapes}"
         return replace(entry, error=Unsupported(told))
 
-    def _hint(self, call: Call, found: Attributes) -> str:
-        """What --input-shape might be: of the model's input if that is open."""
+    def _hint(self, call: Call, guess: Sequence[int]) -> str:
+        """What --input-shape might be: of the model's input if that is open, else what the layer
+        reads, of the size that is guessed.
+        """
         for name in self.graph.inputs:
             shape = input_shape(self.graph.by_name[name])
             if shape is not None and None in shape[1:]:
@@ -445,8 +671,4 @@ class _Entries:
         before = call.layer.calls[0][0].layer if call.layer.calls and call.layer.calls[0] else ""
         scope = "/".join(step.name for step in call.chain[:-1])
         tensor = f"{scope}/{before}".strip("/") or self.graph.inputs[0]
-        kernel = self.weights.of(self.graph, call.chain)["kernel"].shape
-        channels = keras_layer.channels_of(found, kernel) or 1
-        spatial = (64,) * found.rank
-        sizes_ = (*spatial, channels) if found.channels_last else (channels, *spatial)
-        return f"{tensor}={','.join(map(str, (1, *sizes_)))}"
+        return f"{tensor}={','.join(map(str, (1, *guess)))}"

@@ -232,24 +232,24 @@ def _pooled(layer: Layer, axis: int, size: int) -> int:
     return pooled(size, window, stride, str(config.get("padding", "valid")).lower())
 
 
-def _ends(value: Any, axis: int, rank: int) -> int:
-    """How much a padding or cropping adds up to at both ends of an axis.
+def ends(value: Any, axis: int, rank: int) -> tuple[int, int]:
+    """How much of a padding or cropping is before and after an axis.
 
-    It is written as one number, one for each axis, or two for each; in 1-D a pair is of the two
-    ends.
+    It is written as one number, one for each axis, or two for each, in pairs or in one row.
     """
-    if rank == 1 and isinstance(value, list) and len(value) == 2:
-        return int(value[0]) + int(value[1])
-    ends = _at(value, axis)
-    return int(ends[0]) + int(ends[1]) if isinstance(ends, list) else 2 * int(ends)
+    if isinstance(value, list) and len(value) == 2 * rank:
+        return value[2 * axis], value[2 * axis + 1]
+    found = _at(value, axis)
+    low, high = found if isinstance(found, list) else (found, found)
+    return low, high
 
 
 def _padded(layer: Layer, axis: int, size: int) -> int:
-    return size + _ends(layer.config["padding"], axis, _rank(layer))
+    return size + sum(ends(layer.config["padding"], axis, _rank(layer)))
 
 
 def _cropped(layer: Layer, axis: int, size: int) -> int:
-    left = size - _ends(layer.config["cropping"], axis, _rank(layer))
+    left = size - sum(ends(layer.config["cropping"], axis, _rank(layer)))
     if left < 1:
         raise GeometryError(f"{layer.kind} {layer.name} leaves nothing of {size} elements")
     return left

@@ -12,7 +12,8 @@ kernel of the fourth Conv2D. Newer files also carry the layer's name, as an attr
 import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 
 from convfc_cli.errors import MalformedInput
@@ -29,19 +30,40 @@ CONTAINERS = ("layers", "_layer_checkpoint_dependencies", "_self_tracked_trackab
 """What the versions of Keras call the layers of a model, the usual one first."""
 
 ROLES = {
-    "kernel": "kernel",
-    "depthwise_kernel": "kernel",
-    "bias": "bias",
     "lora_kernel_a": "lora_kernel_a",
     "lora_kernel_b": "lora_kernel_b",
+    "depthwise_kernel": "kernel",
+    "pointwise_kernel": "pointwise",
+    "kernel": "kernel",
+    "bias": "bias",
+    "gamma": "gamma",
+    "beta": "beta",
+    "moving_mean": "mean",
+    "moving_variance": "variance",
+    "running_mean": "mean",
+    "running_std": "variance",
     "W": "kernel",
     "b": "bias",
 }
-"""What a variable is, by its name; the last two are those of Keras 1."""
+"""What a variable is, by the end of its name; the last four are those of Keras 1, whose `std` is
+a variance."""
+
+LORA = {"lora_kernel_a", "lora_kernel_b"}
+
+NORMALIZATIONS = ("BatchNormalization", "SyncBatchNormalization")
 
 
 STATE = ("vector_u", "sn_u")
 """What SpectralNormalization keeps beside the weights of its layer."""
+
+
+def variables(layer: Layer) -> tuple[str, ...]:
+    """The roles of a layer's variables, in Keras's order; all but a bias are there."""
+    if layer.kind in NORMALIZATIONS:
+        learnt = (("scale", "gamma"), ("center", "beta"))
+        own = [role for option, role in learnt if layer.config.get(option, True)]
+        return (*own, "mean", "variance")
+    return ("kernel", "pointwise", "bias") if "Separable" in layer.kind else ("kernel", "bias")
 
 
 class Weights(ABC):
@@ -49,7 +71,7 @@ class Weights(ABC):
 
     @abstractmethod
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
-        """A convolution's datasets by their roles, `kernel` always among them.
+        """A layer's datasets by their roles, all of its `variables` among them but a bias.
 
         Raises `MalformedInput`, `Refused`, `Unsupported` where they are not to be told.
         """
@@ -64,21 +86,26 @@ class Legacy(Weights):
 
     def __init__(self, root: Group) -> None:
         self._root = root
-        self._held: dict[str, _Held] = {}
+        self._held: dict[tuple[str, Family], _Held] = {}
 
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
         own = [(name, dataset) for name, dataset in self._own(chain) if _leaf(name) not in STATE]
+        expected = variables(chain[-1])
+        needed = {*expected} - {"bias"}
         roles: dict[str, Dataset] = {}
         for name, dataset in own:
             role = _role(name)
-            if role is None or role in roles:
+            if role not in {*expected, *LORA} or role in roles:
                 break
             roles[role] = dataset
         else:
-            if "kernel" in roles:
+            if roles.keys() >= needed:
                 return roles
-        if len(chain) - _wrappers(chain) == 1 and 1 <= len(own) <= 2:
-            return dict(zip(("kernel", "bias"), (dataset for _, dataset in own), strict=False))
+        in_order = [(role, *held) for role, held in zip(expected, own, strict=False)]
+        told = all(_role(name) in (None, role) for role, name, _ in in_order)
+        alone = len(chain) - _wrappers(chain) == 1
+        if alone and told and len(needed) <= len(own) <= len(expected):
+            return {role: dataset for role, _, dataset in in_order}
         names = ", ".join(name for name, _ in own[:4])
         raise MalformedInput(f"its weights cannot be told from {names or 'an empty group'}")
 
@@ -90,10 +117,10 @@ class Legacy(Weights):
 
     def _own(self, chain: Chain) -> list[Named]:
         """(name, dataset) of the layer's weights, in Keras's order."""
-        top = chain[0].name
-        if top not in self._held:
-            self._held[top] = _Held(chain[0], self._listed(top))
-        return self._held[top].of(chain)
+        top, family = chain[0].name, _family(chain[-1])
+        if (top, family) not in self._held:
+            self._held[top, family] = _Held(chain[0], self._listed(top), family)
+        return self._held[top, family].of(chain)
 
     def _listed(self, top: str) -> list[Named]:
         """All that the group of an outermost layer lists."""
@@ -109,18 +136,49 @@ class Legacy(Weights):
         return found
 
 
+@dataclass(frozen=True)
+class Family:
+    """Layers each of which has a variable that no layer of another family has."""
+
+    has: Callable[[Layer], bool]
+    marks: Callable[[str, Dataset], bool]
+
+
+CONVOLUTIONS = Family(
+    lambda layer: bool(CONVOLUTION.search(layer.kind)) or "LocallyConnected" in layer.kind,
+    lambda name, dataset: _is_large(dataset),
+)
+
+NORMALIZING = Family(
+    lambda layer: layer.kind in NORMALIZATIONS, lambda name, dataset: _role(name) == "variance"
+)
+
+DENSE = Family(
+    lambda layer: layer.kind == "Dense",
+    lambda name, dataset: _role(name) == "kernel" and len(dataset.shape) == 2,
+)
+
+
+def _family(layer: Layer) -> Family:
+    return next((own for own in (NORMALIZING, DENSE) if own.has(layer)), CONVOLUTIONS)
+
+
 class _Held:
-    """The weights in the group of an outermost layer, and which of the layers in it has which.
+    """The weights in the group of an outermost layer, and which layer of a family in it has which.
 
     Keras knows them by their order. TensorFlow may have made a name unique by a number after it
     (`conv_1_2/kernel:0` of a layer `conv_1`), so the order decides, and the names must agree with
     it. Where the order tells nothing, the names do, if no two layers may be meant by one.
     """
 
-    def __init__(self, top: Layer, found: Sequence[Named]) -> None:
-        self._found = found
-        scopes = list(dict.fromkeys(_scope(name) for name, data in found if _is_large(data)))
-        chains = sorted(_with_kernels(top, ()), key=_is_frozen)
+    def __init__(self, top: Layer, found: Sequence[Named], family: Family) -> None:
+        self._found, self._family = found, family
+        scopes = list(
+            dict.fromkeys(_scope(name) for name, data in found if family.marks(name, data))
+        )
+        chains = list(_members(top, family, ()))
+        if family is not NORMALIZING:  # whose variances are never trained, and so in one order
+            chains.sort(key=_is_frozen)
         self._by_order: dict[tuple[str, ...], list[int]] = {}
         self._by_name: dict[str, list[int]] = {}
         self._meant: dict[str, int] = {}
@@ -158,7 +216,7 @@ class _Held:
 
     def _scopes_of(self, chain: Chain) -> set[str]:
         found = (self._found[place] for place in self._places(chain))
-        return {_scope(name) for name, data in found if _is_large(data)}
+        return {_scope(name) for name, data in found if self._family.marks(name, data)}
 
 
 def _path(chain: Chain) -> tuple[str, ...]:
@@ -199,15 +257,15 @@ def _scope(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _with_kernels(layer: Layer, outer: Chain) -> Iterator[Chain]:
-    """The convolutions in a model, each with what it is in, in the order of the configuration."""
+def _members(layer: Layer, family: Family, outer: Chain) -> Iterator[Chain]:
+    """The layers of a family in a model, each with what it is in, in the configuration's order."""
     chain = (*outer, layer)
     if layer.graph is not None:
         for inside in layer.graph.layers:
-            yield from _with_kernels(inside, chain)
+            yield from _members(inside, family, chain)
     elif layer.inner is not None:
-        yield from _with_kernels(layer.inner, chain)
-    elif CONVOLUTION.search(layer.kind) or layer.kind.startswith("LocallyConnected"):
+        yield from _members(layer.inner, family, chain)
+    elif family.has(layer):
         yield chain
 
 
@@ -251,10 +309,11 @@ class Store(Weights):
                 f"{group.path} holds the weights of {named!r}, where the order of the "
                 f"configuration has those of {chain[-1].name!r}"
             )
-        found = [group.dataset(str(number)) for number in range(len(group.names()))]
-        if not found or found[0] is None:
-            raise MalformedInput(f"{group.path} holds no variable 0")
-        roles = dict(zip(("kernel", "bias"), found, strict=False))
+        expected = variables(chain[-1])
+        roles = {role: group.dataset(str(number)) for number, role in enumerate(expected)}
+        for number, role in enumerate(expected):
+            if roles[role] is None and role != "bias":
+                raise MalformedInput(f"{group.path} holds no variable {number}")
         return {role: dataset for role, dataset in roles.items() if dataset is not None}
 
     def large(self, model: Graph, chain: Chain) -> list[Dataset]:
@@ -381,8 +440,8 @@ def _leaf(name: str) -> str:
 
 def _role(name: str) -> str | None:
     """What a variable is: `conv/kernel_1:0` is a kernel, Keras 1's `conv_W` too."""
-    leaf = re.sub(r"_\d+$", "", _leaf(name))
-    return ROLES.get(leaf) or ROLES.get(leaf.rpartition("_")[2])
+    leaf = "_" + re.sub(r"_\d+$", "", _leaf(name))
+    return next((role for end, role in ROLES.items() if leaf.endswith(f"_{end}")), None)
 
 
 def _wrappers(chain: Chain) -> int:

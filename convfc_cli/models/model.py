@@ -1,24 +1,37 @@
-"""What a kind of model file has to offer: its layers, each a `Convolution` to be loaded.
+"""What a kind of model file has to offer: its layers, each a `Linear` to be loaded.
 
 Listing a model decides what can be decided without weights: names, sizes, how many nonzeros. A
 layer's weights are read when it is loaded, and a layer that nobody selects need not resolve.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from convfc_cli.errors import ConvfcError, Defect, SizeMissing, UsageError, WeightsAlone
 from convfc_cli.files import Input
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.linear import Linear
 from convfc_cli.naming import Label, pick
+from convfc_cli.outline import Outline
 from convfc_cli.rounding import Witness
 from convfc_cli.runtimes.registry import runtimes
 from convfc_cli.runtimes.runtime import Original
-from convfc_cli.taps import IndexMap
+
+
+def noted(number: float) -> float | str:
+    """A number as a note has it: JSON has none for nan and the infinities.
+
+    >>> noted(0.5), noted(float("inf"))
+    (0.5, 'inf')
+    """
+    return number if isfinite(number) else str(number)
+
 
 Shapes = Mapping[str | None, Sequence[int]]
 """Shapes of tensors, by name; None names the model's only input."""
@@ -73,7 +86,7 @@ class Entry:
     error: ConvfcError | None = None
     """Why the layer cannot be loaded, and what to do about it."""
 
-    index_map: IndexMap | None = None
+    outline: Outline | None = None
     """All of the layer but its weights; None where there is an `error`."""
 
     stored: tuple[int, ...] | None = None
@@ -92,15 +105,38 @@ class Entry:
     """Whether the weights in the file are those of a true convolution and are flipped when they are
     loaded; None where the file does not say."""
 
-    loader: Callable[[], Convolution] | None = None
+    reads: str = ""
+    """The tensor that it reads: the `output` of the layer that makes it, where that is one of the
+    model's linear layers.
+    """
+
+    behind: str = ""
+    """What makes that tensor, where no linear layer does: `Relu 'relu_1'`, `the input 'x'`."""
+
+    noted: Callable[[], dict[str, Any]] = dict
+    """What the model says of it besides, as JSON has it: scales, zero points, an activation."""
+
+    loader: Callable[[], Linear] | None = None
     original: Original | None = None
     """The layer as a runtime can be given it; None where no runtime takes this kind of file."""
 
     resizer: "Callable[[tuple[int, ...]], Entry] | None" = None
+    real: "Callable[[], Entry] | None" = None
+    """Of an integer layer the real-valued one; None where it is real, or its scale not known."""
+
+    dequantized: bool = False
+    """Whether it is what `real` made of an integer layer."""
+
+    parts: "tuple[Entry, ...]" = ()
+    """Of a chain of layers these, in order; none of a single layer."""
 
     @property
     def matrix_dtype(self) -> str:
-        """The dtype of the matrix, unless another is asked for: narrower floats are widened."""
+        """The dtype of the matrix, unless another is asked for: narrower floats are widened, whole
+        numbers made int32.
+        """
+        if "int" in self.dtype and not self.dequantized:
+            return "int32"
         return "float64" if self.dtype == "float64" else "float32"
 
     @property
@@ -112,15 +148,15 @@ class Entry:
             return "needs a size"
         return "weights alone" if isinstance(self.error, WeightsAlone) else "unsupported"
 
-    def require(self) -> IndexMap:
-        """The index map; raises the layer's error, with its name, if it has one."""
+    def require(self) -> Outline:
+        """The outline; raises the layer's error, with its name, if it has one."""
         if self.error is not None:
             raise self._named(self.error) from self.error
-        if self.index_map is None:
-            raise Defect(f"layer {self.name} has neither a map nor an error")
-        return self.index_map
+        if self.outline is None:
+            raise Defect(f"layer {self.name} has neither an outline nor an error")
+        return self.outline
 
-    def load(self) -> Convolution:
+    def load(self) -> Linear:
         """The layer with its weights, as a cross-correlation. Raises what `require` raises, and
         `UsageError` where the file does not say whether its kernels are flipped.
         """
@@ -136,7 +172,7 @@ class Entry:
             layer = self.loader()
         except ConvfcError as error:
             raise self._named(error) from error
-        return layer.flipped() if self.flipped else layer
+        return layer.flipped() if self.flipped and isinstance(layer, Convolution) else layer
 
     def _named(self, error: ConvfcError) -> ConvfcError:
         named = copy(error)
@@ -153,6 +189,20 @@ class Entry:
             self.require()
             raise UsageError(f"layer {self.name} has the size that its model gives it")
         return self.resizer(input_shape)
+
+    def as_real(self) -> "Entry":
+        """The layer with real weights, whatever it is in the model.
+
+        Raises `UsageError` for an integer layer whose scale the model does not state.
+        """
+        if self.matrix_dtype != "int32":
+            return self
+        if self.real is None:
+            raise UsageError(
+                f"layer {self.name} ({self.op}) states no scale: without --dequantize its matrix "
+                f"is one of whole numbers"
+            )
+        return replace(self.real(), flipped=self.flipped, dequantized=True)
 
     def run(self, random: Any) -> Witness | str:
         """The original layer run by the first runtime that can, on inputs drawn from the NumPy
@@ -179,18 +229,65 @@ class Model:
     name: str
     kind: str
     entries: tuple[Entry, ...]
+    """Its convolutions."""
+
     sha256: str
     path: Path | None = None
+    lister: Callable[[], tuple[Entry, ...]] = tuple
+    """Lists the other linear layers, numbered on from the convolutions."""
 
-    def select(self, wanted: Sequence[str]) -> tuple[Entry, ...]:
-        """The layers of these names (see `naming.pick`), in the model's order; all of them where
-        none is named.
+    @cached_property
+    def others(self) -> tuple[Entry, ...]:
+        """Its other linear layers: pooling, batch normalization, padding, dense layers."""
+        return self.lister()
+
+    def layers(self) -> Iterator[Entry]:
+        """All of them: the convolutions, and the others, which are not listed before that."""
+        yield from self.entries
+        yield from self.others
+
+    def select(self, wanted: Sequence[str], kinds: Sequence[str] = ()) -> tuple[Entry, ...]:
+        """The layers of these names (see `naming.pick`), in the model's order; where none is named
+        all convolutions, and the other linear layers of these operators (`linear`: all).
+
+        Raises `UsageError` for a name or an operator that no layer has.
         """
-        if not wanted:
-            return self.entries
-        labels = [Label(entry.position, entry.name, entry.output) for entry in self.entries]
-        chosen = {pick(name, labels, self.name).position for name in wanted}
-        return tuple(entry for entry in self.entries if entry.position in chosen)
+        if wanted:
+            chosen = {entry.position: entry for entry in map(self.layer, wanted)}
+            chosen |= {entry.position: entry for entry in self.of_kinds(kinds)}
+            return tuple(chosen[position] for position in sorted(chosen))
+        return self.entries + self.of_kinds(kinds)
+
+    def layer(self, name: str) -> Entry:
+        """The layer of this name: a convolution, else another linear layer."""
+
+        def picked(entries: tuple[Entry, ...]) -> Entry:
+            labels = [Label(entry.position, entry.name, entry.output) for entry in entries]
+            return entries[labels.index(pick(name, labels, self.name))]
+
+        try:
+            return picked(self.entries)
+        except UsageError:
+            if not self.others:
+                raise
+        return picked(self.entries + self.others)
+
+    def of_kinds(self, kinds: Sequence[str]) -> tuple[Entry, ...]:
+        """The other linear layers of these operators, whatever their case; `linear` is all."""
+        wanted = {kind.lower() for kind in kinds}
+        found = (
+            tuple(entry for entry in self.others if wanted & {"linear", entry.op.lower()})
+            if wanted
+            else ()
+        )
+        missing = wanted - {"linear", *(entry.op.lower() for entry in found)}
+        if missing:
+            has = ", ".join(sorted({entry.op for entry in self.others})) or "none at all"
+            raise UsageError(
+                f"{self.name} has no linear layer of the operator {sorted(missing)[0]!r}: beside "
+                f"its convolutions it has {has} (linear: all of them)"
+            )
+        return found
 
 
 class ModelFormat(ABC):

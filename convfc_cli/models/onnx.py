@@ -19,7 +19,8 @@ class Onnx(ModelFormat):
 
     name = "onnx"
     summary = (
-        "Conv and ConvTranspose, in the graph, in the bodies of If, Loop and Scan, in functions"
+        "Conv, ConvTranspose, ConvInteger, QLinearConv and FusedConv, in the graph, in the bodies "
+        "of If, Loop and Scan, in functions"
     )
 
     def recognises(self, source: Input) -> bool:
@@ -41,8 +42,8 @@ class Onnx(ModelFormat):
 
         model = _parsed(source)
         folder = None if source.path is None else source.path.absolute().parent
-        entries = list_layers(model, source.name, folder, shapes)
-        return Model(source.name, self.name, entries, source.sha256(), source.path)
+        entries, lister = list_layers(model, source.name, folder, shapes)
+        return Model(source.name, self.name, entries, source.sha256(), source.path, lister)
 
 
 FORMAT = Onnx()

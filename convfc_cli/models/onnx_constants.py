@@ -3,7 +3,7 @@
 A weight may be an initializer (also one that is listed as a graph input), lie in an external file
 or an outer graph, or be computed: dequantized, normalized, transposed, cast. What is computed
 from constants alone is evaluated by ONNX's own reference operators, an allow-list of them, each
-result's size known before it is made.
+result's size known before it is made; QONNX's quantizers by `onnx_quant`.
 """
 
 import warnings
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
-from convfc_cli.models.onnx_scope import STANDARD, Scope
+from convfc_cli.models import onnx_quant
+from convfc_cli.models.onnx_scope import STANDARD, Scope, operator
 
 Array = NDArray[Any]
 
@@ -65,8 +66,19 @@ _SIZED: dict[str, Callable[[onnx.NodeProto, list[Array]], int]] = {
 }
 """Operators whose result may be far larger, and how many elements at most it then has."""
 
+_NEWER = {"DequantizeLinear": 19}
+"""The version of ONNX's operators by which one is evaluated at least: what says the same, where the
+reference operators no longer have an older one (seen in onnx 1.23)."""
+
 FOLDED = _SAME_SIZE | _BROADCAST | _SIZED.keys() | {"Constant"}
-"""What is evaluated where all its inputs are constant."""
+"""The operators of ONNX that are evaluated where all their inputs are constant."""
+
+
+def folded(node: onnx.NodeProto) -> bool:
+    """Whether a node is evaluated where all its inputs are constant."""
+    return operator(node) in onnx_quant.OPERATORS or (
+        node.domain in STANDARD and node.op_type in FOLDED
+    )
 
 
 def dynamic(scope: Scope, name: str) -> str | None:
@@ -78,13 +90,13 @@ def dynamic(scope: Scope, name: str) -> str | None:
         home = place.home(tensor)
         if home is None:
             return f"{tensor!r} is defined nowhere in the model"
-        if (id(home), tensor) in seen or tensor in home.stored:
+        if (id(home), tensor) in seen or tensor in home.stored or tensor in home.constant:
             continue
         seen.add((id(home), tensor))
         node = home.producers.get(tensor)
         if node is None:
             return f"it depends on the input {tensor!r}, known only when the network runs"
-        if node.domain not in STANDARD or node.op_type not in FOLDED:
+        if not folded(node):
             kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             return f"it is computed by {kind} (tensor {tensor!r}), which is not folded"
         waiting.extend((home, source) for source in node.input if source)
@@ -223,6 +235,8 @@ def _densified(tensor: onnx.SparseTensorProto, folder: Path | None) -> Array:
 
 def _evaluated(node: onnx.NodeProto, inputs: list[Array | None], scope: Scope) -> list[Array]:
     """The outputs of one node on constant inputs."""
+    if operator(node) in onnx_quant.OPERATORS:
+        return [onnx_quant.quantized(node, inputs)]
     if node.op_type == "Identity" and inputs[0] is not None:
         return [inputs[0]]
     if any(a.name == "to" and a.i == onnx.TensorProto.STRING for a in node.attribute):
@@ -238,7 +252,12 @@ def _evaluated(node: onnx.NodeProto, inputs: list[Array | None], scope: Scope) -
     named = {
         name: array for name, array in zip(node.input, inputs, strict=True) if array is not None
     }
-    model = single_node_model(node, named, scope.opsets)
+    least = _NEWER.get(node.op_type, 0)
+    opsets = {
+        domain: max(version, least) if domain in STANDARD else version
+        for domain, version in scope.opsets.items()
+    }
+    model = single_node_model(node, named, opsets)
     try:
         with np.errstate(all="ignore"):
             return [np.asarray(result) for result in ReferenceEvaluator(model).run(None, named)]
@@ -276,7 +295,7 @@ def _elements(node: onnx.NodeProto, inputs: list[Array]) -> int:
     if node.op_type == "Constant":
         return 0
     try:
-        if node.op_type in _BROADCAST:
+        if node.op_type in _BROADCAST or operator(node) in onnx_quant.OPERATORS:
             return prod(np.broadcast_shapes(*(array.shape for array in inputs)))
         if node.op_type in _SIZED:
             return _SIZED[node.op_type](node, inputs)

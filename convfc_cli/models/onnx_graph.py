@@ -6,41 +6,51 @@ sizes that the user gave have been written in and a free batch has been taken as
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
-from convfc_cli.errors import (
-    ConvfcError,
-    GeometryError,
-    MalformedInput,
-    Refused,
-    SizeMissing,
-    Unsupported,
-    UsageError,
-)
+from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.models import onnx_layer
 from convfc_cli.models.model import Entry, Shapes
 from convfc_cli.models.onnx_constants import LARGEST_RANK, dynamic, value
-from convfc_cli.models.onnx_original import original
-from convfc_cli.models.onnx_scope import STANDARD, Scope, scope_of, walk
+from convfc_cli.models.onnx_entry import settled, size_hint
+from convfc_cli.models.onnx_linear import listed
+from convfc_cli.models.onnx_links import Links, Walked
+from convfc_cli.models.onnx_readers import READERS
+from convfc_cli.models.onnx_scope import Scope, operator, scope_of, walk
+from convfc_cli.models.onnx_site import Site, open_size
 from convfc_cli.models.onnx_sizes import inferred_shapes
 from convfc_cli.models.onnx_wire import MOST_NODES
 
+_CHANNELS_LAST = (
+    "onnxruntime has put its channels last (NHWC): convert the model as it was before optimization"
+)
+
 OTHERS = {
     ("", "DeformConv"): "its offsets are computed from the input, so it is no fixed linear map",
-    ("", "ConvInteger"): "integer convolutions are not read by this version",
-    ("", "QLinearConv"): "quantized convolutions are not read by this version",
     ("com.microsoft.nchwc", "Conv"): (
         "onnxruntime has reordered its weights into blocks: convert the model as it was before "
         "optimization"
     ),
-    ("com.microsoft", "FusedConv"): (
-        "an activation is fused into it: convert the model as it was before optimization"
+    ("com.microsoft", "QLinearConv"): (
+        "onnxruntime has made it of a QLinearConv, perhaps with its channels last (NHWC): convert "
+        "the model as it was before optimization"
     ),
-    ("com.ms.internal.nhwc", "Conv"): "onnxruntime's NHWC layout is not read by this version",
+    ("com.microsoft", "NhwcConv"): _CHANNELS_LAST,
+    ("com.microsoft", "NhwcFusedConv"): _CHANNELS_LAST,
+    ("com.ms.internal.nhwc", "Conv"): _CHANNELS_LAST,
+    ("com.ms.internal.nhwc", "ConvTranspose"): _CHANNELS_LAST,
+    ("com.ms.internal.nhwc", "QLinearConv"): _CHANNELS_LAST,
+    ("com.microsoft", "ConvTransposeWithDynamicPads"): (
+        "its pads are computed when the network runs, so it is no fixed linear map"
+    ),
+    ("qonnx.custom_op.channels_last", "Conv"): (
+        "its tensors have their channels last (NHWC): convert the model as it was before that, or "
+        "have qonnx turn it back"
+    ),
 }
 """Convolutions that are listed, and not converted, with the reason."""
 
@@ -51,22 +61,44 @@ DEEPEST = 100
 """Functions within functions."""
 
 
+Lister = Callable[[], tuple[Entry, ...]]
+
+
 def list_layers(
     model: onnx.ModelProto, name: str, folder: Path | None, shapes: Shapes
-) -> tuple[Entry, ...]:
-    """All convolutions of a model, in the order of its nodes."""
+) -> tuple[tuple[Entry, ...], Lister]:
+    """All convolutions of a model, in the order of its nodes, and what lists its other linear
+    layers, for which more sizes may have to be found.
+    """
     if model.functions:
         _check_expansion(model, name)
         model = _inlined(model, name)
-    inferred = inferred_shapes(model, shapes, name)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    top = scope_of(model.graph, inferred, None, opsets, folder)
+
+    def walked(*, thorough: bool) -> tuple[list[Walked], Links]:
+        inferred = inferred_shapes(model, shapes, name, thorough=thorough)
+        top = scope_of(model.graph, inferred, None, opsets, folder)
+        nodes = list(walk(top, inferred))
+        return nodes, Links(nodes)
+
     entries: list[Entry] = []
-    for path, scope, node in walk(top, inferred):
-        entry = _entry(len(entries), path, scope, node, sized=bool(shapes))
+    nodes, links = walked(thorough=False)
+    for path, scope, node in nodes:
+        entry = _entry(len(entries), path, scope, node, links, sized=bool(shapes))
         if entry is not None:
             entries.append(entry)
-    return tuple(entries)
+
+    def others() -> tuple[Entry, ...]:
+        found: list[Entry] = []
+        nodes, links = walked(thorough=True)
+        for path, scope, node in nodes:
+            place = links.place(scope, node)
+            if place is not None:
+                entry = _named(len(entries) + len(found), path, scope, node, links, place)
+                found.append(listed(entry, Site(scope, node, place), sized=bool(shapes)))
+        return tuple(found)
+
+    return tuple(entries), others
 
 
 def _check_expansion(model: onnx.ModelProto, name: str) -> None:
@@ -104,44 +136,47 @@ def _inlined(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         raise MalformedInput(f"{name}: its functions cannot be inlined: {reason}") from error
 
 
-def _entry(
-    position: int, path: str, scope: Scope, node: onnx.NodeProto, *, sized: bool
-) -> Entry | None:
-    """The entry of a node that is a convolution; `sized` where the user gave sizes."""
-    domain = "" if node.domain in STANDARD else node.domain
+def _named(
+    position: int, path: str, scope: Scope, node: onnx.NodeProto, links: Links, place: int = 0
+) -> Entry:
+    """An entry that says how a node is called, and what makes its input at `place`."""
     output = node.output[0] if node.output else ""
     name = path + (node.name or output or f"{node.op_type}_{position}")
-    op = f"{domain}.{node.op_type}" if domain else node.op_type
-    entry = Entry(position, name, output, op)
-    if (domain, node.op_type) in OTHERS:
-        return replace(entry, error=Unsupported(OTHERS[domain, node.op_type]))
-    if domain or node.op_type not in ("Conv", "ConvTranspose"):
-        if not CONVOLUTION.search(node.op_type):
-            return None
-        return replace(entry, error=Unsupported(f"{op} is not read by this version"))
+    op = ".".join(filter(None, operator(node)))
+    reads, behind = links.source(scope, node.input[place]) if node.input else ("", "")
+    return Entry(position, name, output, op, reads=reads, behind=behind)
 
-    def resized(input_shape: tuple[int, ...]) -> Entry:
-        index = onnx_layer.index_map(node, _kernel_shape(scope, node), input_shape)
-        return replace(
-            entry,
-            error=None,
-            index_map=index,
-            dtype=scope.dtype(node.input[1]),
-            loader=lambda: onnx_layer.load(node, scope, index),
-            original=original(node, scope, index),
-            resizer=resized,
-        )
 
+def _entry(
+    position: int, path: str, scope: Scope, node: onnx.NodeProto, links: Links, *, sized: bool
+) -> Entry | None:
+    """The entry of a node that is a convolution; `sized` where the user gave sizes."""
+    kind = operator(node)
+    reader = READERS.get(kind)
+    if reader is None and not CONVOLUTION.search(node.op_type):
+        return None
+    entry = _named(position, path, scope, node, links)
+    if reader is None:
+        reason = OTHERS.get(kind, f"{entry.op} is not read by this version")
+        return replace(entry, error=Unsupported(reason))
     try:
-        _check_constant(scope, node)
-        return resized(_input_shape(scope, node))
-    except SizeMissing as error:
-        error.hint = _hint(scope, node)
-        return replace(entry, error=error, resizer=resized)
-    except GeometryError as error:
-        return replace(entry, error=UsageError(f"{error} (see --input-shape)") if sized else error)
+        conv = reader.conv(node)
     except ConvfcError as error:
         return replace(entry, error=error)
+
+    def resized(input_shape: tuple[int, ...]) -> Entry:
+        index = onnx_layer.index_map(conv, _kernel_shape(scope, conv), input_shape)
+        return replace(reader.filled(entry, node, scope, index), resizer=resized)
+
+    def shape() -> tuple[int, ...]:
+        _check_constant(scope, conv)
+        return _input_shape(scope, conv)
+
+    def hint() -> str:
+        kernel = _kernel_shape(scope, conv)
+        return size_hint(scope, conv.input[0], len(kernel), _channels(conv, kernel))
+
+    return settled(entry, resized, shape, hint, sized=sized)
 
 
 def _check_constant(scope: Scope, node: onnx.NodeProto) -> None:
@@ -162,10 +197,7 @@ def _input_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
     onnx_layer.attributes(node, kernel[2:])  # what is wrong in them is wrong whatever the size
     sizes = scope.shape(node.input[0])
     if sizes is None or len(sizes) < 2 or None in sizes[2:]:
-        known = (
-            "nothing" if sizes is None else ", ".join("?" if s is None else str(s) for s in sizes)
-        )
-        raise SizeMissing(f"the size of its input {node.input[0]!r} is open (known: {known})")
+        raise open_size(node.input[0], sizes)
     channels = sizes[1]
     if channels is None:
         channels = _channels(node, kernel)
@@ -188,26 +220,3 @@ def _channels(node: onnx.NodeProto, kernel: tuple[int, ...]) -> int:
     if node.op_type == "ConvTranspose":
         return kernel[0]
     return kernel[1] * onnx_layer.attributes(node, kernel[2:]).group
-
-
-def _hint(scope: Scope, node: onnx.NodeProto) -> str:
-    """What --input-shape might be, for instance: of the model's input if that is open."""
-    top = scope
-    while top.parent is not None:
-        top = top.parent
-    free = [
-        value.name
-        for value in top.graph.input
-        if value.name not in top.stored and None in top.shapes.get(value.name, (None,))[1:]
-    ]
-    name = free[0] if free else node.input[0]
-    rank = len(_kernel_shape(scope, node))
-    sizes = top.shapes.get(name) if free else scope.shape(name)
-    if not sizes or len(sizes) < 2:
-        sizes = (None,) * rank
-    usual = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112, 112)}
-    guess = usual.get(len(sizes), (1,) * len(sizes))
-    values = [size or other for size, other in zip(sizes, guess, strict=True)]
-    if name == node.input[0]:
-        values[1] = _channels(node, _kernel_shape(scope, node))
-    return f"{name}={','.join(map(str, values))}"

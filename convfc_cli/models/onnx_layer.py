@@ -3,6 +3,7 @@
 Source: the ONNX operator specifications, Conv (versions 1, 11, 22) and ConvTranspose (1, 11, 22).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, Unsupported
 from convfc_cli.geometry import onnx_convolution_axis, onnx_transposed_axis
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models.onnx_constants import value
 from convfc_cli.models.onnx_scope import Scope
 from convfc_cli.taps import IndexMap
@@ -53,52 +54,76 @@ def attributes(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Attributes:
     it does not have.
     """
     transposed = node.op_type == "ConvTranspose"
-    found: dict[str, Any] = {}
-    for attribute in node.attribute:
-        name = attribute.name
-        if attribute.ref_attr_name:
-            raise MalformedInput(f"attribute {name!r} refers to a function's that is not there")
-        if name not in _ATTRIBUTES or (name in _ONLY_TRANSPOSED and not transposed):
-            raise Unsupported(f"attribute {name!r} is none of {node.op_type}'s in ONNX")
-        if attribute.type != _ATTRIBUTES[name] or name in found:
-            raise MalformedInput(f"attribute {name!r} of {node.op_type} has the wrong type")
-        value = onnx.helper.get_attribute_value(attribute)
-        found[name] = value
+    kinds = {
+        name: k for name, k in _ATTRIBUTES.items() if transposed or name not in _ONLY_TRANSPOSED
+    }
+    found = stated(node, kinds)
     n = len(kernel)
-
-    def integers(name: str, default: int, length: int = n) -> tuple[int, ...]:
-        values = tuple(found.get(name, ()))
-        if not values:
-            return (default,) * length
-        if len(values) != length:
-            raise MalformedInput(
-                f"attribute {name!r} has {len(values)} values {values}; "
-                f"{length} are asked for, for {n} spatial axes"
-            )
-        return values
-
-    stated = integers("kernel_shape", 0)
-    if "kernel_shape" in found and stated != kernel:
-        raise MalformedInput(f"kernel_shape is {stated}, the weights have {kernel}")
-    pads = integers("pads", 0, 2 * n)
+    own = each(found, "kernel_shape", 0, n)
+    if "kernel_shape" in found and own != kernel:
+        raise MalformedInput(f"kernel_shape is {own}, the weights have {kernel}")
     shape = tuple(found.get("output_shape", ()))
     if len(shape) == n + 2:  # old exporters stated batch and channels too
         shape = shape[2:]
     if shape and len(shape) != n:
         raise MalformedInput(f"output_shape has {len(shape)} values for {n} spatial axes")
-    try:
-        auto_pad = found.get("auto_pad", b"NOTSET").decode() or "NOTSET"
-    except UnicodeDecodeError as error:
-        raise MalformedInput("attribute 'auto_pad' is no text") from error
     return Attributes(
-        auto_pad=auto_pad,
-        dilations=integers("dilations", 1),
+        auto_pad=text(found, "auto_pad", "NOTSET"),
+        dilations=each(found, "dilations", 1, n),
         group=found.get("group", 1),
-        output_padding=integers("output_padding", 0),
+        output_padding=each(found, "output_padding", 0, n),
         output_shape=shape or None,
-        pads=tuple(zip(pads[:n], pads[n:], strict=True)),
-        strides=integers("strides", 1),
+        pads=ends(found, n),
+        strides=each(found, "strides", 1, n),
     )
+
+
+def stated(node: onnx.NodeProto, kinds: Mapping[str, int]) -> dict[str, Any]:
+    """What a node states of the attributes in `kinds`, each of which has its type there.
+
+    Raises `MalformedInput` for one of another type or stated twice, `Unsupported` for one that is
+    not among them.
+    """
+    found: dict[str, Any] = {}
+    for attribute in node.attribute:
+        name = attribute.name
+        if attribute.ref_attr_name:
+            raise MalformedInput(f"attribute {name!r} refers to a function's that is not there")
+        if name not in kinds:
+            raise Unsupported(f"attribute {name!r} is none of {node.op_type}'s in ONNX")
+        if attribute.type != kinds[name] or name in found:
+            raise MalformedInput(f"attribute {name!r} of {node.op_type} has the wrong type")
+        found[name] = onnx.helper.get_attribute_value(attribute)
+    return found
+
+
+def each(
+    found: Mapping[str, Any], name: str, default: int, n: int, times: int = 1
+) -> tuple[int, ...]:
+    """An attribute with a value for each of `n` spatial axes, or so many times as many."""
+    values, length = tuple(found.get(name, ())), n * times
+    if not values:
+        return (default,) * length
+    if len(values) != length:
+        raise MalformedInput(
+            f"attribute {name!r} has {len(values)} values {values}; "
+            f"{length} are asked for, for {n} spatial axes"
+        )
+    return values
+
+
+def ends(found: Mapping[str, Any], n: int) -> tuple[tuple[int, int], ...]:
+    """The attribute `pads`: (before, after) of each of `n` spatial axes."""
+    pads = each(found, "pads", 0, n, times=2)
+    return tuple(zip(pads[:n], pads[n:], strict=True))
+
+
+def text(found: Mapping[str, Any], name: str, default: str) -> str:
+    """An attribute that is a word."""
+    try:
+        return found.get(name, b"").decode() or default
+    except UnicodeDecodeError as error:
+        raise MalformedInput(f"attribute {name!r} is no text") from error
 
 
 def index_map(

@@ -4,15 +4,20 @@ The node is cut out together with the operations that its weights are computed b
 runtime decodes, dequantizes and transposes them itself.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from convfc_cli.layers.linear import as_float64
 from convfc_cli.models.onnx_constants import decoded, opset_ids, sources, value
 from convfc_cli.models.onnx_layer import attributes
 from convfc_cli.models.onnx_scope import Scope
+from convfc_cli.models.onnx_site import Part, Site
+from convfc_cli.outline import Outline
 from convfc_cli.rounding import Witness
 from convfc_cli.runtimes.onnx_node import TOO_LARGE, Node, NodeRuntime
 from convfc_cli.runtimes.runtime import LARGEST, Original, Runtime
@@ -20,44 +25,115 @@ from convfc_cli.taps import IndexMap
 
 Array = NDArray[Any]
 
+ROUNDINGS = 8
+"""How often what a node computes on its way may be rounded, beside its sums."""
 
-def original(node: onnx.NodeProto, scope: Scope, index: IndexMap) -> Original:
-    """The node that a layer with this index map was read from."""
+_TYPES = {"float64": "DOUBLE", "float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
+
+
+ORIGINAL = "the original node"
+
+
+def original(node: onnx.NodeProto, scope: Scope, index: IndexMap, name: str = ORIGINAL) -> Original:
+    """The Conv or ConvTranspose that a layer with this index map was read from."""
 
     def witness(runtime: Runtime, random: Any) -> Witness | str:
         if index.rows + index.columns > LARGEST:  # before the weights are decoded for it
             return TOO_LARGE
-        model, dtype = _cut_out(node, scope, index)
-        x = random.standard_normal(index.input_shape).astype(np.float32).astype(dtype)
-        y = _run(runtime, model, x[None])
-        return y if isinstance(y, str) else Witness.of(runtime.label, x, y[0])
+        dtype = value(scope, node.input[1]).dtype
+        x = _drawn(random, index, dtype)
+        model = cut_out(node, scope, 0, index, (dtype, dtype))
+        y = run(runtime, stated(node, node.op_type, model, index), x)
+        return y if isinstance(y, str) else Witness.of(runtime.label, x, y)
+
+    return Original(name, witness, applied(node, scope, index))
+
+
+def applied(
+    node: onnx.NodeProto, scope: Scope, index: IndexMap
+) -> Callable[[Runtime, Array, Array], Array | str]:
+    """What `Original.apply` is of a Conv or ConvTranspose."""
 
     def apply(runtime: Runtime, x: Array, kernel: Array) -> Array | str:
-        return _run(runtime, _with_kernel(node, scope, index, kernel, len(x)), x)
+        model = _with_kernel(node, scope, index, kernel, len(x))
+        return _run(runtime, stated(node, node.op_type, model, index), x)
 
-    def _run(runtime: Runtime, model: onnx.ModelProto, x: Array) -> Array | str:
-        if not isinstance(runtime, NodeRuntime):
-            return f"{runtime.name} runs no ONNX nodes"
-        return runtime.run(_node(node, model, index), {"x": x})
-
-    return Original("the original node", witness, apply)
+    return apply
 
 
-def _node(node: onnx.NodeProto, model: onnx.ModelProto, index: IndexMap) -> Node:
-    given = attributes(node, index.kernel_shape[2:])
+def as_listed(site: Site, part: Part) -> Original:
+    """The node that another linear layer was read from."""
+    node, scope, outline = site.node, site.scope, part.outline
+
+    def witness(runtime: Runtime, random: Any) -> Witness | str:
+        if outline.rows + outline.columns > LARGEST:
+            return TOO_LARGE
+        dtype = _dtype(site.dtype or "float32")
+        x = _drawn(random, outline, dtype)
+        model = cut_out(node, scope, site.place, outline, (dtype, dtype))
+        y = run(runtime, Node(model, node.op_type, outline, part.axes, part.auto_pad), x)
+        if isinstance(y, str):
+            return y
+        made = Witness.of(runtime.label, x, y)
+        extra = ROUNDINGS * made.unit * part.rounded(np.abs(as_float64(x)))
+        return replace(made, extra=extra)
+
+    def apply(runtime: Runtime, x: Array, kernel: Array) -> Array | str:
+        return f"{node.op_type} is run with nothing but its own weights"
+
+    return Original(ORIGINAL, witness, apply)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """That of a floating-point type by its name; NumPy itself has no bfloat16."""
+    return onnx.helper.tensor_dtype_to_np_dtype(getattr(onnx.TensorProto, _TYPES[name]))
+
+
+def _drawn(random: Any, outline: Outline, dtype: np.dtype[Any]) -> Array:
+    x: Array = random.standard_normal(outline.input_shape).astype(np.float32).astype(dtype)
+    return x
+
+
+def run(runtime: Runtime, node: Node, x: Array) -> Array | str:
+    """What a node makes of one x, without a batch axis, or why there is nothing."""
+    y = _run(runtime, node, x[None])
+    return y if isinstance(y, str) else y[0]
+
+
+def _run(runtime: Runtime, node: Node, x: Array) -> Array | str:
+    if not isinstance(runtime, NodeRuntime):
+        return f"{runtime.name} runs no ONNX nodes"
+    return runtime.run(node, {"x": x})
+
+
+def stated(conv: onnx.NodeProto, op: str, model: onnx.ModelProto, index: IndexMap) -> Node:
+    """A model of one node, and what its runtime has to know of it; `conv` has its attributes, `op`
+    is its own operator.
+    """
+    given = attributes(conv, index.kernel_shape[2:])
     return Node(
-        model,
-        index,
+        *(model, op, index, index.axes),
         auto_pad=given.auto_pad,
         negative_pads=any(low < 0 or high < 0 for low, high in given.pads),
         output_shape=bool(given.output_shape),
     )
 
 
-def _cut_out(
-    node: onnx.NodeProto, scope: Scope, index: IndexMap
-) -> tuple[onnx.ModelProto, np.dtype[Any]]:
-    """A model of the node and what its constants are computed by, names told apart by scope."""
+def cut_out(
+    node: onnx.NodeProto,
+    scope: Scope,
+    data: int,
+    outline: Outline,
+    dtypes: tuple[np.dtype[Any], np.dtype[Any]],
+    drawn: Mapping[str, Array] | None = None,
+) -> onnx.ModelProto:
+    """A model of the node, its input `data` x, and what its constants are computed by, names told
+    apart by scope.
+
+    `dtypes` are those of its input and output; `drawn` has values for what is not constant beside
+    the input, by tensor.
+    """
+    drawn = drawn or {}
     nodes: list[onnx.NodeProto] = []
     initializers: dict[str, onnx.TensorProto] = {}
     names: dict[tuple[int, str], str] = {}
@@ -65,11 +141,16 @@ def _cut_out(
     def unique(home: Scope, name: str) -> str:
         return names.setdefault((id(home), name), f"t{len(names)}")
 
-    def add(where: Scope, original: onnx.NodeProto, data: str) -> None:
+    def add(where: Scope, original: onnx.NodeProto) -> None:
         copy = onnx.NodeProto()
         copy.CopyFrom(original)
         for place, name in enumerate(original.input):
-            if not name or (original is node and place == 0):
+            if not name or (original is node and place == data):
+                continue
+            if original is node and name in drawn:
+                copy.input[place] = f"drawn{place}"
+                stored = onnx.numpy_helper.from_array(drawn[name], copy.input[place])
+                initializers[copy.input[place]] = stored
                 continue
             home = where.home(name)
             assert home is not None
@@ -80,7 +161,7 @@ def _cut_out(
                     array, copy.input[place]
                 )
         if original is node:
-            copy.input[0], copy.output[0] = data, "y"
+            copy.input[data], copy.output[0] = "x", "y"
         else:
             for place, name in enumerate(original.output):
                 copy.output[place] = unique(where, name) if name else ""
@@ -88,14 +169,14 @@ def _cut_out(
         nodes.append(copy)
 
     done: set[int] = set()
-    for name in node.input[1:]:
-        for where, source in sources(scope, name) if name else []:
+    for place, name in enumerate(node.input):
+        needed = name and place != data and name not in drawn
+        for where, source in sources(scope, name) if needed else []:
             if id(source) not in done:
                 done.add(id(source))
-                add(where, source, "")
-    add(scope, node, "x")
-    kind = value(scope, node.input[1]).dtype
-    return _model(scope, index, nodes, list(initializers.values()), kind, 1), kind
+                add(where, source)
+    add(scope, node)
+    return _model(scope, outline, nodes, list(initializers.values()), dtypes, 1)
 
 
 def _with_kernel(
@@ -108,21 +189,24 @@ def _with_kernel(
     copy.input.extend(["x", "w"])
     copy.output.append("y")
     weights = onnx.numpy_helper.from_array(kernel, "w")
-    return _model(scope, index, [copy], [weights], kernel.dtype, batch)
+    return _model(scope, index, [copy], [weights], (kernel.dtype, kernel.dtype), batch)
 
 
 def _model(
     scope: Scope,
-    index: IndexMap,
+    outline: Outline,
     nodes: list[onnx.NodeProto],
     initializers: list[onnx.TensorProto],
-    dtype: np.dtype[Any],
+    dtypes: tuple[np.dtype[Any], np.dtype[Any]],
     batch: int,
 ) -> onnx.ModelProto:
-    kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
     x, y = (
-        onnx.helper.make_tensor_value_info(name, kind, (batch, *shape))
-        for name, shape in (("x", index.input_shape), ("y", index.output_shape))
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(dtype), (batch, *shape)
+        )
+        for name, dtype, shape in zip(
+            "xy", dtypes, (outline.input_shape, outline.output_shape), strict=True
+        )
     )
     graph = onnx.helper.make_graph(nodes, "node", [x], [y], initializers)
     return onnx.helper.make_model(graph, opset_imports=opset_ids(scope.opsets), ir_version=10)

@@ -5,6 +5,7 @@ Only what is declared or inferred; what a constant's value is, `onnx_constants` 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ import onnx
 
 STANDARD = ("", "ai.onnx")
 """The two spellings of ONNX's own operator set."""
+
+
+def operator(node: onnx.NodeProto) -> tuple[str, str]:
+    """The domain of a node's operator, empty for ONNX's own, and its name."""
+    return ("" if node.domain in STANDARD else node.domain, node.op_type)
 
 
 @dataclass
@@ -24,22 +30,40 @@ class Scope:
     folder: Path | None
     shapes: dict[str, tuple[int | None, ...]]
     types: dict[str, int]
+    path: str = ""
+    """Where in the model it is, for names."""
+
     stored: dict[str, onnx.TensorProto | onnx.SparseTensorProto] = field(default_factory=dict)
     producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    inputs: set[str] = field(default_factory=set)
+    constant: set[str] = field(default_factory=set)
+    """Tensors that are known to be constant beside those that are stored."""
 
     def __post_init__(self) -> None:
+        self.inputs.update(value.name for value in self.graph.input)
         self.stored.update((tensor.name, tensor) for tensor in self.graph.initializer)
         self.stored.update((tensor.values.name, tensor) for tensor in self.graph.sparse_initializer)
         for node in self.graph.node:
             self.producers.update((output, node) for output in node.output if output)
 
+    @cached_property
+    def open_input(self) -> str | None:
+        """The first input of the model whose size is open, beside its batch."""
+        if self.parent is not None:
+            return self.parent.open_input
+        names = (value.name for value in self.graph.input if value.name not in self.stored)
+        return next((name for name in names if None in self.shapes.get(name, (None,))[1:]), None)
+
+    @property
+    def top(self) -> "Scope":
+        """The outermost graph."""
+        return self if self.parent is None else self.parent.top
+
     def home(self, name: str) -> "Scope | None":
         """The innermost graph that defines a tensor."""
         scope: Scope | None = self
         while scope is not None:
-            if name in scope.stored or name in scope.producers:
-                return scope
-            if any(value.name == name for value in scope.graph.input):
+            if name in scope.stored or name in scope.producers or name in scope.inputs:
                 return scope
             scope = scope.parent
         return None
@@ -79,8 +103,11 @@ def scope_of(
     parent: Scope | None,
     opsets: dict[str, int],
     folder: Path | None,
+    path: str = "",
 ) -> Scope:
-    """The scope of a graph, with what shape inference found of its twin `inferred`."""
+    """The scope of a graph, with what shape inference found of its twin `inferred`: sizes that
+    a Shape node reads there are as good as stored.
+    """
     shapes: dict[str, tuple[int | None, ...]] = {}
     types: dict[str, int] = {}
     for value in [*inferred.input, *inferred.value_info, *inferred.output]:
@@ -90,7 +117,13 @@ def scope_of(
             shapes[value.name] = tuple(
                 dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim
             )
-    return Scope(graph, parent, opsets, folder, shapes, types)
+    scope = Scope(graph, parent, opsets, folder, shapes, types, path)
+    for node in inferred.node:
+        if node.op_type == "Constant" and node.output:
+            source = scope.producers.get(node.output[0])
+            if source is not None and source.op_type == "Shape" and source.domain in STANDARD:
+                scope.stored[node.output[0]] = node.attribute[0].t
+    return scope
 
 
 def walk(
@@ -109,5 +142,6 @@ def walk(
             inner = [found[0].g] if attribute.HasField("g") else list(found[0].graphs)
             label = node.name or (node.output[0] if node.output else f"{node.op_type}_{number}")
             for graph, shapes in zip(graphs, inner, strict=True):
-                below = scope_of(graph, shapes, scope, scope.opsets, scope.folder)
-                yield from walk(below, shapes, f"{path}{label}/{attribute.name}/")
+                place = f"{path}{label}/{attribute.name}/"
+                below = scope_of(graph, shapes, scope, scope.opsets, scope.folder, place)
+                yield from walk(below, shapes, place)

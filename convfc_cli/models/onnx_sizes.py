@@ -6,6 +6,8 @@ its own paddings and shapes, the sizes so found make those constant: they are ev
 and the inference is run again.
 """
 
+import os
+import warnings
 from difflib import get_close_matches
 
 import numpy as np
@@ -15,7 +17,9 @@ from convfc_cli.errors import ConvfcError, UsageError
 from convfc_cli.geometry import LARGEST
 from convfc_cli.models.model import Shapes
 from convfc_cli.models.onnx_constants import FOLDED, value
-from convfc_cli.models.onnx_scope import STANDARD, Scope, scope_of, walk
+from convfc_cli.models.onnx_quant import OPERATORS as QUANTIZERS
+from convfc_cli.models.onnx_readers import READERS
+from convfc_cli.models.onnx_scope import STANDARD, Scope, operator, scope_of, walk
 
 SMALL = 1024
 """Bytes of a tensor that shape inference may want to read: a shape, an axis, a pad."""
@@ -24,8 +28,24 @@ ROUNDS = 8
 """How often what became constant is written in."""
 
 
-def inferred_shapes(model: onnx.ModelProto, shapes: Shapes, name: str) -> onnx.GraphProto:
-    """The model's graph without weights, with every size that can be known. `name` is for errors.
+_STAND_INS = {
+    ("com.microsoft", "QLinearAdd"): ("Add", slice(0, 4, 3)),
+    ("com.microsoft", "QLinearMul"): ("Mul", slice(0, 4, 3)),
+    ("com.microsoft", "QLinearConcat"): ("Concat", slice(2, None, 3)),
+    ("com.microsoft", "QLinearAveragePool"): ("AveragePool", slice(1)),
+    ("com.microsoft", "QLinearGlobalAveragePool"): ("GlobalAveragePool", slice(1)),
+    ("com.microsoft", "QLinearLeakyRelu"): ("LeakyRelu", slice(1)),
+    ("com.microsoft", "QLinearSigmoid"): ("Sigmoid", slice(1)),
+}
+"""onnxruntime's operators on codes, ONNX's on reals, and which of the inputs are tensors of codes
+(scales and zero points are the others): they are found between QLinearConvs."""
+
+
+def inferred_shapes(
+    model: onnx.ModelProto, shapes: Shapes, name: str, *, thorough: bool = False
+) -> onnx.GraphProto:
+    """The model's graph without weights, with every size that convolutions need and that can be
+    known; `thorough`: that all nodes need. `name` is for errors.
 
     Raises `UsageError` for shapes that do not fit the model.
     """
@@ -36,10 +56,10 @@ def inferred_shapes(model: onnx.ModelProto, shapes: Shapes, name: str) -> onnx.G
     for _ in range(ROUNDS):
         top = scope_of(light.graph, inferred.graph, None, opsets, None)
         nodes = [(scope, node) for _, scope, node in walk(top, inferred.graph)]
-        settled = all(
+        settled = not thorough and all(
             None not in (scope.shape(node.input[0]) or (None,) * 3)[2:]
             for scope, node in nodes
-            if node.op_type in ("Conv", "ConvTranspose") and node.input
+            if operator(node) in READERS and node.input
         )
         if settled or not [node for scope, node in nodes if _made_constant(scope, node)]:
             break
@@ -51,8 +71,10 @@ def _made_constant(scope: Scope, node: onnx.NodeProto) -> bool:
     """Turn a node into a Constant if the sizes known by now determine its small result."""
     if node.domain not in STANDARD or len(node.output) != 1 or node.op_type == "Constant":
         return False
-    if node.op_type == "Shape" and not node.attribute:
+    if node.op_type == "Shape":
         shape = scope.shape(node.input[0]) if node.input else None
+        limits = {attribute.name: attribute.i for attribute in node.attribute}
+        shape = None if shape is None else shape[limits.get("start") : limits.get("end")]
         if shape is None or None in shape:
             return False
         array = np.array(shape, np.int64)
@@ -116,8 +138,27 @@ def _light(model: onnx.ModelProto) -> tuple[onnx.ModelProto, set[str]]:
             describe(node.attribute[0].t, node.output[0])
             weights.add(node.output[0])
         else:
-            graph.node.append(node)
+            graph.node.append(_standing_in(node))
     return light, weights
+
+
+def _standing_in(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node of ONNX's own operators whose outputs have the same shapes, where there is one for an
+    operator that shape inference does not know.
+    """
+    kind = operator(node)
+    if node.domain in STANDARD or any(a.name == "channels_last" and a.i for a in node.attribute):
+        return node
+    if kind in READERS:
+        return READERS[kind].conv(node)
+    if kind in QUANTIZERS:
+        return onnx.helper.make_node("Identity", node.input[:1], node.output)
+    if kind not in _STAND_INS:
+        return node
+    name, tensors = _STAND_INS[kind]
+    plain = onnx.helper.make_node(name, node.input[tensors], node.output)
+    plain.attribute.extend(a for a in node.attribute if a.name != "channels_last")
+    return plain
 
 
 def _settle(
@@ -201,13 +242,43 @@ def _inferred(light: onnx.ModelProto, inner: dict[str, tuple[int, ...]]) -> onnx
             target.type.tensor_type.shape.dim.add(dim_value=size)
     try:
         # Without its data propagation, which keeps an object for each element of any vector.
-        inferred = onnx.shape_inference.infer_shapes(light)
+        inferred = _apart(light)
     except Exception:  # without it, declared shapes remain, and layers that need more say so
         inferred = light
     for name, sizes in inner.items():  # also where inference did not keep it
         if not any(info.name == name for info in inferred.graph.value_info):
             kind = onnx.TensorProto.FLOAT
             inferred.graph.value_info.append(onnx.helper.make_tensor_value_info(name, kind, sizes))
+    return inferred
+
+
+def _apart(model: onnx.ModelProto) -> onnx.ModelProto:
+    """ONNX's shape inference in a process of its own, where the system has such: on sizes that
+    become negative it ends the process that it runs in (a Slice behind them, seen in 1.23).
+    """
+    if not hasattr(os, "fork"):
+        return onnx.shape_inference.infer_shapes(model)
+    ours, theirs = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of threads, which the child has none of
+        child = os.fork()
+    if not child:  # nothing but the inference: no handlers, no buffers of the parent's
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            with open(theirs, "wb") as out:
+                out.write(onnx.shape_inference.infer_shapes(model).SerializeToString())
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    os.close(theirs)
+    with open(ours, "rb") as results:
+        content = results.read()
+    if os.waitpid(child, 0)[1]:
+        raise ValueError("the shapes of the model cannot be inferred")
+    inferred = onnx.ModelProto()
+    inferred.ParseFromString(content)
     return inferred
 
 

@@ -1,19 +1,22 @@
-"""One convolution as an ONNX model of its own, and what the runtimes of such nodes share."""
+"""One layer as an ONNX model of its own, and what the runtimes of such nodes share."""
 
 import re
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from textwrap import shorten
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 from onnx import helper
 
 from convfc_cli.geometry import Axis
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.linear import Linear
+from convfc_cli.outline import Outline
 from convfc_cli.runtimes.runtime import LARGEST, Array, Runtime
 from convfc_cli.taps import IndexMap
 
@@ -22,14 +25,26 @@ TOO_LARGE = "the layer's tensors are too large to run it for a check"
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A model of one Conv or ConvTranspose, from the input `x` to the output `y`."""
+    """A model of one node, from the input `x` to the output `y`, and what tells of it whether a
+    runtime is right and quick enough. `op` is its operator, `outline` the layer it is.
+    """
 
     model: onnx.ModelProto
-    index_map: IndexMap
+    op: str
+    outline: Outline
+    axes: tuple[Axis, ...] = ()
+    """Of a convolution or a pooling layer."""
+
     auto_pad: str = "NOTSET"
     negative_pads: bool = False
     output_shape: bool = False
     """Whether the node states its output's shape, and not its pads."""
+
+    per_channel: bool = False
+    """Whether it has a zero point or a scale for each output channel, as a vector."""
+
+    saturating: bool = False
+    """Whether two products of its 8-bit numbers may add up to more than 16 bits hold."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,7 @@ def stated(index_map: IndexMap, dtype: str, *, bias: bool) -> Stated | str:
     output = helper.make_tensor_value_info("y", kind, sizes)
     graph = helper.make_graph([node], "layer", inputs, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    return Stated(Node(model, wider), index_map, tuple(more))
+    return Stated(Node(model, node.op_type, wider, wider.axes), index_map, tuple(more))
 
 
 def _padded(axis: Axis) -> int:
@@ -115,22 +130,24 @@ def _padded(axis: Axis) -> int:
 class NodeRuntime(Runtime):
     """A runtime of ONNX nodes: how a layer is put to it, and how its failures are told."""
 
-    def apply(
-        self, layer: Convolution, x: Array, kernel: Array, bias: Array | None = None
-    ) -> Array | str:
-        node = stated(layer.index_map, x.dtype.name, bias=bias is not None)
+    rules: ClassVar[dict[str, Callable[[Node, int], str]]]
+    """By operator: why its answer on so many inputs would be worth nothing; otherwise nothing."""
+
+    def apply(self, layer: Linear, x: Array) -> Array | str:
+        if not isinstance(layer, Convolution):
+            return f"{self.name} is given convolutions alone, this is a {layer.kind}"
+        node = stated(layer.index_map, x.dtype.name, bias=layer.bias is not None)
         if isinstance(node, str):
             return node
-        feeds = {"x": node.given(x), "w": kernel}
-        y = self.run(node.node, feeds if bias is None else {**feeds, "b": bias})
+        feeds = {"x": node.given(x), "w": layer.kernel}
+        y = self.run(node.node, feeds if layer.bias is None else {**feeds, "b": layer.bias})
         return y if isinstance(y, str) else node.asked(y)
 
     def run(self, node: Node, feeds: dict[str, Array]) -> Array | str:
         """What the node makes of its inputs, or why the runtime is not asked."""
-        index_map = node.index_map
-        if index_map.rows + index_map.columns > LARGEST:
+        if node.outline.rows + node.outline.columns > LARGEST:
             return TOO_LARGE
-        if why := self.unfit(node, feeds):
+        if node.op in self.rules and (why := self.rules[node.op](node, len(feeds["x"]))):
             return f"{self.name} {why}"
         try:
             with np.errstate(all="ignore"):
@@ -138,10 +155,6 @@ class NodeRuntime(Runtime):
         except Exception as error:  # it raises types of its own for whatever it does not implement
             told = re.sub(r"^(\[ONNXRuntimeError\] : \d+ : |.*Status Message: )", "", str(error))
             return f"{self.name} cannot run it ({shorten(told, 100, placeholder=' ...')})"
-
-    @abstractmethod
-    def unfit(self, node: Node, feeds: dict[str, Array]) -> str:
-        """Why its answer would be worth nothing; otherwise nothing."""
 
     @abstractmethod
     def answer(self, node: Node, feeds: dict[str, Array]) -> Any:

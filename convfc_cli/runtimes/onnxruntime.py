@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
@@ -12,10 +12,38 @@ LARGEST_SCATTER = 2**27
 """Products of a transposed convolution that it holds before it adds them up: 512 MiB."""
 
 
+def _convolution(node: Node, batch: int) -> str:
+    if node.saturating:
+        return "saturates such 8-bit sums at 16 bits on some processors"
+    if node.auto_pad.startswith("SAME") and any(axis.stride > axis.span for axis in node.axes):
+        return "is known to be wrong for SAME padding with a stride beyond the kernel"
+    return ""
+
+
+def _transposed(node: Node, batch: int) -> str:
+    group = prod(node.outline.kernel_shape[1:]) * prod(axis.outputs for axis in node.axes)
+    return "would take too much memory for it" if group > LARGEST_SCATTER else ""
+
+
+def _average(node: Node, batch: int) -> str:
+    if node.auto_pad.startswith("SAME") and any(axis.dilation > 1 for axis in node.axes):
+        return "is known to be wrong for SAME padding with dilations"
+    if node.auto_pad.startswith("SAME") and any(axis.stride > axis.span for axis in node.axes):
+        return "is known to be wrong for SAME padding with a stride beyond the kernel"
+    return ""
+
+
 class Onnxruntime(NodeRuntime):
-    """onnxruntime on the CPU, its graph optimizations switched off."""
+    """onnxruntime on the CPU, its graph optimizations switched off; its `rules` are where its
+    results are known not to follow the specification (seen in 1.31).
+    """
 
     name = "onnxruntime"
+    rules: ClassVar = {
+        **dict.fromkeys(("Conv", "ConvInteger", "QLinearConv"), _convolution),
+        "ConvTranspose": _transposed,
+        "AveragePool": _average,
+    }
 
     @property
     def label(self) -> str:
@@ -25,19 +53,6 @@ class Onnxruntime(NodeRuntime):
 
     def missing(self) -> str:
         return "" if find_spec("onnxruntime") else "pip install 'convfc[onnxruntime]'"
-
-    def unfit(self, node: Node, feeds: dict[str, Array]) -> str:
-        """Where its results are known not to follow the specification (seen in 1.31)."""
-        index_map = node.index_map
-        if node.auto_pad.startswith("SAME") and not index_map.transposed:
-            for axis in index_map.axes:
-                if axis.stride > axis.span:
-                    return "is known to be wrong for SAME padding with a stride beyond the kernel"
-        if index_map.transposed:
-            group = index_map.kernel_shape[1] * prod(index_map.kernel_shape[2:])
-            if group * prod(axis.outputs for axis in index_map.axes) > LARGEST_SCATTER:
-                return "would take too much memory for it"
-        return ""
 
     def answer(self, node: Node, feeds: dict[str, Array]) -> Any:
         session = _sessions.get(node)

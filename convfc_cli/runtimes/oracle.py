@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.linear import Linear, as_float64
 from convfc_cli.runtimes.runtime import Array, Runtime
 
 
 class Oracle(Runtime):
-    """`direct`, a convolution by sliding windows, in float64."""
+    """A layer's own `apply`, of a convolution by sliding windows, in float64."""
 
     name = "oracle"
     label = "the oracle"
@@ -15,18 +15,10 @@ class Oracle(Runtime):
     def missing(self) -> str:
         return ""
 
-    def apply(
-        self, layer: Convolution, x: Array, kernel: Array, bias: Array | None = None
-    ) -> Array:
+    def apply(self, layer: Linear, x: Array) -> Array:
         with np.errstate(all="ignore"):  # a stranger's weights may be anything
-            other = Convolution(
-                kernel.astype(np.float64),
-                layer.index_map,
-                None if bias is None else bias.astype(np.float64),
-            )
-            return np.stack(
-                [other.apply(one.astype(np.float64)) + other.bias_tensor() for one in x]
-            )
+            wide = layer.with_weights(as_float64)
+            return np.stack([wide.apply(as_float64(one)) + wide.bias_tensor() for one in x])
 
 
 RUNTIME = Oracle()

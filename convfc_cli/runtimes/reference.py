@@ -2,7 +2,7 @@
 
 import logging
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx
 
@@ -15,11 +15,49 @@ LARGEST_COLUMNS = 2**25
 LARGEST_SCATTER = 2**18
 """Products that it scatters for a transposed convolution, one by one in Python."""
 
+LARGEST_WINDOWS = 2**16
+"""Windows of a pooling layer that it goes through in Python."""
+
+
+def _convolution(node: Node, batch: int) -> str:
+    if node.auto_pad != "NOTSET" and onnx.__version__.startswith("1.22."):
+        return "is wrong for auto_pad in onnx 1.22"
+    if node.negative_pads:
+        return "does not take negative pads"
+    if node.per_channel and len(node.axes) != 2:
+        return "is known to be wrong for zero points and scales per channel, but in 2-D"
+    windows = batch * prod(axis.outputs for axis in node.axes)
+    columns = node.outline.input_shape[0] * prod(axis.span for axis in node.axes) * windows
+    return "is too slow for it" if columns > LARGEST_COLUMNS else ""
+
+
+def _transposed(node: Node, batch: int) -> str:
+    if node.outline.groups > 1 or node.output_shape or node.auto_pad != "NOTSET":
+        return "is known to be wrong for ConvTranspose with group, output_shape or auto_pad"
+    places = batch * prod(axis.outputs for axis in node.axes)
+    work = node.outline.output_shape[0] * prod(node.outline.kernel_shape[2:]) * places
+    return "is too slow for it" if work > LARGEST_SCATTER else ""
+
+
+def _average(node: Node, batch: int) -> str:
+    if node.auto_pad.startswith("SAME") and any(axis.dilation > 1 for axis in node.axes):
+        return "is known to be wrong for SAME padding with dilations"
+    if node.auto_pad == "VALID" and any(axis.dilation > 1 for axis in node.axes):
+        return "is known to be wrong for VALID padding with dilations"
+    if any(a.name == "ceil_mode" and a.i for a in node.model.graph.node[-1].attribute):
+        return "is known to be wrong for some windows of ceil_mode"
+    return "is too slow for it" if node.outline.rows > LARGEST_WINDOWS else ""
+
 
 class Reference(NodeRuntime):
     """`onnx.reference`, where it follows the specification."""
 
     name = "reference"
+    rules: ClassVar = {
+        **dict.fromkeys(("Conv", "ConvInteger", "QLinearConv"), _convolution),
+        "ConvTranspose": _transposed,
+        "AveragePool": _average,
+    }
 
     @property
     def label(self) -> str:
@@ -27,21 +65,6 @@ class Reference(NodeRuntime):
 
     def missing(self) -> str:
         return ""
-
-    def unfit(self, node: Node, feeds: dict[str, Array]) -> str:
-        index_map, batch = node.index_map, len(feeds["x"])
-        near = batch * prod(axis.outputs for axis in index_map.axes)
-        if index_map.transposed:
-            if index_map.groups > 1 or node.output_shape or node.auto_pad != "NOTSET":
-                return "is known to be wrong for ConvTranspose with group, output_shape or auto_pad"
-            work = index_map.output_shape[0] * prod(index_map.kernel_shape[2:]) * near
-            return "is too slow for it" if work > LARGEST_SCATTER else ""
-        if node.auto_pad != "NOTSET" and onnx.__version__.startswith("1.22."):
-            return "is wrong for auto_pad in onnx 1.22"
-        if node.negative_pads:
-            return "does not take negative pads"
-        columns = index_map.input_shape[0] * prod(axis.span for axis in index_map.axes) * near
-        return "is too slow for it" if columns > LARGEST_COLUMNS else ""
 
     def answer(self, node: Node, feeds: dict[str, Array]) -> Any:
         from onnx.reference import ReferenceEvaluator

@@ -7,12 +7,12 @@ layer, or it is known to be wrong there. Such an answer never counts as agreemen
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.linear import Copies, Linear
 from convfc_cli.rounding import Witness
 
 Array = NDArray[Any]
@@ -22,7 +22,7 @@ LARGEST = 2**25
 
 
 class Runtime(ABC):
-    """Something that computes convolutions."""
+    """Something that computes layers."""
 
     name: str
     """What a person calls it."""
@@ -37,12 +37,10 @@ class Runtime(ABC):
         """How to get it, where it is not installed; otherwise nothing."""
 
     @abstractmethod
-    def apply(
-        self, layer: Convolution, x: Array, kernel: Array, bias: Array | None = None
-    ) -> Array | str:
-        """The layer on a batch x (n, *input_shape), with this kernel and bias in place of its own.
+    def apply(self, layer: Linear, x: Array) -> Array | str:
+        """The layer, with its bias, on a batch x (n, *input_shape) of the dtype of its weights.
 
-        All arrays have one dtype. Returns y (n, *output_shape), or why there is none.
+        Returns y (n, *output_shape), or why there is none.
         """
 
 
@@ -60,15 +58,22 @@ class Original:
     """`apply(runtime, x, kernel)`: on a batch x in float32, with another kernel and no bias."""
 
 
-def as_read(layer: Convolution) -> Original:
+def as_read(layer: Linear) -> Original:
     """The layer itself, stated to the runtime anew: where no node is at hand."""
 
     def witness(runtime: Runtime, random: Any) -> Witness | str:
-        x = random.standard_normal(layer.input_shape).astype(layer.dtype)
-        y = runtime.apply(layer, x[None], layer.kernel, layer.bias)
-        return y if isinstance(y, str) else Witness.of(runtime.label, x, y[0])
+        whole = layer.dtype.kind == "i"
+        real = layer.astype("float32") if whole else layer
+        x = random.standard_normal(layer.input_shape).astype(real.dtype)
+        y = runtime.apply(real, x[None])
+        if isinstance(y, str):
+            return y
+        found = Witness.of(runtime.label, x, y[0])
+        return replace(found, unit=2 * found.unit) if whole else found  # weights are rounded too
 
     def apply(runtime: Runtime, x: Array, kernel: Array) -> Array | str:
-        return runtime.apply(layer, x, kernel)
+        if not isinstance(layer, Copies):
+            return f"a {layer.kind} has no kernel of its own"
+        return runtime.apply(layer.with_kernel(kernel), x)
 
     return Original("the layer", witness, apply)

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 
 from convfc_cli.geometry import convolution_axis
-from convfc_cli.layers import Convolution
+from convfc_cli.layers.convolution import Convolution
 from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.matrices.registry import formats

@@ -1,19 +1,10 @@
-"""What can become a matrix: frozen values, validated once.
+"""A convolution, or the transpose of one: written by `toeplitz`, its oracle `direct`."""
 
-A `Linear` has the shapes of its input and output tensors, a bias, `rows` (its matrix, written by
-a builder) and `apply` (itself, computed in an independent way, the oracle). A new kind of layer is
-a new class: builder and proof do their arithmetic through this contract alone. `Convolution` is one
-kind; its matrix is written by `toeplitz` and its oracle is `direct`.
-
-Tensors have the shape (channels, *spatial): there is no batch axis.
-"""
-
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,112 +12,28 @@ from numpy.typing import NDArray
 from convfc_cli import direct, toeplitz
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
+from convfc_cli.layers.linear import (
+    Copies,
+    Read,
+    Slab,
+    Strip,
+    Weights,
+    as_ones,
+    checked,
+)
 from convfc_cli.layout import Layout
+from convfc_cli.plain import field, plain, sizes
 from convfc_cli.streams import SparseRows
-from convfc_cli.taps import IndexMap, colouring
+from convfc_cli.taps import Index, IndexMap, Tap, colouring
 
 Array = NDArray[Any]
 
-Weights = Callable[[Array], Array]
-"""An elementwise function of the weights: `apply` uses what it returns in their place."""
 
-
-@dataclass(frozen=True)
-class Slab:
-    """Some consecutive outputs of a layer, in the order of a layout: a way to apply it in parts."""
-
-    rows: range
-    apply: Callable[[Array, Weights], Array]
-    """`apply(x, weights)` is the vector of those outputs, without bias."""
-
-    strips: "Callable[[], Iterator[Strip]]"
-    """Layers over disjoint parts of the input, whose outputs add up to them."""
-
-
-@dataclass(frozen=True)
-class Strip:
-    """What some outputs read from a part of the input, as a layer of its own."""
-
-    reads: tuple[slice, ...]
-    """The part of the input, along each of its axes."""
-
-    layer: "Convolution"
-
-
-class Linear(ABC):
-    """A linear map between tensors, with a bias."""
-
-    @property
-    @abstractmethod
-    def input_shape(self) -> tuple[int, ...]:
-        """(channels, *spatial) of the input."""
-
-    @property
-    @abstractmethod
-    def output_shape(self) -> tuple[int, ...]:
-        """(channels, *spatial) of the output."""
-
-    @property
-    @abstractmethod
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the matrix entries."""
-
-    @property
-    @abstractmethod
-    def finite(self) -> bool:
-        """Whether all weights are finite. Where one is not, a runtime makes NaN of the zeros
-        around an input, which no entry of the matrix stands for.
-        """
-
-    @abstractmethod
-    def bias_tensor(self) -> Array:
-        """The bias of each output, (output_shape)."""
-
-    @abstractmethod
-    def adjoint(self) -> "Linear":
-        """The map whose matrix is the transpose, without a bias."""
-
-    @abstractmethod
-    def rows(self, layout: Layout) -> SparseRows:
-        """The matrix in this layout, as streams."""
-
-    @abstractmethod
-    def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:
-        """The outputs in order, about `most` at a time, for `apply` in bounded memory.
-
-        The layout's orientation is not looked at: the adjoint has slabs of its own.
-        """
-
-    def colours(self) -> Array:
-        """A number from 0 on for each input, (input_shape): no output reads two of one number.
-
-        This one suits every layer; a kind that knows better needs fewer.
-        """
-        return np.arange(self.most_colours).reshape(self.input_shape)
-
-    @property
-    def most_colours(self) -> int:
-        """How many numbers `colours` has."""
-        return prod(self.input_shape)
-
-    def apply(self, x: Array, weights: Weights | None = None) -> Array:
-        """The map without its bias: x (input_shape) to y (output_shape), never by way of `rows`.
-
-        It computes in x's dtype, with `weights(w)` for each array w of weights: by default the
-        weights themselves in that dtype.
-        """
-        weights = weights or (lambda w: w.astype(x.dtype))
-        layout = Layout()
-        parts = [slab.apply(x, weights) for slab in self.slabs(layout, prod(self.output_shape))]
-        return layout.tensor(np.concatenate(parts), self.output_shape)
-
-
-class Convolution(Linear):
+class Convolution(Copies):
     """A convolution, or the transpose of one.
 
     `kernel` is (out, in/groups, *spatial) of the convolution whose relation the map's axes state;
-    it is float32 or float64 and not flipped (a cross-correlation, as every framework computes
-    it).
+    it is not flipped (a cross-correlation, as every framework computes it).
     `bias` has one value an output channel, or is None.
 
     Raises `GeometryError` when kernel, map and bias do not fit.
@@ -137,38 +44,24 @@ class Convolution(Linear):
     array([[3., 5.]])
     """
 
+    kind = "convolution"
+    oracle = "sliding windows"
+
     def __init__(self, kernel: Array, index_map: IndexMap, bias: Array | None = None) -> None:
         if kernel.shape != index_map.kernel_shape:
             raise GeometryError(
                 f"a kernel of shape {kernel.shape} where the map says {index_map.kernel_shape}"
             )
-        if kernel.dtype not in (np.float32, np.float64):
-            raise GeometryError(f"a kernel of {kernel.dtype}; float32 or float64 is asked for")
-        channels = index_map.output_shape[0]
-        if bias is not None and (bias.shape != (channels,) or bias.dtype != kernel.dtype):
-            raise GeometryError(
-                f"a bias of shape {bias.shape} and {bias.dtype}; "
-                f"{channels} values of {kernel.dtype} are asked for, one an output channel"
-            )
-        self.kernel = _frozen(kernel)
-        self.bias = None if bias is None else _frozen(bias)
+        self.kernel, self.bias = checked(kernel, bias, index_map.output_shape[:1])
         self.index_map = index_map
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.index_map.input_shape
+    def outline(self) -> IndexMap:
+        return self.index_map
 
     @property
-    def output_shape(self) -> tuple[int, ...]:
-        return self.index_map.output_shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.kernel.dtype
-
-    @property
-    def finite(self) -> bool:
-        return bool(np.isfinite(self.kernel).all())
+    def _ones(self) -> Array:
+        return np.broadcast_to(np.uint64(1), self.input_shape)
 
     def bias_tensor(self) -> Array:
         channels = self.output_shape[0]
@@ -185,12 +78,48 @@ class Convolution(Linear):
         spatial = tuple(range(2, self.kernel.ndim))
         return Convolution(np.flip(self.kernel, spatial), self.index_map, self.bias)
 
-    def astype(self, dtype: str) -> "Convolution":
-        """The convolution with its weights rounded to another dtype."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            kernel = self.kernel.astype(dtype)
-            bias = None if self.bias is None else self.bias.astype(dtype)
-        return Convolution(kernel, self.index_map, bias)
+    def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
+        return type(self)(kernel, self.index_map, bias)
+
+    def geometry(self) -> dict[str, Any]:
+        index_map = self.index_map
+        return {
+            "kernel_shape": index_map.kernel_shape,
+            "axes": [asdict(axis) for axis in index_map.axes],
+            "groups": index_map.groups,
+            "transposed": index_map.transposed,
+            "bias": self.bias is not None,
+            "dtype": self.dtype.name,
+        }
+
+    @classmethod
+    def restore(cls, geometry: dict[str, Any], read: Read) -> Self:
+        kernel = read("kernel")
+        shape = sizes(geometry["kernel_shape"])
+        if shape != kernel.shape:  # before it is counted through
+            raise ValueError(f"it says kernel_shape {shape}, the kernel has {kernel.shape}")
+        axes = tuple(
+            Axis(**{key: plain(int, number) for key, number in plain(dict, axis).items()})
+            for axis in geometry["axes"]
+        )
+        index_map = IndexMap(
+            shape, axes, field(geometry, "groups", int), field(geometry, "transposed", bool)
+        )
+        return cls(
+            kernel, index_map, read("kernel_bias") if field(geometry, "bias", bool) else None
+        )
+
+    def reads(self, output: Index) -> Iterator[tuple[Tap, Any]]:
+        return ((tap, self.kernel[tap.kernel]) for tap in self.index_map.of_output(output))
+
+    def feeds(self, source: Index) -> Iterator[tuple[Tap, Any]]:
+        return ((tap, self.kernel[tap.kernel]) for tap in self.index_map.of_input(source))
+
+    def stands(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
+        return ((tap, self.kernel[tap.kernel]) for tap in self.index_map.of_kernel(kernel))
+
+    def weight_of(self, output: Index, source: Index) -> Index | None:
+        return self.index_map.kernel_of(output, source)
 
     def rows(
         self,
@@ -278,7 +207,10 @@ class Convolution(Linear):
                 reads = (slice(first + channel, last, channels), *inside)
                 yield Strip(reads, Convolution(one, smaller))
 
-        return Slab(rows, part, strips)
+        def counts() -> Array:
+            return part(self._ones, as_ones).astype(np.int64)
+
+        return Slab(rows, part, counts, strips)
 
 
 def _read_inputs(axis: Axis, outputs: range) -> range:
@@ -316,10 +248,3 @@ def _boxes(sizes: list[int], most: int) -> Iterator[tuple[range, ...]]:
         for start in range(0, sizes[split], step):
             middle = range(start, min(start + step, sizes[split]))
             yield (*(range(i, i + 1) for i in outer), middle, *inner)
-
-
-def _frozen(array: Array) -> Array:
-    """The array, contiguous and read-only."""
-    array = np.ascontiguousarray(array).view()
-    array.flags.writeable = False
-    return array

@@ -1,0 +1,30 @@
+"""Which levels a proof consists of: what is asked for, and what the kind of layer allows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.checks.check import Check, Subject
+from convfc_cli.checks.probes import Factors, Probes
+from convfc_cli.checks.reals import Whole
+from convfc_cli.checks.sums import Sums
+from convfc_cli.layers.product import Product
+from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
+from convfc_cli.runtimes.runtime import as_read
+
+
+def of_entries(
+    subject: Subject, inputs: Sequence[NDArray[Any]], seed: int, strength: str
+) -> list[Check]:
+    """Those that hold the entries to the layer: copies bit for bit, sums within rounding."""
+    layer = subject.layer
+    if not isinstance(layer, Product):
+        return [Probes(subject, inputs, strength)]
+    random = np.random.default_rng(seed)
+    return [
+        Factors(layer, subject.upright, seed, len(inputs), strength),
+        Sums(subject, layer),
+        Whole(subject, ORACLE, as_read(subject.matrix.layer), random),
+    ]

@@ -1,0 +1,345 @@
+"""What every layer that can become a matrix has to offer.
+
+A `Linear` has the shapes of its input and output tensors, a bias, `rows` (its matrix, written by
+a builder) and `apply` (itself, computed in an independent way, the oracle). A new kind of layer is
+a new module with a class: builder, files and proof know it through this contract alone.
+
+Tensors have the shape (channels, *spatial), or whatever axes a layer's have, without a batch.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import GeometryError, UsageError
+from convfc_cli.layout import Layout
+from convfc_cli.outline import Outline
+from convfc_cli.plain import plain
+from convfc_cli.streams import SparseRows
+from convfc_cli.taps import Index, Tap
+
+Array = NDArray[Any]
+
+Weights = Callable[[Array], Array]
+"""An elementwise function of the weights: `apply` uses what it returns in their place."""
+
+Read = Callable[[str], Array]
+"""Gives an array of a file by its name."""
+
+DTYPES = ("float32", "float64", "int32")
+"""What weights, and so the entries of a matrix, may be."""
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Some consecutive outputs of a layer, in the order of a layout: a way to apply it in parts."""
+
+    rows: range
+    apply: Callable[[Array, Weights], Array]
+    """`apply(x, weights)` is the vector of those outputs, without bias."""
+
+    counts: Callable[[], Array]
+    """How many entries each of their rows has, by the oracle where the entries are copies."""
+
+    strips: "Callable[[], Iterator[Strip]]"
+    """Layers over parts of the input that no two share, whose outputs add up to them."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What some outputs read from a part of the input, as a layer of its own."""
+
+    reads: tuple[slice, ...]
+    """The part of the input, along each of its axes."""
+
+    layer: "Copies"
+    outputs: slice = field(default_factory=lambda: slice(None))
+    """Which of its outputs they are, in the order of the layout."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What some outputs are sums of, in float64: what rounding may do to them follows from it."""
+
+    rows: range
+    answer: Array
+    """The outputs, with their bias."""
+
+    scale: Array
+    """The magnitudes of their terms, added up."""
+
+    terms: Array
+    """How many roundings each may have gone through."""
+
+
+class Linear(ABC):
+    """A linear map between tensors, with a bias."""
+
+    kind: ClassVar[str]
+    """What files call it."""
+
+    kinds: ClassVar[dict[str, type["Linear"]]] = {}
+    """All kinds whose modules have been imported, by name."""
+
+    def __init_subclass__(cls) -> None:
+        if "kind" in cls.__dict__:
+            Linear.kinds[cls.kind] = cls
+
+    oracle: ClassVar[str] = "indexing and sums"
+    """What `apply` computes by."""
+
+    exact: ClassVar[bool] = True
+    """Whether every entry of the matrix is a copy of a weight, so that bits can be compared."""
+
+    @property
+    @abstractmethod
+    def outline(self) -> Outline:
+        """All of it but the weights."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the input."""
+        return self.outline.input_shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output."""
+        return self.outline.output_shape
+
+    @property
+    def nnz(self) -> int:
+        """Entries of the matrix that are stored."""
+        return self.outline.nnz
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the matrix entries."""
+
+    @property
+    @abstractmethod
+    def finite(self) -> bool:
+        """Whether all weights are finite. Where one is not, a runtime makes NaN of the zeros
+        around an input, which no entry of the matrix stands for.
+        """
+
+    @abstractmethod
+    def bias_tensor(self) -> Array:
+        """The bias of each output, (output_shape)."""
+
+    @abstractmethod
+    def adjoint(self) -> "Linear":
+        """The map whose matrix is the transpose, without a bias."""
+
+    @abstractmethod
+    def with_weights(self, change: Weights) -> Self:
+        """The layer with every weight, and the bias, changed by an elementwise function."""
+
+    def astype(self, dtype: str) -> Self:
+        """The layer with its weights rounded to another dtype."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.with_weights(lambda w: w.astype(dtype))
+
+    @abstractmethod
+    def geometry(self) -> dict[str, Any]:
+        """All but the arrays, as JSON has it: what `restore` of the class takes."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, Array]:
+        """What a file has to hold for `restore`, by name, and the digest is taken over."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, geometry: dict[str, Any], read: Read) -> Self:
+        """The layer of a stranger's description, validated as when it was first made.
+
+        Raises `KeyError`, `TypeError`, `ValueError`, `GeometryError`, `Refused`, and what `read`
+        raises.
+        """
+
+    @abstractmethod
+    def rows(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
+        """The matrix in this layout, as streams."""
+
+    @abstractmethod
+    def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:
+        """The outputs in order, about `most` at a time, for `apply` in bounded memory.
+
+        The layout's orientation is not looked at: the adjoint has slabs of its own.
+        """
+
+    def colours(self) -> Array:
+        """A number from 0 on for each input, (input_shape): no output reads two of one number.
+
+        This one suits every layer; a kind that knows better needs fewer.
+        """
+        return np.arange(self.most_colours).reshape(self.input_shape)
+
+    @property
+    def most_colours(self) -> int:
+        """How many numbers `colours` has."""
+        return prod(self.input_shape)
+
+    def apply(self, x: Array, weights: Weights | None = None) -> Array:
+        """The map without its bias: x (input_shape) to y (output_shape), never by way of `rows`.
+
+        It computes in x's dtype, with `weights(w)` for each array w of weights: by default the
+        weights themselves in that dtype.
+        """
+        weights = weights or (lambda w: w.astype(x.dtype))
+        layout = Layout()
+        parts = [slab.apply(x, weights) for slab in self.slabs(layout, prod(self.output_shape))]
+        return layout.tensor(np.concatenate(parts), self.output_shape)
+
+    def sums(self, x: Array, layout: Layout, most: int) -> Iterator[Sums]:
+        """What the outputs for x are sums of, by the oracle, in the order of `slabs`."""
+        x, ones = as_float64(x), np.ones(self.input_shape, np.uint64)
+        vector = layout.vector(self.bias_tensor())
+        for slab in self.slabs(layout, most):
+            bias = as_float64(vector[slab.rows.start : slab.rows.stop])
+            with np.errstate(all="ignore"):  # a stranger's weights may overflow
+                answer = slab.apply(x, as_float64) + bias
+                scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
+            yield Sums(slab.rows, answer, scale, slab.apply(ones, as_ones).astype(np.float64) + 1)
+
+    def reads(self, output: Index) -> Iterator[tuple[Tap, Any]]:
+        """What one output element reads, by rising column, each with its weight.
+
+        Raises `IndexError` for one that there is not.
+        """
+        layout = Layout()
+        row = _place(layout, output, self.output_shape, "output")
+        _, columns, values = self.rows(layout).block(row, row + 1)
+        for column, value in zip(columns.tolist(), values, strict=True):
+            source = layout.unflatten(column, self.input_shape)
+            yield Tap(output, source, self.weight_of(output, source) or ()), value
+
+    def feeds(self, source: Index) -> Iterator[tuple[Tap, Any]]:
+        """What one input element feeds, by rising row, each with its weight."""
+        layout = Layout()
+        column = _place(layout, source, self.input_shape, "input")
+        _, rows, values = self.adjoint().rows(layout).block(column, column + 1)
+        for row, value in zip(rows.tolist(), values, strict=True):
+            output = layout.unflatten(row, self.output_shape)
+            yield Tap(output, source, self.weight_of(output, source) or ()), value
+
+    def stands(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
+        """Where one weight stands in the matrix. Raises `UsageError` where entries are no copies,
+        `IndexError` for a weight that there is not.
+        """
+        raise UsageError(f"the entries of a {self.kind} are sums, copies of no weight")
+
+    def weight_of(self, output: Index, source: Index) -> Index | None:
+        """The weight that the entry between an output and an input is a copy of; None for a
+        structural zero, and where entries are no copies.
+        """
+        return None
+
+
+class Copies(Linear):
+    """A layer whose every entry is a copy of one of its weights.
+
+    `kernel` holds them, and `bias` what is added, or is None.
+    """
+
+    kernel: Array
+    bias: Array | None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.kernel.dtype
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.kernel).all())
+
+    @abstractmethod
+    def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
+        """The layer with another kernel and bias of the same shapes."""
+
+    def with_weights(self, change: Weights) -> Self:
+        return self.with_kernel(
+            change(self.kernel), None if self.bias is None else change(self.bias)
+        )
+
+    def arrays(self) -> dict[str, Array]:
+        bias = {} if self.bias is None else {"kernel_bias": self.bias}
+        return {"kernel": self.kernel, **bias}
+
+    @abstractmethod
+    def weight_of(self, output: Index, source: Index) -> Index | None: ...
+
+    def stands(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
+        layout = Layout()
+        wanted = _place(layout, kernel, self.kernel.shape, "kernel")
+        rows = self.rows(layout, kernel_index=True)
+        assert rows.kernel_index is not None
+        done = 0
+        for numbers in rows.kernel_index.chunks():
+            for entry in (done + np.flatnonzero(numbers == wanted)).tolist():
+                row = rows.row_of(entry)
+                column = int(rows.indices.part(entry, entry + 1)[0])
+                output = layout.unflatten(row, self.output_shape)
+                source = layout.unflatten(column, self.input_shape)
+                yield Tap(output, source, kernel), self.kernel[kernel]
+            done += len(numbers)
+
+
+def described(layer: Linear) -> dict[str, Any]:
+    """All of a layer but its arrays, as JSON has it."""
+    shapes = {"input_shape": layer.input_shape, "output_shape": layer.output_shape}
+    return {"kind": layer.kind, **shapes, **layer.geometry()}
+
+
+def restored(geometry: dict[str, Any], read: Read) -> Linear:
+    """The layer of a stranger's description; raises what `Linear.restore` does."""
+    kind = plain(str, geometry["kind"])
+    if kind not in Linear.kinds:
+        raise ValueError(f"it is of the unknown kind {kind[:80]!r}")
+    return Linear.kinds[kind].restore(geometry, read)
+
+
+def checked(
+    kernel: Array, bias: Array | None, shape: tuple[int, ...]
+) -> tuple[Array, Array | None]:
+    """Kernel and bias as a layer keeps them, read-only; raises `GeometryError` unless they are
+    numbers of one of `DTYPES` and the bias has this shape.
+    """
+    if kernel.dtype.name not in DTYPES or not kernel.dtype.isnative:
+        raise GeometryError(f"a kernel of {kernel.dtype}; {' or '.join(DTYPES)} is asked for")
+    if bias is not None and (bias.shape != shape or bias.dtype != kernel.dtype):
+        raise GeometryError(
+            f"a bias of shape {bias.shape} and {bias.dtype}; {shape} of {kernel.dtype} is asked for"
+        )
+    return frozen(kernel), None if bias is None else frozen(bias)
+
+
+def frozen(array: Array) -> Array:
+    """The array, contiguous and read-only."""
+    array = np.ascontiguousarray(array).view()
+    array.flags.writeable = False
+    return array
+
+
+def as_ones(weights: Array) -> Array:
+    """Ones in the place of weights: to count them."""
+    return np.ones(weights.shape, np.uint64)
+
+
+def as_float64(weights: Array) -> Array:
+    """Weights in float64, whatever they are."""
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return weights.astype(np.float64)
+
+
+def _place(layout: Layout, index: Index, shape: tuple[int, ...], what: str) -> int:
+    if len(index) != len(shape) or not all(
+        0 <= i < size for i, size in zip(index, shape, strict=True)
+    ):
+        raise IndexError(f"{what} {index} is not within {shape}")
+    return layout.flatten(index, shape)

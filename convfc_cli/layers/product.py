@@ -1,0 +1,479 @@
+"""Layers one after another, as one matrix: the product of theirs.
+
+Its entries are sums of products of weights, so no bits of it can be told beforehand. What is known
+of it: its factors, each of which is proven bit for bit; where its entries stand; and how far
+rounding may take them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import chain, pairwise
+from math import prod
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import GeometryError, Refused, UsageError
+from convfc_cli.layers.blockwise import BlockRows, cuts
+from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.diagonal import Diagonal
+from convfc_cli.layers.linear import (
+    Linear,
+    Read,
+    Slab,
+    Sums,
+    Weights,
+    as_float64,
+    as_ones,
+    described,
+    restored,
+)
+from convfc_cli.layout import Layout
+from convfc_cli.plain import plain
+from convfc_cli.streams import CHUNK, SparseRows
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+    Sparse = csr_array[Any, tuple[int, int]]
+
+Array = NDArray[Any]
+
+LARGEST_WORK = 2**34
+"""Products of two weights that are made for one matrix: some minutes."""
+
+NEAR = 4
+"""Rows that are needed are made with those in between, if that makes no more times the entries."""
+
+LARGEST_ESTIMATE = 2**28
+"""The same, of the rows that an estimate is made from: some seconds."""
+
+MOST_FACTORS = 64
+"""Layers of one chain."""
+
+LARGEST = 2**25
+"""Elements of a tensor between two of them: several vectors of that length are made."""
+
+
+def composed(factors: Sequence[Linear]) -> Linear:
+    """Layers applied one after another as one: a `Product`, or what it comes down to.
+
+    Numbers for each channel that a convolution's outputs are multiplied by go into its kernel, each
+    weight rounded once. Raises `GeometryError` where the layers do not follow on each other.
+    """
+    if any(factor.dtype.kind != "f" for factor in factors):
+        raise GeometryError("whole numbers are not multiplied: their sums may not fit int32")
+    found: list[Linear] = []
+    for factor in chain.from_iterable(map(parts, factors)):
+        folded = _folded(found[-1], factor) if found else None
+        found[-1:] = [folded] if folded is not None else [*found[-1:], factor]
+    return found[0] if len(found) == 1 else Product(found)
+
+
+def _folded(before: Linear, after: Linear) -> Convolution | None:
+    """A convolution and the numbers for each channel after it as one; None for anything else."""
+    if not isinstance(before, Convolution) or not isinstance(after, Diagonal):
+        return None
+    per_channel = all(
+        prod(array.shape[1:]) == 1 for array in (after.kernel, after.bias) if array is not None
+    )
+    if before.output_shape != after.input_shape or not per_channel:
+        return None
+    index_map, dtype = before.index_map, np.result_type(before.dtype, after.dtype)
+    channels = index_map.output_shape[0]
+    scale = np.broadcast_to(as_float64(after.kernel).reshape(-1), channels)
+    kernel = as_float64(before.kernel)
+    with np.errstate(all="ignore"):  # a stranger's weights may be anything
+        if index_map.transposed:  # (groups * near, depth, ...): depth channels of each group
+            near = len(kernel) // index_map.groups
+            by_row = np.repeat(scale.reshape(index_map.groups, -1), near, axis=0)
+            kernel = kernel * by_row.reshape(*kernel.shape[:2], *(1,) * (kernel.ndim - 2))
+        else:
+            kernel = kernel * scale.reshape(-1, *(1,) * (kernel.ndim - 1))
+        bias = np.zeros(channels)
+        if before.bias is not None:
+            bias = as_float64(before.bias) * scale
+        if after.bias is not None:
+            bias = bias + as_float64(after.bias).reshape(-1)
+        return Convolution(kernel.astype(dtype), index_map, bias.astype(dtype))
+
+
+class Product(Linear):
+    """Layers applied one after another, the first of `factors` first.
+
+    The matrix has an entry wherever a path leads from an input to an output, also where its terms
+    cancel. Sums are made in float64 and rounded once, to float64 where a factor is float64 and to
+    float32 else.
+
+    Products among the factors are taken for the factors they have. Raises `GeometryError` unless
+    each takes what the one before it makes, in floating point, and `Refused` for tensors too large.
+    """
+
+    kind = "product"
+    oracle = "its layers one after another, each by its own"
+    exact = False
+
+    def __init__(self, factors: Sequence[Linear]) -> None:
+        factors = tuple(chain.from_iterable(map(parts, factors)))
+        if not 1 <= len(factors) <= MOST_FACTORS:
+            raise GeometryError(
+                f"a product of {len(factors)} layers; 1 to {MOST_FACTORS} are taken"
+            )
+        for one, other in pairwise(factors):
+            if one.output_shape != other.input_shape:
+                raise GeometryError(
+                    f"a {one.kind} makes {one.output_shape}, the {other.kind} after it takes "
+                    f"{other.input_shape}"
+                )
+        if any(factor.dtype.kind != "f" for factor in factors):
+            raise GeometryError("whole numbers are not multiplied: their sums may not fit int32")
+        shapes = (factors[0].input_shape, *(factor.output_shape for factor in factors))
+        if (largest := max(map(prod, shapes))) > LARGEST:
+            raise Refused(
+                f"a chain of layers with a tensor of {largest} elements; at most {LARGEST} are "
+                f"multiplied through"
+            )
+        self.factors = factors
+        self.stated: int | None = None
+        """How many entries it has by the file that it was read from, which a proof counts anew."""
+        self._made: tuple[Layout, list[tuple[SparseRows, Array]], Array] | None = None
+
+    @cached_property
+    def outline(self) -> "Filled":
+        return Filled(self)
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        return np.result_type(*(factor.dtype for factor in self.factors))
+
+    @cached_property
+    def finite(self) -> bool:
+        return all(factor.finite for factor in self.factors)
+
+    def bias_tensor(self) -> Array:
+        bias = np.zeros(self.input_shape)
+        with np.errstate(all="ignore"):  # a stranger's weights may be anything
+            for factor in self.factors:
+                bias = factor.apply(bias, as_float64) + as_float64(factor.bias_tensor())
+            return bias.astype(self.dtype)
+
+    def adjoint(self) -> "Product":
+        return self._adjoint
+
+    @cached_property
+    def _adjoint(self) -> "Product":
+        return Product([factor.adjoint() for factor in reversed(self.factors)])
+
+    def with_weights(self, change: Weights) -> Self:
+        return type(self)([factor.with_weights(change) for factor in self.factors])
+
+    def geometry(self) -> dict[str, Any]:
+        return {"factors": list(map(described, self.factors)), "dtype": self.dtype.name}
+
+    def arrays(self) -> dict[str, Array]:
+        return {
+            f"{number}.{name}": array
+            for number, factor in enumerate(self.factors)
+            for name, array in factor.arrays().items()
+        }
+
+    @classmethod
+    def restore(cls, geometry: dict[str, Any], read: Read) -> Self:
+        found = [plain(dict, factor) for factor in plain(list, geometry["factors"])]
+        if len(found) > MOST_FACTORS or any(factor.get("kind") == cls.kind for factor in found):
+            raise ValueError(f"more than {MOST_FACTORS} factors, or products among them")
+
+        def own(number: int) -> Read:
+            return lambda name: read(f"{number}.{name}")
+
+        made = cls([restored(factor, own(number)) for number, factor in enumerate(found)])
+        if "nonzeros" in geometry:
+            made.stated = plain(int, geometry["nonzeros"])
+            if not 0 <= made.stated <= prod(made.input_shape) * prod(made.output_shape):
+                raise ValueError(f"it has {made.stated} nonzeros, beyond the room of its shape")
+        return made
+
+    def rows(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
+        if kernel_index:
+            raise UsageError("the entries of a product are sums: they have no kernel_index")
+        if layout.transpose:
+            return self.adjoint().rows(replace(layout, transpose=False))
+
+        def entries(rows: slice) -> tuple[Array, Array]:
+            made = self.block(layout, rows.start, rows.stop)
+            with np.errstate(over="ignore", invalid="ignore"):
+                return made.indices, made.values.astype(self.dtype)
+
+        def columns(rows: slice) -> Array:
+            return self._multiplied(layout, rows.start, rows.stop, _pattern).indices
+
+        shape = (prod(self.output_shape), prod(self.input_shape))
+        made = BlockRows.of(shape, layout.vector(self.counts), entries, self.dtype, CHUNK)
+        return replace(made, indices=made.stream(columns, made.indices.dtype))
+
+    @cached_property
+    def terms(self) -> float:
+        """How many roundings a sum through all factors may go through: the most terms of an output
+        of each, with its bias.
+        """
+        found = 0.0
+        for factor in self.factors:
+            ones = np.ones(factor.input_shape, np.uint64)
+            found += float(factor.apply(ones, as_ones).max()) + 1
+        return found
+
+    @cached_property
+    def counts(self) -> Array:
+        """How many entries the row of each output has, (output_shape): where paths lead, found by
+        multiplying the factors' patterns. Raises `Refused` where that takes too long.
+        """
+        if self._work > LARGEST_WORK:
+            raise Refused(
+                f"a chain of {len(self.factors)} layers takes too long to multiply, some "
+                f"{self._work:.2g} products of weights: compose fewer layers"
+            )
+        counts = np.zeros(prod(self.output_shape), np.int64)
+        starts = np.concatenate(([0], np.cumsum(self._widths)))
+        for first, last in pairwise(cuts(starts, CHUNK)):
+            counts[first:last] = np.diff(self._multiplied(Layout(), first, last, _pattern).indptr)
+        return counts.reshape(self.output_shape)
+
+    def estimate(self, samples: int = 32) -> int:
+        """About how many entries the matrix has, from the rows of some outputs. Raises `Refused`
+        where even they take too long.
+        """
+        count = prod(self.output_shape)
+        chosen = np.unique(np.linspace(0, count - 1, samples).astype(np.int64)).tolist()
+        if self._work * len(chosen) / count > LARGEST_ESTIMATE:
+            raise Refused("the rows of this chain take too long to multiply")
+        found = [self._multiplied(Layout(), row, row + 1, _pattern).nnz for row in chosen]
+        return round(sum(found) * count / len(found))
+
+    @property
+    def _widths(self) -> Array:
+        """The most entries that the row of each output has on its way through the factors, flat in
+        C order: at most as many as paths lead there, or as the tensor on the way has elements.
+        """
+        return self._reach[0]
+
+    @property
+    def _work(self) -> float:
+        """At most so many products of two weights are made for the matrix."""
+        return self._reach[1]
+
+    @cached_property
+    def _reach(self) -> tuple[Array, float]:
+        widths, work, held = np.ones(prod(self.output_shape)), 0.0, None
+        for place, factor in reversed(list(enumerate(self.factors))):
+            paths = np.ones(factor.input_shape)
+            longest = factor.apply(paths, _ones).max(initial=0.0)
+            for later in self.factors[place:]:
+                paths = later.apply(paths, _ones)
+            work += float(longest) * (paths.size if held is None else float(held.sum()))
+            held = np.minimum(paths.reshape(-1), prod(factor.input_shape))
+            widths = np.maximum(widths, held)
+        return widths.astype(np.int64), work
+
+    def block(self, layout: Layout, first: int, last: int) -> "Block":
+        """The rows [first, last) in float64."""
+        pattern = self._multiplied(layout, first, last, _pattern)
+        values = self._multiplied(layout, first, last, as_float64)
+        return Block(pattern.indptr, pattern.indices, _aligned(pattern, values))
+
+    def block_with_scale(self, layout: Layout, first: int, last: int) -> tuple["Block", Array]:
+        """These rows, and of each entry the magnitudes of its terms, added up."""
+        block = self.block(layout, first, last)
+        scale = self._multiplied(layout, first, last, lambda w: np.abs(as_float64(w)))
+        return block, _aligned(block, scale)
+
+    def _multiplied(self, layout: Layout, first: int, last: int, change: Weights) -> "Sparse":
+        """The rows [first, last) of the product of the factors' matrices, their entries changed."""
+        from scipy.sparse import vstack
+
+        matrices, widths = self._matrices(layout)
+        starts = np.concatenate(([0], np.cumsum(widths[first:last])))
+        blocks = [
+            _rows_of(matrices, first + start, first + stop, change)
+            for start, stop in pairwise(cuts(starts, CHUNK))
+        ]
+        found: Sparse = blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")
+        found.sort_indices()
+        return found
+
+    def _matrices(self, layout: Layout) -> tuple[list[tuple[SparseRows, Array]], Array]:
+        """(those of the factors, and where their rows begin; the widths of the rows)."""
+        if self._made is None or self._made[0] != layout:
+            rows = [factor.rows(layout) for factor in self.factors]
+            widths = layout.vector(self._widths.reshape(self.output_shape))
+            self._made = layout, [(one, one.indptr.array()) for one in rows], widths
+        return self._made[1:]
+
+    def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:
+        count = prod(self.output_shape)
+        for first in range(0, count, most):
+            rows = range(first, min(first + most, count))
+            yield Slab(
+                rows,
+                partial(self._part, layout, rows),
+                partial(self._counted, layout, rows),
+                lambda: iter(()),
+            )
+
+    def _part(self, layout: Layout, rows: range, x: Array, weights: Weights) -> Array:
+        with np.errstate(all="ignore"):
+            for factor in self.factors:
+                x = factor.apply(x, weights)
+        return layout.vector(x)[rows.start : rows.stop]
+
+    def _counted(self, layout: Layout, rows: range) -> Array:
+        return layout.vector(self.counts)[rows.start : rows.stop]
+
+    def sums(self, x: Array, layout: Layout, most: int) -> Iterator[Sums]:
+        """Through one factor after another: roundings add up, and magnitudes multiply."""
+        answer = as_float64(x)
+        scale = np.abs(answer)
+        terms = self.terms + 2  # the matrix and its bias are rounded themselves
+        with np.errstate(all="ignore"):
+            for factor in self.factors:
+                bias = as_float64(factor.bias_tensor())
+                answer = factor.apply(answer, as_float64) + bias
+                scale = factor.apply(scale, lambda w: np.abs(as_float64(w))) + np.abs(bias)
+        terms *= 1 + terms * 2.0**-22
+        vectors = layout.vector(answer), layout.vector(scale)
+        for first in range(0, len(vectors[0]), most):
+            part = slice(first, min(first + most, len(vectors[0])))
+            inside = range(part.start, part.stop)
+            yield Sums(inside, vectors[0][part], vectors[1][part], np.full(len(inside), terms))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of a product, before they are rounded."""
+
+    indptr: Array
+    indices: Array
+    values: Array
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The outline of a product: how many entries it has is found by multiplying its patterns."""
+
+    product: Product
+
+    kernel_shape: tuple[int, ...] = ()
+    groups: int = 1
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """That of the first factor."""
+        return self.product.factors[0].input_shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """That of the last factor."""
+        return self.product.factors[-1].output_shape
+
+    @property
+    def rows(self) -> int:
+        """Outputs."""
+        return prod(self.output_shape)
+
+    @property
+    def columns(self) -> int:
+        """Inputs."""
+        return prod(self.input_shape)
+
+    @property
+    def nnz(self) -> int:
+        """Entries; raises `Refused` where counting them takes too long."""
+        stated = self.product.stated
+        return int(self.product.counts.sum()) if stated is None else stated
+
+    @property
+    def held(self) -> int:
+        """Bytes of the factors' arrays."""
+        return sum(array.nbytes for array in self.product.arrays().values())
+
+
+def parts(layer: Linear) -> tuple[Linear, ...]:
+    """The factors of a product; of another layer, itself."""
+    return layer.factors if isinstance(layer, Product) else (layer,)
+
+
+def _ones(weights: Array) -> Array:
+    return np.ones(weights.shape)
+
+
+def _rows_of(
+    matrices: Sequence[tuple[SparseRows, Array]], first: int, last: int, change: Weights
+) -> "Sparse":
+    """The rows [first, last) of the product of matrices, the last of which is multiplied first."""
+    from scipy.sparse import csr_array
+
+    *others, (rows, _) = matrices
+    indptr, indices, data = rows.block(first, last)
+    found = csr_array((change(data), indices, indptr), shape=(last - first, rows.shape[1]))
+    for matrix in reversed(others):
+        found = _times(found, *matrix, change)
+    return found
+
+
+def _pattern(weights: Array) -> Array:
+    return np.ones(weights.shape, bool)
+
+
+def _times(left: "Sparse", rows: SparseRows, indptr: Array, change: Weights) -> "Sparse":
+    """left times a matrix, whose rows are made as they are needed, `CHUNK` entries at a time."""
+    from scipy.sparse import csr_array
+
+    needed = np.unique(left.indices)
+    ends = np.concatenate(([0], np.cumsum(indptr[needed + 1] - indptr[needed])))
+    total = None
+    for start, stop in pairwise(cuts(ends, CHUNK)):
+        chosen = needed[start:stop]
+        first, last = int(chosen[0]), int(chosen[-1]) + 1
+        near = int(indptr[last] - indptr[first]) <= NEAR * CHUNK
+        term = left[:, first:last] @ _picked(rows, chosen, change, whole=near)
+        total = term if total is None else total + term
+    if total is None:
+        dtype = change(np.zeros(0, np.float32)).dtype
+        return csr_array((left.shape[0], rows.shape[1]), dtype=dtype)
+    return total
+
+
+def _picked(rows: SparseRows, chosen: Array, change: Weights, *, whole: bool) -> "Sparse":
+    """These rows of a matrix, rising; those in between where the `whole` of it is asked for, else
+    none. The first is row 0.
+    """
+    from scipy.sparse import csr_array
+
+    if whole:
+        chosen = np.arange(chosen[0], chosen[-1] + 1)
+    breaks = np.flatnonzero(np.diff(chosen) > 1) + 1
+    runs = np.split(chosen, breaks)
+    blocks = [rows.block(int(run[0]), int(run[-1]) + 1) for run in runs]
+    lengths = np.zeros(int(chosen[-1] - chosen[0]) + 1, np.int64)
+    lengths[chosen - chosen[0]] = np.concatenate([np.diff(starts) for starts, _, _ in blocks])
+    indptr = np.concatenate(([0], np.cumsum(lengths)))
+    indices, data = (np.concatenate([block[k] for block in blocks]) for k in (1, 2))
+    return csr_array((change(data), indices, indptr), shape=(len(lengths), rows.shape[1]))
+
+
+def _aligned(pattern: "Sparse | Block", values: "Sparse") -> Array:
+    """The values at all places of the pattern: SciPy's sums drop those that cancel."""
+    if len(values.indices) == len(pattern.indices):
+        return values.data
+    width = values.shape[1]
+    found = np.zeros(len(pattern.indices))
+    places = places_of(pattern.indptr, pattern.indices, width)
+    found[np.searchsorted(places, places_of(values.indptr, values.indices, width))] = values.data
+    return found
+
+
+def places_of(indptr: Array, indices: Array, width: int) -> Array:
+    """One rising number for the place of each entry, row * width + column."""
+    rows = np.repeat(np.arange(len(indptr) - 1, dtype=np.int64), np.diff(indptr))
+    return rows * width + indices

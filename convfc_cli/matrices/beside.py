@@ -1,0 +1,83 @@
+"""Formats without room for metadata: the operator file of the same matrix lies beside them.
+
+`NAME.suffix`, and `NAME.operator.npz` with kernel, bias and geometry.
+"""
+
+from abc import abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import MalformedInput, UsageError
+from convfc_cli.files import Input, opened
+from convfc_cli.matrices import npz
+from convfc_cli.matrices.format import MatrixFormat, Stored
+from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.outline import Outline
+
+
+class WithoutMetadata(MatrixFormat):
+    """A kind that is read with the operator file beside it."""
+
+    numbered = False
+
+    def beside(self, path: Path) -> list[Path]:
+        return [path.with_name(f"{path.stem}.operator.npz")]
+
+    def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
+        operator = Spec(spec.layout, "operator")
+        return self.own_size(spec, outline, dtype) + npz.FORMAT.size(operator, outline, dtype)
+
+    def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
+        if beside is not None:
+            return (self._read(source, beside),)
+        if source.path is None:
+            raise UsageError(
+                f"{source.name} holds a {self.forms[0]} matrix without its metadata: name the "
+                f"file, so that its operator file beside it can be read"
+            )
+        (operator,) = self.beside(source.path)
+        if not operator.exists():
+            raise MalformedInput(f"{source.name} needs {operator.name} beside it: it is not there")
+        with opened(operator) as beside:
+            return (self._read(source, beside),)
+
+    def _read(self, source: Input, beside: Input) -> Stored:
+        (operator,) = npz.FORMAT.open(beside)
+        matrix = operator.matrix
+        if matrix.form != "operator":
+            raise MalformedInput(f"{beside.name} is no operator file, but {matrix.form}")
+        matrix = replace(matrix, spec=replace(matrix.spec, form=self.forms[0]))
+        stored = self.stored(source, matrix, beside.name)
+        stored.stated_digest = operator.stated_digest
+        return stored
+
+    @abstractmethod
+    def own_size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
+        """About the bytes of the file itself; see `size`."""
+
+    @abstractmethod
+    def stored(self, source: Input, matrix: Matrix, beside: str) -> "StoredBeside":
+        """The file, which should hold `matrix` by the operator file that is called `beside`.
+
+        Raises as `open` does.
+        """
+
+
+class StoredBeside(Stored):
+    """What such a file holds: the rows, and no checksum of them."""
+
+    def __init__(self, source: Input, matrix: Matrix) -> None:
+        self.name, self.matrix = source.name, matrix
+
+    def check_shapes(self) -> None:
+        """They were, when the file was opened."""
+
+    def bias(self) -> NDArray[Any] | None:
+        return None
+
+    def check_undamaged(self) -> None:
+        """The format has no checksum: what is wrong in it cannot be told from damage."""

@@ -1,0 +1,318 @@
+"""Matrices in an `.npz`, opened by `scipy.sparse.load_npz` as they are: what all forms share.
+
+Members, in this order, each an `.npy` array, in the schema `convfc/1`:
+
+    convfc        the metadata: JSON in a 0-d unicode array (`matrix.describe`)
+    format        the form, such as b"csr"            as scipy has it
+    shape         (rows, columns), int64              as scipy has it
+    kernel        (out, in/groups, *spatial)
+    kernel_bias   one value an output channel         only where the layer has a bias
+    bias          one value an output, flattened as the outputs are
+    ...           the entries, in arrays named as scipy names those of the form
+    kernel_index  for each entry its flat index into kernel    only on request
+
+An operator file has convfc, kernel and kernel_bias alone. A form is a subclass of `NpzFormat` in a
+module of its own: it says which arrays hold the entries, writes them, and reads rows from them.
+"""
+
+import json
+import zipfile
+import zlib
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import MalformedInput, WrongContents
+from convfc_cli.files import Input
+from convfc_cli.layers.product import MOST_FACTORS
+from convfc_cli.matrices import schema
+from convfc_cli.matrices.container import Chunk, Member, StoredZip, skeleton
+from convfc_cli.matrices.format import Block, MatrixFormat, Progress, Rows, Sequential, Stored
+from convfc_cli.matrices.matrix import Matrix, Spec, describe, restore, stated_digest
+from convfc_cli.matrices.npy_header import header, read_header
+from convfc_cli.outline import Outline
+
+Values = NDArray[Any]
+
+MOST_MEMBERS = 2 * MOST_FACTORS + 16
+"""Two arrays of each factor, and our own."""
+
+
+class NpzFormat(MatrixFormat):
+    """Stored zip of arrays, readable by numpy and scipy."""
+
+    suffixes = (".npz",)
+
+    @abstractmethod
+    def arrays(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> schema.Arrays:
+        """The arrays that hold the entries, kernel_index among them."""
+
+    @abstractmethod
+    def values(self, matrix: Matrix, name: str, shape: tuple[int, ...]) -> Iterable[Values]:
+        """The values of one of these arrays, a part at a time."""
+
+    @abstractmethod
+    def reader(self, matrix: Matrix, arrays: Mapping[str, Sequential]) -> Rows:
+        """The rows of a matrix whose arrays have the shapes and dtypes that `arrays` gives."""
+
+    def recognises(self, source: Input) -> bool:
+        return is_zip(source) and stated_form(source) in self.forms
+
+    def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
+        return schema.size(spec, outline, dtype, self.arrays(spec, outline, dtype))
+
+    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
+        (matrix,) = matrices
+        container = StoredZip(out)
+        for member in self._members(matrix):
+            head = [header(member.shape, member.dtype)]
+            container.add(f"{member.name}.npy", _reported(head, member.chunks(), progress))
+        container.close()
+
+    def _members(self, matrix: Matrix) -> Iterator[schema.Member]:
+        yield schema.whole("convfc", np.array(describe(matrix)))
+        if matrix.spec.sparse:  # without them, nobody takes an operator file for a matrix
+            yield schema.whole("format", np.array(matrix.form.encode()))
+            yield schema.whole("shape", np.array(matrix.shape, np.int64))
+        yield from schema.weights(matrix)
+        if matrix.spec.sparse:
+            yield schema.bias(matrix)
+        layer = matrix.layer
+        for name, (shape, dtype) in self.arrays(matrix.spec, layer.outline, layer.dtype).items():
+            yield schema.Member(name, shape, dtype, partial(self.values, matrix, name, shape))
+
+    def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
+        return (_StoredNpz(source, self),)
+
+
+def is_zip(source: Input) -> bool:
+    """Whether a file is a zip, by its first bytes."""
+    return source.head.startswith((b"PK\3\4", b"PK\5\6"))
+
+
+def stated_form(source: Input) -> object:
+    """The form of a zip by its metadata; None where it has none that can be read."""
+    try:
+        with zipfile.ZipFile(source.file) as archive:
+            info = archive.getinfo("convfc.npy")
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > schema.LONGEST_TEXT:
+                return None
+            with archive.open(info) as file:
+                text = _Member(source.name, file, info.file_size).whole()
+        return json.loads(str(text)).get("form")
+    except (*_UNREADABLE, MalformedInput):
+        return None
+
+
+_UNREADABLE = (
+    *(AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    zipfile.BadZipFile,
+)
+"""What is raised for a damaged zip, and for metadata that are no JSON object."""
+
+
+def _reported(
+    head: Iterable[Chunk], chunks: Iterable[Values], progress: Progress
+) -> Iterator[Chunk]:
+    yield from head
+    for chunk in chunks:
+        yield chunk
+        progress(chunk.nbytes)
+
+
+class _StoredNpz(Stored):
+    structural = True
+
+    def __init__(self, source: Input, kind: NpzFormat) -> None:
+        self.name, self.by_column, self._kind = source.name, kind.by_column, kind
+        try:
+            self._zip = zipfile.ZipFile(source.file)
+        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+            raise MalformedInput(
+                f"{source.name} is a damaged or truncated npz: {str(error).lower()}"
+            ) from error
+        self._check_container(source)
+        text = self._member("convfc", limit=schema.LONGEST_TEXT)
+        if text.dtype.kind != "U" or text.shape != ():
+            raise MalformedInput(f"{source.name}: member convfc is no 0-d text")
+        description = str(text.whole())
+        self.matrix = restore(description, source.name, lambda name: self._member(name).whole())
+        kind.check_holds(self.matrix, source.name)
+        self.stated_digest = stated_digest(description)
+        layer = self.matrix.layer
+        self._arrays = kind.arrays(self.matrix.spec, layer.outline, layer.dtype)
+        self._check_members()
+        self._kernel_index: _Member | None = None
+        self._streams: list[_Member] = []
+        if self.matrix.spec.sparse:
+            try:
+                self._open_rows()
+            except WrongContents as error:
+                self.check_undamaged()
+                raise WrongContents(f"{source.name}: {error}") from error
+
+    def check_shapes(self) -> None:
+        """They were, when the file was opened."""
+
+    def bias(self) -> Values:
+        return self._member("bias").whole()
+
+    def rows(self, counts: Values) -> Iterator[Block]:
+        for block in self._rows.rows(counts):
+            if self._kernel_index is not None:
+                block = replace(block, kernel_index=self._kernel_index.read(len(block.data)))
+            yield block
+
+    def finish(self) -> None:
+        for stream in self._streams:
+            stream.end()
+
+    def check_undamaged(self) -> None:
+        with _Damage(self.name):
+            damaged = self._zip.testzip()
+        if damaged:
+            raise MalformedInput(f"{self.name} is damaged: the checksum of {damaged} is wrong")
+
+    def _open_rows(self) -> None:
+        matrix, shape = self.matrix, self.matrix.shape
+        stated = self._member("shape").whole()
+        if stated.dtype.kind not in "iu" or stated.tolist() != list(shape):
+            raise WrongContents(f"shape is {stated.tolist()}, not {list(shape)}")
+        if self._member("format").whole().tolist() not in (matrix.form.encode(), matrix.form):
+            raise WrongContents(f"format is not {matrix.form}")
+        arrays = {name: self._array(name, *given) for name, given in self._arrays.items()}
+        self._streams = list(arrays.values())
+        self._kernel_index = arrays.get("kernel_index")
+        self._rows = self._kind.reader(matrix, arrays)
+
+    def _check_members(self) -> None:
+        """Every member that the form asks for and no other: nothing unread is called verified."""
+        matrix = self.matrix
+        names = {"convfc", *(member.name for member in schema.weights(matrix)), *self._arrays}
+        names |= {"format", "shape", "bias"} if matrix.spec.sparse else set()
+        names = {f"{name}.npy" for name in names}
+        found = set(self._zip.namelist())
+        if missing := sorted(names - found):
+            raise MalformedInput(f"{self.name} has no member {missing[0]}")
+        if unknown := sorted(found - names):
+            raise MalformedInput(
+                f"{self.name} has a member {unknown[0]!r} that the form {matrix.form} lacks"
+            )
+
+    def _check_container(self, source: Input) -> None:
+        infos = self._zip.infolist()
+        names = [info.filename for info in infos]
+        if len(set(names)) != len(names) or len(names) > MOST_MEMBERS:
+            raise MalformedInput(f"{source.name} has members of the same name, or too many")
+        for info in infos:
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+                raise MalformedInput(
+                    f"{source.name}: member {info.filename!r} is compressed or encrypted, where "
+                    f"the schema has it stored: write it again with numpy.savez"
+                )
+            if info.file_size != info.compress_size or info.file_size > source.size:
+                raise MalformedInput(f"{source.name}: {info.filename!r} is larger than the file")
+        if min((info.header_offset for info in infos), default=0) or self._zip.comment:
+            raise MalformedInput(f"{source.name} holds more than its members")
+        # A file of ours is known byte for byte; one written anew by numpy has another frame.
+        if any(info.flag_bits & 8 for info in infos):
+            members = [Member(info.filename, info.file_size, info.CRC) for info in infos]
+            end = 0
+            for offset, expected in skeleton(members):
+                source.file.seek(offset)
+                if source.file.read(len(expected)) != expected:
+                    raise MalformedInput(
+                        f"{source.name} is damaged: the frame around its members is not as "
+                        f"written, near byte {offset}"
+                    )
+                end = offset + len(expected)
+            if end != source.size:
+                raise MalformedInput(
+                    f"{source.name} is damaged: {source.size - end} bytes too many"
+                )
+
+    def _has(self, name: str) -> bool:
+        return f"{name}.npy" in self._zip.namelist()
+
+    def _open(self, filename: str) -> IO[bytes]:
+        try:
+            return self._zip.open(filename)
+        except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:
+            raise MalformedInput(f"{self.name} is damaged: {error}") from error
+
+    def _member(self, name: str, *, limit: int | None = None) -> "_Member":
+        if not self._has(name):
+            raise MalformedInput(
+                f"{self.name} has no member {name}: it is no {self._kind.name} of ours"
+            )
+        info = self._zip.getinfo(f"{name}.npy")
+        if limit is not None and info.file_size > limit:
+            raise MalformedInput(f"{self.name}: {name} has {info.file_size} bytes, too many")
+        return _Member(f"{self.name}: {name}", self._open(info.filename), info.file_size)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "_Member":
+        """One of the arrays of the entries; whole numbers may be wider than they need to be."""
+        member = self._member(name)
+        if dtype.kind == "i" and member.dtype not in schema.INDICES:
+            raise WrongContents(f"{name} is {member.dtype}, not whole numbers of 32 or 64 bits")
+        if dtype.kind != "i" and member.dtype != dtype:
+            raise WrongContents(f"{name} is {member.dtype}, the kernel {dtype}")
+        if member.shape != shape:
+            raise WrongContents(
+                f"{name} has shape {member.shape}, where the geometry gives {shape}"
+            )
+        return member
+
+
+class _Member:
+    """An array in a member, read from front to back."""
+
+    def __init__(self, name: str, file: IO[bytes], size: int) -> None:
+        self._name, self._file = name, file
+        with self._damage():
+            self.shape, self.dtype, length = read_header(file, name)
+        if length + prod(self.shape) * self.dtype.itemsize != size:
+            raise MalformedInput(f"{name} has {size} bytes, its header says another size")
+
+    def read(self, count: int) -> Values:
+        """The next `count` elements."""
+        with self._damage():
+            data = self._file.read(count * self.dtype.itemsize)
+        if len(data) != count * self.dtype.itemsize:
+            raise MalformedInput(f"{self._name} is cut short")
+        return np.frombuffer(data, self.dtype)
+
+    def whole(self) -> Values:
+        """The whole array, with its checksum compared."""
+        array = self.read(prod(self.shape)).reshape(self.shape)
+        self.end()
+        return array
+
+    def end(self) -> None:
+        """Raise unless this is the end and the checksum is right."""
+        with self._damage():
+            if self._file.read(1):
+                raise MalformedInput(f"{self._name} goes on beyond its end")
+
+    def _damage(self) -> "_Damage":
+        return _Damage(self._name)
+
+
+class _Damage:
+    """Turns what the zip reader raises for damaged bytes into one error."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError | OSError | RuntimeError):
+            raise MalformedInput(f"{self._name} is damaged: {str(error).lower()}") from error

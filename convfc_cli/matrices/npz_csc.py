@@ -1,0 +1,38 @@
+"""Matrices as `.npz` in CSC, by columns: what solvers that factorise take. See `npz_container`.
+
+indptr, indices, data    CSC: those of the transpose in CSR
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from convfc_cli.matrices import schema
+from convfc_cli.matrices.format import CsrReader, Rows, Sequential
+from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.matrices.npz_container import NpzFormat, Values
+from convfc_cli.outline import Outline
+
+
+class NpzCsc(NpzFormat):
+    """The nonzeros by columns."""
+
+    name = "npz-csc"
+    forms = ("csc",)
+    summary = "the same by columns: `scipy.sparse.load_npz` gives a CSC matrix"
+    by_column = True
+
+    def arrays(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> schema.Arrays:
+        return schema.compressed(spec, outline, dtype, by_column=True)
+
+    def values(self, matrix: Matrix, name: str, shape: tuple[int, ...]) -> Iterable[Values]:
+        columns = replace(matrix.layout, transpose=not matrix.layout.transpose)
+        return schema.values(matrix, columns, name, *shape)
+
+    def reader(self, matrix: Matrix, arrays: Mapping[str, Sequential]) -> Rows:
+        return CsrReader(arrays["indptr"], arrays["indices"], arrays["data"], "column")
+
+
+FORMAT = NpzCsc()

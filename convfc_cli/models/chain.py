@@ -1,0 +1,199 @@
+"""Chains of linear layers: which there are in a model, and one as a layer of its own.
+
+A layer follows another where it reads the very tensor that the other makes (`Entry.reads`). What is
+composed is the map from what the first reads to what the last makes; what else reads a tensor in
+between is not looked at.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from convfc_cli.errors import ConvfcError, SizeMissing, Unsupported, UsageError
+from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.linear import Linear
+from convfc_cli.layers.product import Product, composed
+from convfc_cli.models.model import Entry, Model
+from convfc_cli.outline import Extent
+from convfc_cli.taps import IndexMap
+
+NORMALIZATION = "BatchNormalization"
+
+
+def compose(model: Model, between: str) -> Entry:
+    """The chain FIRST:LAST of a model as one layer.
+
+    FIRST and LAST are layers, as `-l` takes them; FIRST may also be the tensor that the first layer
+    reads. A name may have colons in it. Raises `UsageError` where there is no such chain, saying
+    what interrupts it, and the error of a layer that cannot be converted.
+    """
+    places = [place for place, letter in enumerate(between) if letter == ":"]
+    if not places:
+        raise UsageError(f"--compose {between!r}: write FIRST:LAST, two layers or one and the same")
+    reasons = []
+    for place in places:
+        try:
+            last = model.layer(between[place + 1 :])
+            return chained(_back(model, last, _first(model, between[:place])))
+        except UsageError as reason:
+            reasons.append(reason)
+    raise (
+        reasons[-1]
+        if len(reasons) == 1
+        else UsageError(f"--compose {between!r} names no chain: {'; '.join(map(str, reasons))}")
+    )
+
+
+def again(model: Model, first: str, last: str, shape: tuple[int, ...]) -> Entry | None:
+    """The chain between the layers with these outputs, on an input of this shape where the model
+    leaves its size open; None where there is none.
+    """
+    makers = _makers(model)
+    if first not in makers or last not in makers:
+        return None
+    return chained(_back(model, makers[last], lambda entry: entry.output == first), shape)
+
+
+def chained(parts: Sequence[Entry], shape: tuple[int, ...] | None = None) -> Entry:
+    """Layers that follow on each other as one. A size that the model leaves open is that of what
+    the layer before makes; of the first, `shape`.
+    """
+    parts = [single for part in parts for single in part.parts or (part,)]
+    if len(parts) == 1:
+        return parts[0]
+    parts = list(_sized(parts, shape))
+    first, last = parts[0], parts[-1]
+    product = composed([real(part) for part in parts])
+    return replace(
+        last,
+        position=min(part.position for part in parts),  # of its first convolution, if it has one
+        name=f"{first.name}:{last.name}",
+        op="+".join(part.op for part in parts),
+        error=None,
+        outline=product.outline,
+        dtype=product.dtype.name,
+        flipped=False,
+        reads=first.reads,
+        behind=first.behind,
+        noted=lambda: {part.output: notes for part in parts if (notes := part.noted())},
+        loader=lambda: product,
+        original=None,
+        resizer=None,
+        parts=tuple(parts),
+    )
+
+
+def _sized(parts: Sequence[Entry], shape: tuple[int, ...] | None) -> Iterator[Entry]:
+    for part in parts:
+        sized = part.at(shape) if shape and isinstance(part.error, SizeMissing) else part
+        shape = sized.require().output_shape
+        yield sized
+
+
+def real(part: Entry) -> Linear:
+    """A layer of a chain, of an integer one the real-valued: whole numbers are not multiplied, for
+    their sums may not fit.
+    """
+    layer = (part if part.real is None else part.as_real()).load()
+    if layer.dtype.kind != "f":
+        raise Unsupported(
+            f"layer {part.name} ({part.op}) has whole numbers for weights and states no scale: it "
+            f"is no part of a chain"
+        )
+    return layer
+
+
+def normalized(model: Model, entry: Entry) -> Entry:
+    """A convolution with the batch normalization that reads its output, where one does. Raises
+    `UsageError` where several do.
+    """
+    if entry.position >= len(model.entries):
+        return entry
+    found = [
+        other
+        for other in model.others
+        if other.op == NORMALIZATION and other.reads == entry.output and not other.behind
+    ]
+    if len(found) > 1:
+        names = " or ".join(f"--compose {entry.name}:{other.name}" for other in found)
+        raise UsageError(f"several batch normalizations read {entry.name!r}: {names} says which")
+    return chained([entry, *found])
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers that compose, and what that would cost."""
+
+    parts: tuple[Entry, ...]
+
+    @cached_property
+    def extent(self) -> Extent | None:
+        """Its sizes and about how many entries; None where a size is open or layers do not fit."""
+        if any(part.error is not None for part in self.parts):
+            return None
+        try:
+            product = Product([_pattern(part) for part in self.parts])
+            return Extent(product.input_shape, product.output_shape, (), product.estimate())
+        except ConvfcError:
+            return None
+
+
+def chains(model: Model) -> Iterator[Chain]:
+    """The longest chains of a model that hold a convolution, each told by its last layer."""
+    makers = _makers(model)
+    read = {entry.reads for entry in makers.values() if not entry.behind}
+    convolutions = {entry.output for entry in model.entries}
+    for entry in makers.values():
+        if entry.output in read:
+            continue
+        parts = [entry]
+        while (maker := _maker(makers, parts[0])) and len(parts) <= len(makers):
+            parts.insert(0, maker)
+        if len(parts) > 1 and convolutions & {part.output for part in parts}:
+            yield Chain(tuple(parts))
+
+
+def _pattern(entry: Entry) -> Linear:
+    """A layer for the sake of where its entries stand: of a convolution no weight is read."""
+    outline = entry.require()
+    if isinstance(outline, IndexMap):
+        return Convolution(np.ones(outline.kernel_shape, np.float32), outline)
+    return entry.load()
+
+
+def _maker(makers: Mapping[str, Entry], entry: Entry) -> Entry | None:
+    """The layer that makes what another reads; None where something else stands in between."""
+    return None if entry.behind else makers.get(entry.reads)
+
+
+def _makers(model: Model) -> dict[str, Entry]:
+    return {entry.output: entry for entry in (*model.entries, *model.others)}
+
+
+def _first(model: Model, name: str) -> Callable[[Entry], bool]:
+    """Tells the first layer of a chain: the layer of this name, or that which reads the tensor."""
+    try:
+        position = model.layer(name).position
+    except UsageError:
+        if not any(entry.reads == name for entry in _makers(model).values()):
+            raise
+        return lambda entry: entry.reads == name
+    return lambda entry: entry.position == position
+
+
+def _back(model: Model, last: Entry, is_first: Callable[[Entry], bool]) -> list[Entry]:
+    """The layers from the first to the last."""
+    makers = _makers(model)
+    parts = [last]
+    while not is_first(parts[0]):
+        maker = _maker(makers, parts[0])
+        if maker is None or len(parts) > len(makers):
+            behind = parts[0].behind or f"the tensor {parts[0].reads!r}"
+            raise UsageError(
+                f"linear layers alone lead to {last.name!r} only from {parts[0].name!r} on, which "
+                f"reads {behind}"
+            )
+        parts.insert(0, maker)
+    return parts

@@ -1,0 +1,37 @@
+"""Values of a stranger's JSON, taken for exactly what they should be."""
+
+from typing import Any, TypeVar
+
+from convfc_cli.errors import GeometryError
+
+T = TypeVar("T")
+
+_NAMES = {int: "a whole number", bool: "true or false", str: "a text", dict: "an object"}
+_NAMES[list] = "a list"
+
+DEEPEST = 32
+"""Axes of a tensor."""
+
+
+def plain(kind: type[T], value: object) -> T:
+    """The value, which must be of exactly this type: True is no number. Raises `ValueError`."""
+    if type(value) is not kind:
+        raise ValueError(f"{str(value)[:80]!r} where {_NAMES[kind]} belongs")
+    return value
+
+
+def sizes(value: object) -> tuple[int, ...]:
+    """A shape: a list of whole numbers from 1 on.
+
+    >>> sizes([3, 224, 224])
+    (3, 224, 224)
+    """
+    found = tuple(plain(int, size) for size in plain(list, value))
+    if len(found) > DEEPEST or min(found, default=1) < 1:
+        raise GeometryError(f"{str(list(found))[:80]} is no shape")
+    return found
+
+
+def field(content: dict[str, Any], name: str, kind: type[T]) -> T:
+    """A field of an object. Raises `KeyError`, `ValueError`."""
+    return plain(kind, content[name])
