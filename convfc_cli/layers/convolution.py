@@ -19,10 +19,11 @@ from convfc_cli.layers.linear import (
     Strip,
     Weights,
     as_ones,
+    axes_of,
     checked,
 )
 from convfc_cli.layout import Layout
-from convfc_cli.plain import field, plain, sizes
+from convfc_cli.plain import field, sizes
 from convfc_cli.streams import SparseRows
 from convfc_cli.taps import Index, IndexMap, Tap, colouring
 
@@ -98,10 +99,7 @@ class Convolution(Copies):
         shape = sizes(geometry["kernel_shape"])
         if shape != kernel.shape:  # before it is counted through
             raise ValueError(f"it says kernel_shape {shape}, the kernel has {kernel.shape}")
-        axes = tuple(
-            Axis(**{key: plain(int, number) for key, number in plain(dict, axis).items()})
-            for axis in geometry["axes"]
-        )
+        axes = axes_of(geometry)
         index_map = IndexMap(
             shape, axes, field(geometry, "groups", int), field(geometry, "transposed", bool)
         )

@@ -66,10 +66,6 @@ class Dense(Blockwise):
         """(made, read), whichever way round."""
         return self.kernel.T if self.transposed else self.kernel
 
-    def bias_tensor(self) -> Array:
-        bias = np.zeros((), self.dtype) if self.bias is None else self.bias
-        return np.broadcast_to(bias, self.output_shape)
-
     def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
         return type(self)(kernel, self.before, self.after, bias, transposed=self.transposed)
 

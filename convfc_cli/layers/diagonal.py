@@ -49,10 +49,6 @@ class Diagonal(Blockwise):
     def outline(self) -> Extent:
         return Extent(self._shape, self._shape, self.kernel.shape, prod(self._shape))
 
-    def bias_tensor(self) -> Array:
-        bias = np.zeros((), self.dtype) if self.bias is None else self.bias
-        return np.broadcast_to(bias, self.output_shape)
-
     def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
         return type(self)(kernel, self.output_shape, bias)
 

@@ -66,9 +66,6 @@ class Gather(Blockwise):
         nnz = int(np.count_nonzero(self.source >= 0))
         return Extent(source, output, (1,), nnz, held=self.source.nbytes)
 
-    def bias_tensor(self) -> Array:
-        return np.broadcast_to(np.zeros((), self.dtype), self.output_shape)
-
     def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
         return type(self)(self.far, self.source, transposed=self.transposed, kernel=kernel)
 

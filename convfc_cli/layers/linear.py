@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, UsageError
+from convfc_cli.geometry import Axis
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Outline
 from convfc_cli.plain import plain
@@ -249,6 +250,7 @@ class Copies(Linear):
 
     kernel: Array
     bias: Array | None
+    """As many axes as the output, each with its size or 1, unless a kind has it otherwise."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -257,6 +259,10 @@ class Copies(Linear):
     @property
     def finite(self) -> bool:
         return bool(np.isfinite(self.kernel).all())
+
+    def bias_tensor(self) -> Array:
+        bias = np.zeros((), self.dtype) if self.bias is None else self.bias
+        return np.broadcast_to(bias, self.output_shape)
 
     @abstractmethod
     def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
@@ -317,6 +323,14 @@ def checked(
             f"a bias of shape {bias.shape} and {bias.dtype}; {shape} of {kernel.dtype} is asked for"
         )
     return frozen(kernel), None if bias is None else frozen(bias)
+
+
+def axes_of(geometry: dict[str, Any]) -> tuple[Axis, ...]:
+    """The axes that a stranger's description states; raises what `restore` does."""
+    return tuple(
+        Axis(**{key: plain(int, number) for key, number in plain(dict, axis).items()})
+        for axis in plain(list, geometry["axes"])
+    )
 
 
 def frozen(array: Array) -> Array:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.blockwise import Blockwise
-from convfc_cli.layers.linear import Read, checked
+from convfc_cli.layers.linear import Read, axes_of, checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Extent
-from convfc_cli.plain import field, plain
+from convfc_cli.plain import field
 from convfc_cli.taps import Index, colouring, count_taps
 
 Array = NDArray[Any]
@@ -66,10 +66,6 @@ class LocallyConnected(Blockwise):
         nnz = prod(self.kernel.shape[:2]) * prod(map(count_taps, self.axes))
         return Extent(*shapes, self.kernel.shape, nnz)
 
-    def bias_tensor(self) -> Array:
-        bias = np.zeros((), self.dtype) if self.bias is None else self.bias
-        return np.broadcast_to(bias, self.output_shape)
-
     def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
         return type(self)(kernel, self.axes, bias, transposed=self.transposed)
 
@@ -87,10 +83,7 @@ class LocallyConnected(Blockwise):
 
     @classmethod
     def restore(cls, geometry: dict[str, Any], read: Read) -> Self:
-        axes = tuple(
-            Axis(**{key: plain(int, number) for key, number in plain(dict, axis).items()})
-            for axis in geometry["axes"]
-        )
+        axes = axes_of(geometry)
         bias = read("kernel_bias") if field(geometry, "bias", bool) else None
         return cls(read("kernel"), axes, bias, transposed=field(geometry, "transposed", bool))
 
