@@ -38,8 +38,7 @@ from convfc_cli.checks.probes import (
 from convfc_cli.checks.reals import Reals
 from convfc_cli.checks.structure import Structure
 from convfc_cli.errors import Defect, UsageError, WrongContents
-from convfc_cli.layers.linear import Linear, described
-from convfc_cli.layers.product import parts
+from convfc_cli.layers.linear import Linear, unbiased
 from convfc_cli.matrices.format import Progress, Stored
 from convfc_cli.matrices.matrix import Matrix, digest
 from convfc_cli.report import EVERY_ENTRY, Finding, Report, WrongEntry
@@ -286,7 +285,7 @@ def _origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
     if replace(origin, file="", sha256="") != replace(expected.origin, file="", sha256=""):
         told = f"{origin.op} {origin.layer!r} of {origin.dtype or 'unknown dtype'}"
         return Finding("origin", False, f"the model's layer is not the {told} that the file names")
-    if _unbiased(described(layer)) != _unbiased(described(original)):
+    if unbiased(layer) != unbiased(original):
         told = f"{_told(layer)}, in the model {_told(original)}"
         return Finding("origin", False, f"the geometry is not that of the model's layer: {told}")
     arrays, originals = layer.arrays(), original.arrays()
@@ -296,8 +295,8 @@ def _origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
             place = tuple(int(i) for i in wrong)
             told = f"{array[place]!s}, in the model {originals[name][place]!s}"
             return Finding("origin", False, f"{name} element {place} is {told}")
-    for ours, theirs in zip(parts(layer), parts(original), strict=True):
-        if ours.bias_tensor().tobytes() != theirs.bias_tensor().tobytes():
+    for ours, theirs in zip(layer.biases(), original.biases(), strict=True):
+        if ours.tobytes() != theirs.tobytes():
             return Finding("origin", False, "the bias is not that of the model's layer")
     changes = ["flipped"] * origin.flipped + ["dequantized"] * origin.dequantized
     if "int" in origin.dtype and not origin.dequantized and layer.dtype.kind == "f":
@@ -308,14 +307,6 @@ def _origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
     if origin.sha256 != expected.origin.sha256:
         told += "; the model file is another than the one it was written from"
     return Finding("origin", True, f"geometry, kernel and bias are {told}", against="the model")
-
-
-def _unbiased(content: dict[str, Any]) -> dict[str, Any]:
-    """A description without its biases: none is as good as one of zeros."""
-    kept = {key: value for key, value in content.items() if key not in ("bias", "bias_shape")}
-    if "factors" in kept:
-        kept["factors"] = list(map(_unbiased, kept["factors"]))
-    return kept
 
 
 def _told(layer: Linear) -> str:

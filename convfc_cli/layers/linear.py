@@ -133,6 +133,10 @@ class Linear(ABC):
     def bias_tensor(self) -> Array:
         """The bias of each output, (output_shape)."""
 
+    def biases(self) -> list[Array]:
+        """What is added on the way to the outputs, step by step."""
+        return [self.bias_tensor()]
+
     @abstractmethod
     def adjoint(self) -> "Linear":
         """The map whose matrix is the transpose, without a bias."""
@@ -300,6 +304,18 @@ def described(layer: Linear) -> dict[str, Any]:
     """All of a layer but its arrays, as JSON has it."""
     shapes = {"input_shape": layer.input_shape, "output_shape": layer.output_shape}
     return {"kind": layer.kind, **shapes, **layer.geometry()}
+
+
+def unbiased(layer: Linear) -> dict[str, Any]:
+    """What `described` says, but whether there is a bias: none is as good as one of zeros."""
+    return _without_bias(described(layer))
+
+
+def _without_bias(content: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in content.items() if key not in ("bias", "bias_shape")}
+    if "factors" in kept:
+        kept["factors"] = list(map(_without_bias, kept["factors"]))
+    return kept
 
 
 def restored(geometry: dict[str, Any], read: Read) -> Linear:

@@ -159,6 +159,9 @@ class Product(Linear):
                 bias = factor.apply(bias, as_float64) + as_float64(factor.bias_tensor())
             return bias.astype(self.dtype)
 
+    def biases(self) -> list[Array]:
+        return [factor.bias_tensor() for factor in self.factors]
+
     def adjoint(self) -> "Product":
         return self._adjoint
 
