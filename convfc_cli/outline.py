@@ -41,8 +41,25 @@ class Outline(Protocol):
         """Entries of the matrix that are stored."""
 
 
+class Sized:
+    """An outline that counts its rows and columns by the shapes."""
+
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Outputs."""
+        return prod(self.output_shape)
+
+    @property
+    def columns(self) -> int:
+        """Inputs."""
+        return prod(self.input_shape)
+
+
 @dataclass(frozen=True)
-class Extent:
+class Extent(Sized):
     """The outline of a layer that is told by its sizes.
 
     >>> Extent((3, 8, 8), (10,), (10, 192), 1920).columns
@@ -55,13 +72,3 @@ class Extent:
     nnz: int
     groups: int = 1
     held: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Outputs."""
-        return prod(self.output_shape)
-
-    @property
-    def columns(self) -> int:
-        """Inputs."""
-        return prod(self.input_shape)

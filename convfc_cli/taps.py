@@ -190,6 +190,19 @@ def _block(axis: Axis, first: int, last: int, transposed: bool) -> tuple[tuple[i
     return tuple(rows)
 
 
+def elements_between(axes: Sequence[Axis], near: Index, far: Index) -> Index | None:
+    """The kernel elements by which a place on the written side reads one on the reading side, along
+    each axis; None where it does not.
+    """
+    elements = []
+    for axis, o, i in zip(axes, near, far, strict=True):
+        element, rest = divmod(i + axis.offset - o * axis.stride, axis.dilation)
+        if rest or not 0 <= element < axis.kernel:
+            return None
+        elements.append(element)
+    return tuple(elements)
+
+
 @dataclass(frozen=True, slots=True)
 class Tap:
     """One nonzero: the output element, the input element, and the kernel element between them."""
@@ -315,13 +328,8 @@ class IndexMap:
         channel = far[0] - self._far_channel(near[0], 0)
         if not 0 <= channel < self.kernel_shape[1]:
             return None
-        elements = []
-        for axis, o, i in zip(self.axes, near[1:], far[1:], strict=True):
-            element, rest = divmod(i + axis.offset - o * axis.stride, axis.dilation)
-            if rest or not 0 <= element < axis.kernel:
-                return None
-            elements.append(element)
-        return (near[0], channel, *elements)
+        elements = elements_between(self.axes, near[1:], far[1:])
+        return None if elements is None else (near[0], channel, *elements)
 
     def _far_channel(self, near: int, element: int) -> int:
         """The far-side channel of kernel element [near, element, ...]."""

@@ -16,7 +16,7 @@ from convfc_cli.layers.linear import Read, axes_of, checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Extent
 from convfc_cli.plain import field
-from convfc_cli.taps import Index, colouring, count_taps
+from convfc_cli.taps import Index, colouring, count_taps, elements_between
 
 Array = NDArray[Any]
 
@@ -89,13 +89,8 @@ class LocallyConnected(Blockwise):
 
     def weight_of(self, output: Index, source: Index) -> Index | None:
         near, far = (source, output) if self.transposed else (output, source)
-        elements = []
-        for axis, o, i in zip(self.axes, near[1:], far[1:], strict=True):
-            element, rest = divmod(i + axis.offset - o * axis.stride, axis.dilation)
-            if rest or not 0 <= element < axis.kernel:
-                return None
-            elements.append(element)
-        return (near[0], far[0], *near[1:], *elements)
+        elements = elements_between(self.axes, near[1:], far[1:])
+        return None if elements is None else (near[0], far[0], *near[1:], *elements)
 
     def colours(self) -> Array:
         channels, *sizes = self.input_shape

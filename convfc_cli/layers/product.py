@@ -31,6 +31,7 @@ from convfc_cli.layers.linear import (
     restored,
 )
 from convfc_cli.layout import Layout
+from convfc_cli.outline import Sized
 from convfc_cli.plain import plain
 from convfc_cli.streams import CHUNK, SparseRows
 
@@ -360,34 +361,16 @@ class Block:
     values: Array
 
 
-@dataclass(frozen=True)
-class Filled:
+class Filled(Sized):
     """The outline of a product: how many entries it has is found by multiplying its patterns."""
 
-    product: Product
-
     kernel_shape: tuple[int, ...] = ()
-    groups: int = 1
+    groups = 1
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """That of the first factor."""
-        return self.product.factors[0].input_shape
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """That of the last factor."""
-        return self.product.factors[-1].output_shape
-
-    @property
-    def rows(self) -> int:
-        """Outputs."""
-        return prod(self.output_shape)
-
-    @property
-    def columns(self) -> int:
-        """Inputs."""
-        return prod(self.input_shape)
+    def __init__(self, product: Product) -> None:
+        self.product = product
+        self.input_shape = product.factors[0].input_shape
+        self.output_shape = product.factors[-1].output_shape
 
     @property
     def nnz(self) -> int:
