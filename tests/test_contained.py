@@ -1,0 +1,206 @@
+"""The child process: results, errors, limits, crashes, and what becomes of it."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convfc_cli import contained
+from convfc_cli.contained import Failed, Limits, call, run
+from convfc_cli.errors import MalformedInput, Refused, SizeMissing
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux")
+
+STRICT = Limits(memory=2**26, seconds=1)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def complain() -> None:
+    raise SizeMissing("the size is open", "x=1,2")
+
+
+def loud() -> str:
+    os.write(1, b"to standard output")
+    os.write(2, b"to standard error")
+    print("through Python", flush=True)
+    return "done"
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def test_run_sees_what_its_caller_sees() -> None:
+    mine = {"a": np.arange(3)}
+    found = run(lambda: (os.getpid(), mine["a"] * 2), "doubling")
+    assert found[0] != os.getpid()
+    assert found[1].tolist() == [0, 2, 4]
+
+
+def test_call_keeps_its_child() -> None:
+    assert call(pid, what="asking") == call(pid, what="asking") != os.getpid()
+    assert call(divmod, 7, 3, what="dividing") == (2, 1)
+
+
+def test_an_error_of_ours_arrives_whole() -> None:
+    for ask in (lambda: run(complain, "asking"), lambda: call(complain, what="asking")):
+        with pytest.raises(SizeMissing, match="the size is open") as caught:
+            ask()
+        assert caught.value.hint == "x=1,2"
+
+
+def test_any_other_error_arrives_as_its_name_and_message() -> None:
+    with pytest.raises(Failed, match="invalid literal") as caught:
+        call(int, "seven", what="reading")
+    assert caught.value.kind == "ValueError"
+
+
+@pytest.mark.parametrize("size", [2**27, 2**34])
+def test_memory_is_bounded(size: int) -> None:
+    before = call(pid, what="asking")
+    with pytest.raises(Refused, match=r"making zeros takes more than 67108864 bytes of memory"):
+        call(bytes, size, what="making zeros", limits=STRICT)
+    assert call(pid, what="asking") == before
+
+
+def test_a_result_too_large_to_send_is_refused() -> None:
+    with pytest.raises(Refused, match="bytes of memory"):
+        call(bytes, 40 * 2**20, what="making zeros", limits=STRICT)
+    assert len(call(bytes, 2**20, what="making zeros", limits=STRICT)) == 2**20
+
+
+def test_cpu_time_is_bounded_for_each_call_and_not_for_all() -> None:
+    begun = time.process_time()
+    with pytest.raises(Refused, match="spinning takes more than 1 seconds of CPU time"):
+        run(spin, "spinning", STRICT)
+    assert time.process_time() - begun < 1
+    for _ in range(3):  # 1.5 seconds in all
+        assert call(busy, 0.5, what="working", limits=STRICT)
+
+
+def busy(seconds: float) -> bool:
+    begun = time.process_time()
+    while time.process_time() - begun < seconds:
+        pass
+    return True
+
+
+def test_a_call_that_sleeps_is_ended_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contained, "PATIENCE", 1)
+    with pytest.raises(Refused, match="sleeping takes more than 1 seconds"):
+        call(time.sleep, 30, what="sleeping", limits=STRICT)
+    assert call(pid, what="asking") != os.getpid()
+
+
+def test_a_crash_is_malformed_input_and_the_next_call_has_a_new_child() -> None:
+    before = call(pid, what="asking")
+    with pytest.raises(MalformedInput, match=r"reading address 0 crashes \(signal 11\)"):
+        call(ctypes.string_at, 0, what="reading address 0")
+    assert call(pid, what="asking") not in (before, os.getpid())
+
+
+def test_what_the_system_kills_is_refused() -> None:
+    with pytest.raises(Refused, match="killed by the system"):
+        run(lambda: os.kill(os.getpid(), signal.SIGKILL), "dying")
+
+
+def test_a_child_that_keeps_too_much_is_replaced() -> None:
+    before = call(pid, what="asking", limits=STRICT)
+    for _ in range(2):
+        call(keep, 40 * 2**20, what="keeping", limits=STRICT)
+    assert call(pid, what="asking", limits=STRICT) != before
+
+
+kept: list[bytes] = []
+
+
+def keep(size: int) -> int:
+    kept.append(b"\1" * size)
+    return len(kept)
+
+
+def test_within_a_child_calls_are_made_in_place() -> None:
+    inner, outer = run(lambda: (call(pid, what="asking"), os.getpid()), "asking")
+    assert inner == outer != os.getpid()
+
+
+def test_elsewhere_than_on_linux_calls_are_made_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert call(pid, what="asking") == run(pid, "asking") == os.getpid()
+    with pytest.raises(Failed, match="invalid literal"):
+        call(int, "seven", what="reading")
+    with pytest.raises(SizeMissing):
+        run(complain, "asking")
+
+
+def test_nothing_that_a_child_prints_reaches_anybody(capfd: pytest.CaptureFixture[str]) -> None:
+    print("before it")  # in a buffer that the child inherits
+    assert run(loud, "printing") == call(loud, what="printing") == "done"
+    assert capfd.readouterr() == ("before it\n", "")
+
+
+def test_a_signal_to_the_parent_ends_the_child() -> None:
+    class Stop(BaseException):
+        pass
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stop
+
+    before = call(pid, what="asking")
+    previous = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(Stop):
+            call(time.sleep, 60, what="sleeping")
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+
+
+def test_a_process_that_was_forked_has_a_child_of_its_own() -> None:
+    mine = call(pid, what="asking")
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(theirs, str(call(pid, what="asking")).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(ours, 20)) not in (mine, child)
+    os.close(ours)
+    os.close(theirs)
+    assert call(pid, what="asking") == mine
+
+
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)"])
+def test_it_goes_when_its_parent_goes(end: str) -> None:
+    script = (
+        "import os; from convfc_cli.contained import call; "
+        f"print(call(os.getpid, what='asking'), flush=True); {end}"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert found.stderr == b""
+    begun = time.monotonic()
+    while is_running(int(found.stdout)):
+        assert time.monotonic() - begun < 10
+        time.sleep(0.01)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
