@@ -313,7 +313,7 @@ def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
                 except ConvfcError as error:
                     if not options.keep_going or error.exit_code in (6, 70):
                         raise
-                    failures.append((item.entry, error))
+                    failures.append((item.entry, error.without_frames()))
             for result in _write(plan, made, options, observer) if made else []:
                 results.append(result)
                 observer.finished(result)

@@ -22,6 +22,15 @@ class ConvfcError(Exception):
 
     exit_code = 70
 
+    def without_frames(self) -> "ConvfcError":
+        """Return the same error, cut loose from where it was raised.
+
+        The frames of a traceback keep every array that was alive in them, and a cause may keep the
+        text that it is about: who stores an error, rather than raise it, stores this.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
+
 
 class WrongContents(ConvfcError):
     """A well-formed file whose contents are wrong."""

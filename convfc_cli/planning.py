@@ -193,7 +193,7 @@ def make_plan(
         except ConvfcError as reason:
             if not options.keep_going:
                 raise
-            failures.append((entry, reason))
+            failures.append((entry, reason.without_frames()))
             continue
         if options.kernel_index and not outline.kernel_shape:
             raise UsageError(

@@ -130,6 +130,10 @@ class Entry:
     parts: "tuple[Entry, ...]" = ()
     """Of a chain of layers these, in order; none of a single layer."""
 
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            self.error.without_frames()
+
     @property
     def matrix_dtype(self) -> str:
         """The dtype of the matrix, unless another is asked for: narrower floats are widened, whole
