@@ -350,7 +350,7 @@ def _write(
     """Write one file, prove it, and give it its name."""
     kind, path = made[0].item.kind, made[0].item.path
     # What lies beside takes its name first: a matrix never stands without its metadata.
-    paths = [*kind.beside(path), path]
+    paths = [*made[0].item.beside, path]
     with replacing_all(*paths, force=options.force) as files:
         for file in files[:-1]:
             (matrix,) = (one.matrix for one in made)

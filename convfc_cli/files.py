@@ -61,7 +61,7 @@ class Input:
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Input]:
-    """Open a file to read; `-` is standard input.
+    """Open a file that a person named; `-` is standard input.
 
     Raises `UsageError` for a path that names no file, `MalformedInput` for an empty one,
     `Refused` for a device or a pipe that gives too much.
@@ -86,6 +86,27 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Input]:
                 yield source
         except OSError as error:
             raise UsageError(f"cannot read {name}: {_reason(error)}") from error
+
+
+@contextmanager
+def sibling(path: Path) -> Iterator[Input]:
+    """Open a file that nobody named but another file or its name: only a regular one, and without
+    waiting for whoever writes into a pipe.
+
+    Raises `MalformedInput` where there is none, or another thing of that name.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise MalformedInput(f"{path} is not a regular file")
+            yield _input(str(path), path, file)
+    except (OSError, ValueError) as error:
+        reason = _reason(error) if isinstance(error, OSError) else str(error)
+        raise MalformedInput(f"cannot read {path}: {reason}") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
 @contextmanager

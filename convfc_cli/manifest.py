@@ -6,21 +6,28 @@ or where it was written.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from convfc_cli import __version__
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused
-from convfc_cli.files import opened
-from convfc_cli.matrices.registry import formats
+from convfc_cli.files import sibling
+from convfc_cli.matrices.registry import by_suffix, formats
 from convfc_cli.models.model import Model
 
 MANIFEST = "manifest.json"
 SCHEMA = "convfc-manifest/1"
 
-LONGEST = 2**26
-"""Bytes of a manifest that are read."""
+LONGEST = 2**24
+"""Bytes of a manifest that are read: parsed, they may take thirty times as many."""
+
+MOST = 2**16
+"""Matrix files of one folder."""
+
+_OURS = re.compile(rb'\s*\{\s*"schema"\s*:\s*"convfc-manifest/')
+"""What a manifest of ours begins with, of whatever version, whole or damaged further on."""
 
 
 def manifest(
@@ -47,14 +54,21 @@ def matrix_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]] | ConvfcE
         raise MalformedInput(
             f"{folder} has no {MANIFEST}: it is incomplete, or not a folder that convfc wrote"
         )
+    with sibling(folder / MANIFEST) as source:
+        if source.size > LONGEST:
+            raise MalformedInput(
+                f"{source.name} has {source.size} bytes; at most {LONGEST} are read"
+            )
+        text = source.file.read()
     try:
-        with opened(folder / MANIFEST) as source:
-            content = json.loads(source.file.read(LONGEST).decode())
+        content = json.loads(text.decode())
+        if content["schema"] != SCHEMA or len(content["matrices"]) > MOST:
+            raise ValueError("it is of another schema")
         entries = [dict(entry) for entry in content["matrices"]]
         names = [entry["file"] for entry in entries]
         sha256 = content.get("model", {}).get("sha256")
-        if content["schema"] != SCHEMA or not all(type(name) is str for name in names):
-            raise ValueError("it is of another schema")
+        if not all(type(name) is str for name in names) or len(set(names)) < len(names):
+            raise ValueError("it names no files, or one of them twice")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MalformedInput(
             f"{folder / MANIFEST} is damaged, or no manifest of convfc's"
@@ -63,18 +77,39 @@ def matrix_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]] | ConvfcE
         path = folder / name
         if Path(name).name != name:
             yield Refused(f"{folder / MANIFEST} names {name!r}, which is outside the folder")
-        elif not path.is_file() or path.stat().st_size != entry.get("bytes"):
-            size = entry.get("bytes")
-            yield MalformedInput(f"{path} is missing or not {size} bytes: the folder is incomplete")
+        elif _size(path) != entry.get("bytes"):
+            size = str(entry.get("bytes"))[:80]
+            yield MalformedInput(
+                f"{str(path)[:200]} is missing or not {size} bytes: the folder is incomplete"
+            )
         else:
             yield path, {**entry, "sha256": sha256}
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a manifest that convfc wrote, by how it begins; it may be damaged further
+    on.
+    """
+    try:
+        with sibling(path) as source:
+            return _OURS.match(source.head) is not None
+    except MalformedInput:
+        return False
+
+
+def _size(path: Path) -> int | None:
+    """The bytes of a regular file; None where there is none that could have this name."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def unlisted(folder: Path, listed: Iterable[Path]) -> list[Path]:
     """The matrix files of a folder that are neither listed nor beside one that is."""
     known = set(listed)
-    for path in tuple(known):
-        for kind in formats().values():
-            known.update(kind.beside(path))
     suffixes = {suffix for kind in formats().values() for suffix in kind.suffixes}
+    for path in tuple(known):
+        if path.suffix.lower() in suffixes:
+            known.update(by_suffix(path).read_with(path))
     return [p for p in sorted(folder.iterdir()) if p.suffix in suffixes and p not in known]

@@ -16,7 +16,7 @@ from convfc_cli.checks.probes import PROBES, check_size
 from convfc_cli.errors import ConvfcError, MalformedInput, OutputExists, Refused, UsageError
 from convfc_cli.files import STDIN, check_replaceable, free_space, opened
 from convfc_cli.layout import Layout
-from convfc_cli.manifest import MANIFEST
+from convfc_cli.manifest import MANIFEST, is_ours
 from convfc_cli.matrices import registry as matrix_kinds
 from convfc_cli.matrices.format import MatrixFormat
 from convfc_cli.matrices.matrix import Spec
@@ -64,6 +64,11 @@ class Item:
     kind: MatrixFormat
     path: Path
     size: int
+
+    @property
+    def beside(self) -> list[Path]:
+        """What is written beside it: its operator file, where its format has no metadata."""
+        return self.kind.beside(self.path)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -269,16 +274,38 @@ def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
 
 
 def _check_destinations(plan: Plan, options: Options) -> None:
+    paths = [path for item in plan.items for path in (item.path, *item.beside)]
     if plan.folder is not None:
         if plan.folder.exists() and not plan.folder.is_dir():
             raise OutputExists(f"{plan.folder} exists and is no folder: -o names another place")
-        check_replaceable(plan.folder / MANIFEST, force=options.force)
-    for item in plan.items:
-        check_replaceable(item.path, force=options.force)
-        if plan.model.path and item.path.exists() and item.path.samefile(plan.model.path):
-            raise UsageError(f"{item.path} is the model itself: -o names another place")
-        for path in item.kind.beside(item.path):
-            check_replaceable(path, force=options.force)
+        paths.insert(0, plan.folder / MANIFEST)
+    for path in paths:
+        check_replaceable(path, force=options.force)
+    there = [path for path in paths if path.exists()]
+    if not there:
+        return
+    model = plan.model
+    read = {identity for file in (model.path, *model.beside()) if (identity := _identity(file))}
+    for path in there:
+        if _identity(path) in read:
+            raise UsageError(
+                f"{path} is the model itself, or a file that it keeps weights in: -o names "
+                f"another place"
+            )
+        if plan.folder is not None and path == plan.folder / MANIFEST and not is_ours(path):
+            raise UsageError(
+                f"{path} is not a manifest that convfc wrote: --force does not replace it; "
+                f"-o names another place"
+            )
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """What tells whether two paths lead to one file; None where there is none."""
+    try:
+        found = None if path is None else path.stat()
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino) if found else None
 
 
 def human(size: int) -> str:

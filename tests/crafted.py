@@ -67,7 +67,7 @@ def suits(form: str, layout: Layout) -> bool:
 
 def sidecar(path: Path) -> Path:
     """Where the operator file of a file without metadata lies, as its documentation says."""
-    return path.with_name(f"{path.stem}.operator.npz")
+    return path.with_name(f"{path.name}.operator.npz")
 
 
 def written(kind: MatrixFormat, matrix: Matrix, folder: Path, name: str = "matrix") -> Path:

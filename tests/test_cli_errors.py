@@ -78,7 +78,7 @@ def existing_file_where_the_folder_belongs(folder: Path) -> list[object]:
 
 
 def existing_sidecar(folder: Path) -> list[object]:
-    (folder / "c.operator.npz").write_bytes(b"mine")
+    (folder / "c.npy.operator.npz").write_bytes(b"mine")
     return [net(folder / "m.onnx"), "-o", "c.npy"]
 
 
@@ -133,7 +133,7 @@ CASES: list[tuple[Callable[[Path], list[object]], int, str]] = [
     (existing_link, 2, "c.npz exists: --force replaces it"),
     (existing_folder, 2, "manifest.json exists: --force replaces it"),
     (existing_file_where_the_folder_belongs, 2, "m.onnx.fc exists and is no folder"),
-    (existing_sidecar, 2, "c.operator.npz exists"),
+    (existing_sidecar, 2, "c.npy.operator.npz exists"),
     (folder_in_the_way, 2, "is a folder"),
     (lambda folder: [LENET, "-o", "/dev/null/"], 2, "is no folder"),
     (lambda folder: [LENET, "-l", "@0", "-o", ""], 2, "-o is empty"),

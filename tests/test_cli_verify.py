@@ -80,7 +80,7 @@ def test_a_right_file(matrix: Path) -> None:
 @pytest.mark.parametrize("transpose", [False, True])
 def test_every_form_and_layout(model: Path, form: str, layout: str, transpose: bool) -> None:
     more = ["--form", form, "--layout", layout, *(["--transpose"] if transpose else [])]
-    (path,) = run("convert", model, "--no-verify", *more).succeeded().lines
+    path, *_ = run("convert", model, "--no-verify", *more).succeeded().lines
     found = report(path, "--model", model)
     assert (found["ok"], found["form"]) == (True, form)
 
@@ -251,8 +251,8 @@ def test_a_dense_file_without_what_lies_beside_it(model: Path) -> None:
     Path("c.npy").write_bytes(content[:-1])
     assert "c.npy" in run("verify", "c.npy").failed(3)
     Path("c.npy").write_bytes(content)
-    os.remove("c.operator.npz")
-    assert "c.operator.npz beside it" in run("verify", "c.npy").failed(3)
+    os.remove("c.npy.operator.npz")
+    assert "c.npy.operator.npz beside it" in run("verify", "c.npy").failed(3)
 
 
 # What is verified where nothing, or much, is named

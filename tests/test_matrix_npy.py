@@ -69,7 +69,7 @@ def test_an_npy_without_its_operator_file_is_malformed_and_the_file_is_named(tmp
     crafted.sidecar(path).unlink()
     kind, message = outcome(path)
     assert kind == "MalformedInput"
-    assert "matrix.npy needs matrix.operator.npz beside it" in message
+    assert "matrix.npy needs matrix.npy.operator.npz beside it" in message
 
 
 def test_an_npy_from_a_pipe_is_a_usage_error_that_says_why():

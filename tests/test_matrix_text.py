@@ -386,7 +386,7 @@ def test_the_operator_file_is_needed_and_stands_beside(file):
     crafted.sidecar(file).unlink()
     kind, message = outcome(file)
     assert kind == "MalformedInput"
-    assert f"{file.name} needs matrix.operator.npz beside it" in message
+    assert f"{file.name} needs {file.name}.operator.npz beside it" in message
 
 
 @every_kind
@@ -400,7 +400,10 @@ def test_text_from_a_pipe_is_a_usage_error_that_says_why(kind):
 
 @pytest.mark.parametrize("name", ["c.mtx", "c.csv", "c.mat"])
 def test_the_command_writes_proves_and_explains_it(model, name):
-    assert run("convert", model, "-o", name).succeeded().lines == [name]
+    assert run("convert", model, "-o", name).succeeded().lines == [
+        name,
+        f"{name}.operator.npz",
+    ]
     run("convert", model, "-o", "c.npz").succeeded()
     assert "proven" in run("verify", name).succeeded().out
     run("verify", name, "--exhaustive", "--model", model).succeeded()

@@ -193,6 +193,7 @@ def _json(done: "Conversion") -> dict[str, object]:
             {
                 **result.described(),
                 "file": str(result.item.path),
+                "beside": [str(path) for path in result.item.beside],
                 "report": result.report.to_json() if result.report else None,
             }
             for result in done.results

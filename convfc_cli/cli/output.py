@@ -207,7 +207,7 @@ class Reporter:
         path = str(result.item.path)
         self.stop()
         if self._paths and path != self._printed:
-            print(path, flush=True)
+            print(path, *result.item.beside, sep="\n", flush=True)
             self._printed = path
         rows, columns = result.item.shape
         told = f"  {result.item.entry.name}: {rows:,} x {columns:,}, {human(result.size)}, "

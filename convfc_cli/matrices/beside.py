@@ -1,8 +1,10 @@
 """Formats without room for metadata: the operator file of the same matrix lies beside them.
 
-`NAME.suffix`, and `NAME.operator.npz` with kernel, bias and geometry.
+`NAME.suffix`, and `NAME.suffix.operator.npz` with kernel, bias and geometry. Version 0.1 called it
+`NAME.operator.npz`, whatever the suffix; it is read where there is none of the new name.
 """
 
+import os
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, UsageError
-from convfc_cli.files import Input, opened
+from convfc_cli.files import Input, sibling
 from convfc_cli.matrices import npz
 from convfc_cli.matrices.format import MatrixFormat, Stored
 from convfc_cli.matrices.matrix import Matrix, Spec
@@ -25,7 +27,12 @@ class WithoutMetadata(MatrixFormat):
     numbered = False
 
     def beside(self, path: Path) -> list[Path]:
-        return [path.with_name(f"{path.stem}.operator.npz")]
+        return [path.with_name(f"{path.name}.operator.npz")]
+
+    def read_with(self, path: Path) -> list[Path]:
+        written = self.beside(path)
+        older = path.with_name(f"{path.stem}.operator.npz")
+        return [older] if os.path.lexists(older) and not os.path.lexists(written[0]) else written
 
     def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
         operator = Spec(spec.layout, "operator")
@@ -39,10 +46,10 @@ class WithoutMetadata(MatrixFormat):
                 f"{source.name} holds a {self.forms[0]} matrix without its metadata: name the "
                 f"file, so that its operator file beside it can be read"
             )
-        (operator,) = self.beside(source.path)
-        if not operator.exists():
+        (operator,) = self.read_with(source.path)
+        if not os.path.lexists(operator):
             raise MalformedInput(f"{source.name} needs {operator.name} beside it: it is not there")
-        with opened(operator) as beside:
+        with sibling(operator) as beside:
             return (self._read(source, beside),)
 
     def _read(self, source: Input, beside: Input) -> Stored:

@@ -108,8 +108,16 @@ class MatrixFormat(ABC):
     """Whether it has room for a kernel_index."""
 
     def beside(self, path: Path) -> list[Path]:
-        """The operator file beside the one at `path`, where that has no room for metadata."""
+        """The operator file that is written beside the one at `path`, where that has no room for
+        metadata.
+        """
         return []
+
+    def read_with(self, path: Path) -> list[Path]:
+        """The operator file that the one at `path` is read with: an earlier version called it
+        otherwise.
+        """
+        return self.beside(path)
 
     def check_holds(self, matrix: Matrix, name: str) -> None:
         """Raise `MalformedInput` where the metadata of a file of this kind say another form."""

@@ -9,7 +9,7 @@ from convfc_cli.files import Input
 from convfc_cli.hdf5_input import is_hdf5, open_tree
 from convfc_cli.models import hdf5_nir
 from convfc_cli.models.hdf5_bare import Tree, candidates, described
-from convfc_cli.models.hdf5_shards import is_sharded, shards
+from convfc_cli.models.hdf5_shards import Shards, is_sharded, shards
 from convfc_cli.models.model import Bare, Entry, Model, ModelFormat, Shapes
 
 
@@ -31,17 +31,23 @@ class Hdf5(ModelFormat):
         return {"model_config", "convfc"}.isdisjoint(open_tree(source).attributes())
 
     def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
-        entries = _entries(source, shapes, bare)
-        return Model(source.name, self.name, entries, source.sha256(), source.path)
+        found = shards(source) if is_sharded(source) else None
+        entries = _entries(source, found, shapes, bare)
+        return Model(
+            *(source.name, self.name, entries, source.sha256(), source.path),
+            beside=lambda: found.paths if found else (),
+        )
 
 
 FORMAT = Hdf5()
 
 
-def _entries(source: Input, shapes: Shapes, bare: Bare | None) -> tuple[Entry, ...]:
+def _entries(
+    source: Input, found: Shards | None, shapes: Shapes, bare: Bare | None
+) -> tuple[Entry, ...]:
     tree: Tree
-    if is_sharded(source):
-        tree = shards(source)
+    if found is not None:
+        tree = found
     else:
         tree = root = open_tree(source)
         if bare is None and hdf5_nir.is_nir(root):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from convfc_cli.errors import MalformedInput, Refused, UsageError
-from convfc_cli.files import Input, opened
+from convfc_cli.files import Input, sibling
 from convfc_cli.hdf5_input import Dataset, Group, open_tree
 
 LONGEST = 2**23
@@ -23,8 +23,8 @@ MOST = 1000
 class Shards:
     """The trees of several files, as far as a list of datasets goes."""
 
-    def __init__(self, roots: list[Group]) -> None:
-        self._roots = roots
+    def __init__(self, roots: list[Group], paths: list[Path]) -> None:
+        self._roots, self.paths = roots, paths
 
     def walk(self) -> Iterator[Dataset]:
         """All datasets, file by file."""
@@ -64,7 +64,9 @@ def shards(source: Input) -> Shards:
                 names.append(name)
     if len(names) > MOST:
         raise Refused(f"{source.name} names {len(names)} files, more than {MOST}")
-    return Shards([_opened(source.path.parent, name, source.name) for name in names])
+    folder = source.path.parent
+    roots = [_opened(folder, name, source.name) for name in names]
+    return Shards(roots, [folder / name for name in names])
 
 
 def _opened(folder: Path, name: str, where: str) -> Group:
@@ -74,9 +76,9 @@ def _opened(folder: Path, name: str, where: str) -> Group:
     if not os.path.isfile(path):
         raise MalformedInput(f"{where} names {name[:200]!r}: no such file lies beside it")
     try:
-        with opened(path) as shard:
+        with sibling(path) as shard:
             return open_tree(shard)
-    except UsageError as error:
+    except MalformedInput as error:
         raise MalformedInput(f"{where} names {name!r}: {error}") from error
 
 

@@ -5,7 +5,7 @@ layer's weights are read when it is loaded, and a layer that nobody selects need
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -239,6 +239,9 @@ class Model:
     path: Path | None = None
     lister: Callable[[], tuple[Entry, ...]] = tuple
     """Lists the other linear layers, numbered on from the convolutions."""
+
+    beside: Callable[[], Iterable[Path]] = tuple
+    """Names the other files that it is read from, whether they are there or not."""
 
     @cached_property
     def others(self) -> tuple[Entry, ...]:

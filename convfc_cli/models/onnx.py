@@ -1,6 +1,8 @@
 """ONNX models: what tells one by its bytes, and from a stranger's bytes to a parsed graph."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from convfc_cli.errors import MalformedInput, Refused, UsageError
 from convfc_cli.files import Input
@@ -43,10 +45,28 @@ class Onnx(ModelFormat):
         model = _parsed(source)
         folder = None if source.path is None else source.path.absolute().parent
         entries, lister = list_layers(model, source.name, folder, shapes)
-        return Model(source.name, self.name, entries, source.sha256(), source.path, lister)
+        return Model(
+            *(source.name, self.name, entries, source.sha256(), source.path, lister),
+            beside=lambda: _external_files(model, folder),
+        )
 
 
 FORMAT = Onnx()
+
+
+def _external_files(model: "onnx.ModelProto", folder: Path | None) -> Iterator[Path]:
+    """The files in the model's folder that it keeps weights in."""
+    todo: list[Any] = [model]
+    while folder is not None and todo:
+        message = todo.pop()
+        if message.DESCRIPTOR.name == "TensorProto":
+            for entry in message.external_data:
+                if entry.key == "location" and ".." not in entry.value and "\0" not in entry.value:
+                    yield folder / entry.value.lstrip("/")
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                todo += [value] if hasattr(value, "DESCRIPTOR") else value
 
 
 def _parsed(source: Input) -> "onnx.ModelProto":
