@@ -13,6 +13,9 @@ from convfc_cli.errors import MalformedInput
 LONGEST = 2**14
 """Bytes of a header that are accepted; a real one has 128."""
 
+KINDS = "fiuUS"
+"""Numbers and text, as NumPy tells kinds of dtypes apart."""
+
 _UNREADABLE = (
     *(ArithmeticError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError),
     TokenError,
@@ -32,10 +35,12 @@ def header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     return out.getvalue()
 
 
-def read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+def read_header(
+    file: IO[bytes], name: str, kinds: str = KINDS
+) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """(shape, dtype, bytes of the header); `file` then stands at the array's first byte.
 
-    Raises `MalformedInput` unless it is a C-ordered array of plain numbers or text whose size in
+    Raises `MalformedInput` unless it is a C-ordered array of one of these kinds whose size in
     bytes fits 63 bits: nothing that would be unpickled, nothing that was not asked for.
     """
     try:
@@ -50,7 +55,7 @@ def read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[A
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:120]
         raise MalformedInput(f"{name} is no npy array: {reason}") from error
-    if dtype.kind not in "fiuUS" or not dtype.itemsize or (fortran and len(shape) > 1):
+    if dtype.kind not in kinds or not dtype.itemsize or (fortran and len(shape) > 1):
         raise MalformedInput(f"{name} holds {dtype}, not a C-ordered array of plain numbers")
     sizes = [max(size, 1) if type(size) is int and size >= 0 else -1 for size in shape]
     if len(shape) > 32 or min(sizes, default=1) < 0 or prod(sizes) * dtype.itemsize >= 2**63:

@@ -5,13 +5,15 @@ Members, in this order, each an `.npy` array, in the schema `convfc/1`:
     convfc        the metadata: JSON in a 0-d unicode array (`matrix.describe`)
     format        the form, such as b"csr"            as scipy has it
     shape         (rows, columns), int64              as scipy has it
+    _is_array     True, for a sparse array, not a spmatrix     as scipy has it
     kernel        (out, in/groups, *spatial)
     kernel_bias   one value an output channel         only where the layer has a bias
     bias          one value an output, flattened as the outputs are
     ...           the entries, in arrays named as scipy names those of the form
     kernel_index  for each entry its flat index into kernel    only on request
 
-An operator file has convfc, kernel and kernel_bias alone. A form is a subclass of `NpzFormat` in a
+An operator file has convfc, kernel and kernel_bias alone. Version 0.1 wrote no `_is_array`, and a
+file without it is read as well. A form is a subclass of `NpzFormat` in a
 module of its own: it says which arrays hold the entries, writes them, and reads rows from them.
 """
 
@@ -35,10 +37,16 @@ from convfc_cli.matrices import schema
 from convfc_cli.matrices.container import Chunk, Member, StoredZip, skeleton
 from convfc_cli.matrices.format import Block, MatrixFormat, Progress, Rows, Sequential, Stored
 from convfc_cli.matrices.matrix import Matrix, Spec, describe, restore, stated_digest
-from convfc_cli.matrices.npy_header import header, read_header
+from convfc_cli.matrices.npy_header import KINDS, header, read_header
 from convfc_cli.outline import Outline
 
 Values = NDArray[Any]
+
+IS_ARRAY = "_is_array"
+"""What SciPy opens a file by as an array: without it, as a matrix, which it deprecates."""
+
+LONGEST_NOTE = 2**14
+"""Bytes of what says something of the entries, with its header: a real one has some 150."""
 
 MOST_MEMBERS = 2 * MOST_FACTORS + 16
 """Two arrays of each factor, and our own."""
@@ -80,6 +88,7 @@ class NpzFormat(MatrixFormat):
         if matrix.spec.sparse:  # without them, nobody takes an operator file for a matrix
             yield schema.whole("format", np.array(matrix.form.encode()))
             yield schema.whole("shape", np.array(matrix.shape, np.int64))
+            yield schema.whole(IS_ARRAY, np.array(True))
         yield from schema.weights(matrix)
         if matrix.spec.sparse:
             yield schema.bias(matrix)
@@ -181,11 +190,18 @@ class _StoredNpz(Stored):
 
     def _open_rows(self) -> None:
         matrix, shape = self.matrix, self.matrix.shape
-        stated = self._member("shape").whole()
+        stated = self._member("shape", limit=LONGEST_NOTE).whole()
         if stated.dtype.kind not in "iu" or stated.tolist() != list(shape):
             raise WrongContents(f"shape is {stated.tolist()}, not {list(shape)}")
-        if self._member("format").whole().tolist() not in (matrix.form.encode(), matrix.form):
+        if self._member("format", limit=LONGEST_NOTE).whole().tolist() not in (
+            matrix.form.encode(),
+            matrix.form,
+        ):
             raise WrongContents(f"format is not {matrix.form}")
+        if self._has(IS_ARRAY):
+            flag = self._member(IS_ARRAY, limit=LONGEST_NOTE, kinds="b").whole()
+            if flag.shape != () or not flag:
+                raise WrongContents(f"{IS_ARRAY} is {str(flag)[:80]}, not True")
         arrays = {name: self._array(name, *given) for name, given in self._arrays.items()}
         self._streams = list(arrays.values())
         self._kernel_index = arrays.get("kernel_index")
@@ -200,6 +216,7 @@ class _StoredNpz(Stored):
         found = set(self._zip.namelist())
         if missing := sorted(names - found):
             raise MalformedInput(f"{self.name} has no member {missing[0]}")
+        names |= {f"{IS_ARRAY}.npy"} if matrix.spec.sparse else set()
         if unknown := sorted(found - names):
             raise MalformedInput(
                 f"{self.name} has a member {unknown[0]!r} that the form {matrix.form} lacks"
@@ -246,7 +263,7 @@ class _StoredNpz(Stored):
         except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:
             raise MalformedInput(f"{self.name} is damaged: {error}") from error
 
-    def _member(self, name: str, *, limit: int | None = None) -> "_Member":
+    def _member(self, name: str, *, limit: int | None = None, kinds: str = KINDS) -> "_Member":
         if not self._has(name):
             raise MalformedInput(
                 f"{self.name} has no member {name}: it is no {self._kind.name} of ours"
@@ -254,7 +271,7 @@ class _StoredNpz(Stored):
         info = self._zip.getinfo(f"{name}.npy")
         if limit is not None and info.file_size > limit:
             raise MalformedInput(f"{self.name}: {name} has {info.file_size} bytes, too many")
-        return _Member(f"{self.name}: {name}", self._open(info.filename), info.file_size)
+        return _Member(f"{self.name}: {name}", self._open(info.filename), info.file_size, kinds)
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "_Member":
         """One of the arrays of the entries; whole numbers may be wider than they need to be."""
@@ -273,10 +290,10 @@ class _StoredNpz(Stored):
 class _Member:
     """An array in a member, read from front to back."""
 
-    def __init__(self, name: str, file: IO[bytes], size: int) -> None:
+    def __init__(self, name: str, file: IO[bytes], size: int, kinds: str = KINDS) -> None:
         self._name, self._file = name, file
         with self._damage():
-            self.shape, self.dtype, length = read_header(file, name)
+            self.shape, self.dtype, length = read_header(file, name, kinds)
         if length + prod(self.shape) * self.dtype.itemsize != size:
             raise MalformedInput(f"{name} has {size} bytes, its header says another size")
 

@@ -6,7 +6,8 @@
     indptr, indices, data    CSR
     kernel_index  for each entry its flat index into `kernel`    only on request
 
-A format adds what its readers know a matrix by.
+A format adds what its readers know a matrix by: an npz `format`, `shape` and `_is_array`, as SciPy
+has them.
 """
 
 from collections.abc import Callable, Iterable, Iterator
