@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from convfc_cli.cli.options import ShapeType, SizeType
+from convfc_cli.models.model import Entry
 from tests.cli_models import (
     LENET,
     MIXED,
@@ -450,6 +452,30 @@ def test_the_original_node_is_run(model: Path) -> None:
     assert {"digest", "origin", "bias", "structure", "entries", "runtime"} <= set(checks)
     assert "the original node, run by on" in checks["runtime"]["detail"]
     assert matrix["report"]["ok"] is True
+
+
+def test_equal_results_are_each_told(folder: Path) -> None:
+    """Kernels of zeros: every layer is its bias, so that the two results have the same text."""
+
+    def blank(weights: list[Any]) -> None:
+        weights[:] = [0 * kernel for kernel in weights]
+
+    path = net(folder / "m.onnx", names=("a", "b"), change=blank)
+    told = [line.split(":")[0] for line in run("convert", path).succeeded().err.splitlines()]
+    assert told[1:] == ["  a", *told[2:3], "  b", *told[2:3]]
+    assert told[2].startswith("    the original node, run by ")
+
+
+def test_why_no_original_node_is_run_is_told_once_with_the_count(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = net(folder / "m.onnx", names=("a", "b", "c"))
+    reasons = {"a": "reason one", "b": "reason one", "c": "reason two"}
+    monkeypatch.setattr(Entry, "run", lambda entry, random: reasons[entry.name])
+    assert run("convert", path).succeeded().err.splitlines()[-2:] == [
+        "  2 layers: the original node was not run: reason one",
+        "  c: the original node was not run: reason two",
+    ]
 
 
 def test_json(folder: Path) -> None:

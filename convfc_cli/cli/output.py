@@ -93,6 +93,11 @@ def _notes(noted: dict[str, Any]) -> Iterator[str]:
             yield f"{key} {value}"
 
 
+def _counted(names: Sequence[str]) -> str:
+    """The name of a layer, or the count of several."""
+    return f"{len(names)} layers" if len(names) > 1 else names[0]
+
+
 _MARKS = {True: "[green]ok[/]", False: "[bold red]WRONG[/]", None: "[yellow]no[/]"}
 
 
@@ -130,7 +135,8 @@ def print_report(report: "Report") -> None:
 
 
 class Reporter:
-    """Tells of a job on standard error: the plan, a progress bar, a line for each file.
+    """Tells of a job on standard error: the plan, a progress bar, a line for each file, and at its
+    end why original nodes were not run.
 
     `paths` prints each finished file on standard output.
     """
@@ -139,13 +145,16 @@ class Reporter:
         self._quiet, self._paths = quiet, paths
         self._bar: Progress | None = None
         self._task: Any = None
-        self._printed = self._told = ""
+        self._printed = ""
+        self._not_run: dict[str, list[str]] = {}
 
     def __enter__(self) -> "Reporter":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+        for why, names in self._not_run.items():
+            say(f"  {_counted(names)}: {why}", quiet=self._quiet)
 
     def stop(self) -> None:
         """Take the progress bar off the screen; the next file begins another."""
@@ -167,8 +176,7 @@ class Reporter:
             for note in _notes(item.entry.noted()):
                 noted.setdefault(note, []).append(item.entry.name)
         for note, names in noted.items():
-            where = f"{len(names)} layers" if len(names) > 1 else names[0]
-            say(f"  noted of {where}: {note}", quiet=self._quiet)
+            say(f"  noted of {_counted(names)}: {note}", quiet=self._quiet)
 
     def started(self, name: str, size: int) -> None:
         """A file is begun: `size` bytes are to be written or read."""
@@ -216,6 +224,7 @@ class Reporter:
             return
         say(f"{told}{result.report.verdict} ({result.report.strength})", quiet=self._quiet)
         for finding in result.report.findings:
-            if finding.check == "runtime" and finding.detail != self._told:
+            if finding.check == "runtime" and finding.holds is None:  # the same of many layers
+                self._not_run.setdefault(finding.detail, []).append(result.item.entry.name)
+            elif finding.check == "runtime":
                 say(f"    {finding.detail}", quiet=self._quiet)
-                self._told = finding.detail  # what holds of every layer is said once
