@@ -259,20 +259,46 @@ def test_standard_output_is_full(folder: Path, arguments: list[str]) -> None:
     assert os.listdir() == []
 
 
-@pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "--json"], ["convert"]])
-def test_standard_output_is_closed(folder: Path, arguments: list[str]) -> None:
-    """Nobody asked for data: what remains to be done is done, or refused, but is no defect."""
-    command, *more = arguments
-    done = shell(f"convfc {command} -q {LENET} {' '.join(more)} >&-", folder)
-    assert done.code in (0, 6), done
-    assert "Traceback" not in done.err
-    assert "defect" not in done.err
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "--version",
+        "verify --help",
+        f"inspect {LENET}",
+        f"inspect {LENET} --json -q",
+        f"convert {LENET} -o new/",
+        f"convert {LENET} -o new/ --json -q",
+        f"convert {LENET} -l @0 -o -",
+        "verify old",
+        "verify old --json",
+        "map old/000-node_conv2d.npz --output 0,0,0",
+    ],
+)
+def test_standard_output_is_closed(folder: Path, arguments: str) -> None:
+    """What was to be printed is lost, so the job has failed, and was not begun."""
+    run("convert", LENET, "-l", "@0", "-o", "old/", "--no-verify").succeeded()
+    done = shell(f"convfc {arguments} >&-", folder)
+    done.failed(6)
+    assert os.listdir() == ["old"]
 
 
-def test_standard_error_is_closed(folder: Path) -> None:
-    done = shell(f"convfc inspect {LENET} 2>&-; convfc convert nowhere 2>&-", folder)
-    assert done.code == 2
-    assert len(done.lines) == 3
+def test_a_closed_standard_output_hides_no_error_of_usage(folder: Path) -> None:
+    assert "No such option" in shell("convfc verify --nonsense >&-", folder).failed(2)
+    assert "No such command" in shell("convfc nonsense >&-", folder).failed(2)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "2>/dev/full"])
+def test_standard_error_is_closed_or_full(folder: Path, closed: str) -> None:
+    for arguments, code, lines in (
+        (f"inspect {LENET}", 0, 3),
+        (f"convert {LENET} -o to/", 0, 2),
+        ("verify to", 0, 2),
+        ("convert nowhere", 2, 0),
+        ("", 2, 0),
+    ):
+        done = shell(f"convfc {arguments} {closed}", folder)
+        assert (done.code, len(done.lines), done.err) == (code, lines, ""), arguments
 
 
 @pytest.mark.parametrize("limit", [1, 5000, 500_000, 905_000])

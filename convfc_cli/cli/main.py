@@ -108,11 +108,18 @@ def _as_it_can(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _prepare_streams() -> None:
+    """Let standard output and standard error print anything.
+
+    One that was closed, as by >&-, gets its number back, lest another file be opened under it and
+    a library print there. Standard error then keeps nothing; to standard output nothing can be
+    written, which `options.common` tells by its mode.
+    """
     codecs.register_error("convfc", _as_it_can)
-    for name in ("stdout", "stderr"):
+    for number, name, mode in ((1, "stdout", "r"), (2, "stderr", "w")):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed, as by >&-
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
+        if stream is None:
+            os.dup2(os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY), number)
+            setattr(sys, name, open(number, mode))  # noqa: SIM115 - until the process ends
         elif isinstance(stream, io.TextIOWrapper):  # a path is any bytes, printed as they are
             stream.reconfigure(errors="convfc")
 
@@ -139,7 +146,8 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
         _discard_output()
         return BROKEN_PIPE
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        print(error.format_message(), file=sys.stderr)
+        with suppress(OSError):
+            print(error.format_message(), file=sys.stderr, flush=True)
         return 2
     if isinstance(error, click.ClickException):
         help_ = ""
@@ -164,7 +172,7 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
     if isinstance(error, OSError):  # files raise errors of ours: this is standard output
         _discard_output()
         what = error.filename if error.filename is not None else "the output"
-        return _line(f"error: cannot write {what}: {(error.strerror or '').lower()}", 6)
+        return _line(f"error: cannot write {what}: {(error.strerror or str(error)).lower()}", 6)
     return _line(
         f"defect of convfc, please report it: {type(error).__name__}: {error} (--debug shows more)",
         DEFECT,

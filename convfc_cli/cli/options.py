@@ -1,10 +1,14 @@
 """Options that several commands share, and how their values are read."""
 
 import re
+import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from convfc_cli.errors import OutputFailed
 
 if TYPE_CHECKING:  # generic since click 8.4, and only for type checkers
     _ParamType = click.ParamType[Any]
@@ -197,5 +201,14 @@ debug = click.option(
 
 
 def common(command: Command) -> Command:
-    """--json, -q and --debug."""
-    return as_json(quiet(debug(command)))
+    """--json, -q and --debug; and the command is not begun where standard output is closed, for
+    what every command finds is printed there. Raises `OutputFailed`.
+    """
+
+    @wraps(command)
+    def begun(*arguments: Any, **named: Any) -> Any:
+        if not sys.stdout.writable():
+            raise OutputFailed("standard output is closed, and the results are printed there")
+        return command(*arguments, **named)
+
+    return as_json(quiet(debug(begun)))
