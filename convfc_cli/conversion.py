@@ -297,8 +297,9 @@ def _report(
 def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
     failures = list(plan.failures)
     results: list[Result] = []
-    existed = plan.folder is None or plan.folder.exists()
+    new: list[Path] = []  # folders that are made, the innermost first
     if plan.folder is not None:
+        new = [path for path in (plan.folder, *plan.folder.parents) if not path.exists()]
         make_folder(plan.folder)
     try:
         for items in plan.files:
@@ -323,8 +324,10 @@ def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
             with replacing(plan.folder / MANIFEST, force=True) as out:
                 write_all(out, text.encode())
     finally:
-        if plan.folder is not None and not existed and not any(plan.folder.iterdir()):
-            plan.folder.rmdir()
+        for path in new:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
     return done
 
 

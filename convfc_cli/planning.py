@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from convfc_cli.checks.probes import PROBES, check_size
-from convfc_cli.errors import ConvfcError, MalformedInput, OutputExists, Refused, UsageError
+from convfc_cli.errors import (
+    ConvfcError,
+    MalformedInput,
+    OutputExists,
+    Refused,
+    UsageError,
+    gravest,
+)
 from convfc_cli.files import STDIN, check_replaceable, free_space, opened
 from convfc_cli.layout import Layout
 from convfc_cli.manifest import MANIFEST, is_ours
@@ -215,10 +222,12 @@ def make_plan(
             check_size(shape[not kind.by_column], shape[kind.by_column], options.probes)
         items.append(Item(entry, spec, kind, path, kind.size(spec, outline, dtype)))
     if not items:
-        error = copy(failures[0][1])
-        if len(failures) > 1:
-            reasons = "; ".join(str(reason) for _, reason in failures)
-            error.args = (f"none of {len(failures)} layers can be converted: {reasons}",)
+        reasons = [reason for _, reason in failures]
+        code = gravest([reason.exit_code for reason in reasons])
+        error = copy(next(reason for reason in reasons if reason.exit_code == code))
+        if len(reasons) > 1:
+            told = "; ".join(map(str, reasons))
+            error.args = (f"none of {len(reasons)} layers can be converted: {told}",)
         raise error
     plan = Plan(model, tuple(items), tuple(failures), folder)
     _check_ceiling(plan, options, to_disk=to_disk)

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from convfc_cli.cli.options import ShapeType, SizeType
@@ -421,6 +423,69 @@ def test_keep_going_with_nothing_left_names_every_failure(folder: Path) -> None:
     assert (done.code, done.out) == (4, "")
     assert "bad" in done.err
     assert "worse" in done.err
+    assert os.listdir() == ["m.onnx"]
+
+
+def unloadable(path: Path) -> Path:
+    """Two layers that are listed as ready and fail when they are loaded: in the first the bias has
+    too many values (3), in the second the weights cannot be folded within the budget (5).
+    """
+    model = onnx.load(net(path, names=("bad", "large")))
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones(5, np.float32), "b0"))
+    (kernel,) = (tensor for tensor in model.graph.initializer if tensor.name == "w1")
+    kernel.name = "w"
+    repeats = numpy_helper.from_array(np.array([1, 10**8, 1, 1]), "repeats")
+    slices = [
+        numpy_helper.from_array(np.array([number]), name)
+        for name, number in (("from", 0), ("to", 3), ("axis", 1))
+    ]
+    model.graph.initializer.extend([repeats, *slices])
+    computed = [
+        helper.make_node("Tile", ["w", "repeats"], ["tiled"]),
+        helper.make_node("Slice", ["tiled", "from", "to", "axis"], ["w1"]),
+    ]
+    nodes = [*computed, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layers", "code", "names"),
+    [(["@0"], 3, {"bad"}), (["@1"], 5, {"large"}), (["@1", "@0"], 3, {"bad", "large"})],
+)
+@pytest.mark.parametrize("output", ["to/", "a/b/c/", "all.h5"])
+def test_keep_going_where_no_layer_can_be_loaded(
+    folder: Path, layers: list[str], code: int, names: set[str], output: str
+) -> None:
+    path = unloadable(folder / "m.onnx")
+    chosen = [word for layer in layers for word in ("-l", layer)]
+    done = run("convert", path, "--keep-going", "-o", output, *chosen)
+    assert (done.code, done.out) == (code, ""), done
+    errors = [line for line in done.err.splitlines() if line.startswith("convfc: error: ")]
+    assert {line.split()[3] for line in errors} == names
+    assert f"{len(names)} of {len(names)} layers failed" in done.err
+    assert os.listdir() == ["m.onnx"]
+
+
+def test_keep_going_leaves_a_folder_that_was_there_as_it_was(folder: Path) -> None:
+    path = unloadable(folder / "m.onnx")
+    run("convert", net(folder / "good.onnx"), "-o", "to/").succeeded()
+    before = listing(folder / "to")
+    assert run("convert", path, "--keep-going", "--force", "-o", "to/").code == 3
+    assert listing(folder / "to") == before
+
+
+def test_where_no_layer_can_be_planned_the_gravest_failure_counts(folder: Path) -> None:
+    """One needs a size (2), one is not read (4), one contradicts itself (3)."""
+    path = net(folder / "m.onnx", names=("a", "b"), shape=(1, 2, "h", "w"), unsupported=("c",))
+    model = onnx.load(path)
+    (second,) = (node for node in model.graph.node if node.name == "b")
+    second.attribute[0].ints[:] = [1, 1, 1]
+    onnx.save(model, path)
+    done = run("convert", path, "--keep-going")
+    assert "none of 3 layers can be converted" in done.failed(3)
     assert os.listdir() == ["m.onnx"]
 
 

@@ -176,7 +176,7 @@ def convert(
     for _, error in done.failures:
         hint = f" (such as --input-shape {error.hint})" if isinstance(error, SizeMissing) else ""
         say(f"convfc: error: {error}{hint}")
-    if done.plan.folder is not None:
+    if done.plan.folder is not None and done.results:  # without any there is no manifest
         for path in unlisted(done.plan.folder, [result.item.path for result in done.results]):
             say(f"convfc: {path} was there before and is not in the manifest", quiet=quiet)
     if done.failures:
