@@ -531,6 +531,14 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "an operator set below 0": lambda: computed([], ("W", ramp(*SHAPE)), opset=-5),
 }
 
+CYCLES = {
+    "a node of itself": "'W'",
+    "a node of itself, twice": "'W'",
+    "a cycle of two": "'W', 'V'",
+    "a cycle of two, twice": "'W', 'V'",
+}
+"""The tensors of each, in the order in which they are met."""
+
 HARMLESS = {
     "functions that double, fewer",
     "InstanceNormalization of a row by a column",
@@ -553,6 +561,20 @@ def test_a_bomb(name: str, tmp_path: Path) -> None:
         assert ours, f"{kind}: {message}"
         assert kind in ("MalformedInput", "GeometryError", "Refused", "Unsupported", "SizeMissing")
         assert message
+
+
+@pytest.mark.parametrize("name", CYCLES)
+def test_a_cycle_names_what_is_in_it(name: str, tmp_path: Path) -> None:
+    (entry,) = read(save(BOMBS[name](), tmp_path)).entries
+    with pytest.raises(MalformedInput, match=rf"in a cycle: {CYCLES[name]}$"):
+        entry.load()
+
+
+def test_a_cycle_is_told_without_what_leads_to_it(tmp_path: Path) -> None:
+    nodes = [node("Neg", ["V"], ["W"]), node("Abs", ["U"], ["V"]), node("Neg", ["V"], ["U"])]
+    (entry,) = read(save(computed(nodes), tmp_path)).entries
+    with pytest.raises(MalformedInput, match=r"in a cycle: 'V', 'U'$"):
+        entry.load()
 
 
 def test_a_sound_model_in_a_child(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.models import onnx_quant
 from convfc_cli.models.onnx_scope import STANDARD, Scope, operator
+from convfc_cli.naming import first_few
 
 Array = NDArray[Any]
 
@@ -104,24 +105,33 @@ def dynamic(scope: Scope, name: str) -> str | None:
 
 
 def sources(scope: Scope, name: str) -> list[tuple[Scope, onnx.NodeProto]]:
-    """The nodes that a constant is computed by, in an order in which they can be run."""
+    """The nodes that a constant is computed by, in an order in which they can be run. Raises
+    `MalformedInput` for one that is computed from itself.
+    """
     order: dict[int, tuple[Scope, onnx.NodeProto]] = {}
+    under: dict[int, str] = {}  # the nodes on the way here, and the tensor wanted of each
 
-    def visit(place: Scope, tensor: str, depth: int) -> None:
+    def visit(place: Scope, tensor: str) -> None:
         home = place.home(tensor)
         if home is None or tensor in home.stored:
             return
         node = home.producers[tensor]
-        if depth > DEEPEST:
+        if id(node) in under:
+            cycle = list(under.values())[list(under).index(id(node)) :]
+            told = first_few([repr(one) for one in cycle])
+            raise MalformedInput(f"{name!r} is computed from itself, in a cycle: {told}")
+        if len(under) > DEEPEST:
             raise Refused(f"{name!r} is computed by more than {DEEPEST} operations")
         if id(node) in order:
             return
+        under[id(node)] = tensor
         for source in node.input:
             if source:
-                visit(home, source, depth + 1)
+                visit(home, source)
+        del under[id(node)]
         order[id(node)] = (home, node)
 
-    visit(scope, name, 0)
+    visit(scope, name)
     return list(order.values())
 
 
@@ -208,7 +218,12 @@ def _with_external(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of entries that mean nothing
             load_external_data_for_tensor(copy, str(folder))
-    except (ValueError, OSError, onnx.checker.ValidationError) as error:
+    except ValueError as error:  # its offset or length do not fit the file
+        reason = " ".join(str(error).split())[:160]
+        raise MalformedInput(
+            f"the external data of tensor {name!r} cannot be read: {reason}"
+        ) from error
+    except (OSError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())[:160]
         raise Refused(f"the external data of tensor {name!r} is refused: {reason}") from error
     copy.data_location = onnx.TensorProto.DEFAULT
