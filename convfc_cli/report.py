@@ -7,6 +7,9 @@ EVERY_ENTRY = "every entry"
 """The strength of a check that compares each of them, so that no probability is left."""
 
 
+SEEDED = "seed given"
+"""In place of a probability where the seed was known beforehand: files can be crafted for it."""
+
 ROUNDING = "rounding bound"
 """The strength of a check that allows for what rounding explains, and for no more."""
 

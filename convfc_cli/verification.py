@@ -41,7 +41,7 @@ from convfc_cli.errors import Defect, UsageError, WrongContents
 from convfc_cli.layers.linear import Linear, unbiased
 from convfc_cli.matrices.format import Progress, Stored
 from convfc_cli.matrices.matrix import Matrix, digest
-from convfc_cli.report import EVERY_ENTRY, Finding, Report, WrongEntry
+from convfc_cli.report import EVERY_ENTRY, SEEDED, Finding, Report, WrongEntry
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtime, runtimes
 from convfc_cli.runtimes.runtime import Original, Runtime, as_read
@@ -78,7 +78,7 @@ class Proof:
     @property
     def strength(self) -> str:
         """The probability that a wrong file passes the probes; with a seed, none can be stated."""
-        return f"2^-{32 * self.probes}" if self.seed is None else "seed given"
+        return f"2^-{32 * self.probes}" if self.seed is None else SEEDED
 
 
 USUAL = Proof()
@@ -123,6 +123,9 @@ def verify(
         stored.check_undamaged()
         entry = error.args[0] if isinstance(error.args[0], WrongEntry) else None
         findings.append(Finding(passing.current, False, str(error), entry=entry))
+    strength = "digest only" if matrix.form == "operator" else _strength(proof, findings)
+    if strength == SEEDED and all(finding.holds is not False for finding in findings):
+        findings.append(Finding("promise", None, _KNOWN_SEED))
     return Report(
         file=stored.name,
         layer=matrix.origin.layer,
@@ -130,11 +133,18 @@ def verify(
         nonzeros=matrix.layer.nnz,
         form=matrix.form,
         seed=seed,
-        strength="digest only" if matrix.form == "operator" else _strength(proof, findings),
+        strength=strength,
         findings=tuple(findings),
         trusted=_trusted(matrix.layer, findings, original is not None),
         seconds=perf_counter() - started,
     )
+
+
+_KNOWN_SEED = (
+    "nothing is proven, for the seed was given, and a file can be crafted to pass the probes of a "
+    "known seed; without --seed it is proven"
+)
+"""What is said where a seed that was given takes the promise away."""
 
 
 def _strength(proof: Proof, findings: Sequence[Finding]) -> str:

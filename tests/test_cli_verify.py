@@ -48,7 +48,8 @@ def report(*arguments: object) -> dict[str, Any]:
     """The one report of a run with --json, whatever it says."""
     done = run("verify", "--json", *arguments)
     (found,) = json.loads(done.out)
-    assert done.code == (0 if found["ok"] else 1), done
+    undone = any(finding["holds"] is None for finding in found["findings"])
+    assert done.code == (1 if not found["ok"] else 4 if undone else 0), done
     return found
 
 
@@ -119,6 +120,32 @@ def untimed(found: dict[str, Any]) -> dict[str, Any]:
     return found | {"findings": findings, "seconds": None}
 
 
+def test_a_seed_takes_nothing_from_a_proof_that_rests_on_none(matrix: Path, model: Path) -> None:
+    """Every entry is compared; what is wrong is wrong whatever the seed."""
+    run("convert", model, "-o", "plain.npz").succeeded()
+    done = run("verify", "plain.npz", "--seed", 5, "--exhaustive").succeeded()
+    assert done.lines == ["proven\tplain.npz\tevery entry"]
+    assert run("verify", matrix, "--seed", 5, "--exhaustive").code == 4  # it has a kernel_index
+    bad = rewritten(matrix, Path("bad.npz"), data=altered(arrays(matrix)["data"], 4))
+    done = run("verify", bad, "--seed", 5)
+    assert (done.code, "not checked" in done.err) == (1, False), done
+
+
+def test_operator_files_are_consistent_and_no_failure(model: Path) -> None:
+    path = net(Path("two.onnx"), names=("a", "b"))
+    for source, told in (
+        (model, "0 of 1 proven, 1 consistent (an operator file stores no entries to prove)"),
+        (path, "0 of 2 proven, 2 consistent (operator files store no entries to prove)"),
+    ):
+        run("convert", source, "--form", "operator").succeeded()
+        folder = f"{source.name}.fc"
+        done = run("verify", folder).succeeded()
+        assert done.err.splitlines() == [told]
+        reports = json.loads(run("verify", folder, "--json").succeeded().out)
+        assert {report["verdict"] for report in reports} == {"consistent"}
+        assert all(finding["holds"] for report in reports for finding in report["findings"])
+
+
 def test_seed_repeats_a_run_and_says_what_that_costs(matrix: Path) -> None:
     first, second = (untimed(report(matrix, "--seed", 5)) for _ in range(2))
     assert first == second
@@ -127,9 +154,11 @@ def test_seed_repeats_a_run_and_says_what_that_costs(matrix: Path) -> None:
     (entries,) = (f["detail"] for f in first["findings"] if f["check"] == "entries")
     assert "nothing is proven against a crafted file" in entries
     assert (first["strength"], first["verdict"]) == ("seed given", "consistent")
-    done = run("verify", matrix, "--seed", 5).succeeded()
-    assert done.lines == ["consistent\tc.npz\tseed given"]
-    assert "0 of 1 proven, 1 consistent" in done.err
+    done = run("verify", matrix, "--seed", 5)
+    assert (done.code, done.lines) == (4, ["consistent\tc.npz\tseed given"])
+    told, last = done.err.splitlines()
+    assert told.startswith("convfc: c.npz: not checked (promise): nothing is proven, for the seed")
+    assert last == "0 of 1 proven, 1 not checked as asked"
     assert "--seed" in run("verify", matrix, "--seed", "-1").failed(2)
 
 

@@ -32,7 +32,7 @@ Exit codes:
   1    a well-formed file whose contents are wrong
   2    usage: also output exists, size missing, nothing to do
   3    damaged or malformed input, incomplete folder
-  4    unsupported; also a check that was asked for and could not be made
+  4    unsupported; also a check that could not be made as asked, or verify --seed
   5    refused by a limit or a policy
   6    output could not be written
   70   a defect of convfc

@@ -53,7 +53,8 @@ Examples:
 @click.option(
     "--seed",
     type=click.IntRange(0),
-    help="Repeat a run. A seed that is known beforehand voids the promise against crafted files.",
+    help="Repeat a run. A seed that is known beforehand voids the promise against crafted files: "
+    "nothing is proven, and the exit code is 4, unless --exhaustive leaves nothing to it.",
 )
 @click.option(
     "--exhaustive",
@@ -136,9 +137,10 @@ def verify(
 def _counted(reports: "list[Report]", files: int) -> str:
     """The last line: how many of how many."""
     proven = sum(report.verdict == "proven" for report in reports)
-    consistent = sum(report.verdict == "consistent" for report in reports)
+    operators = sum(report.ok and report.form == "operator" for report in reports)
     undone = sum(report.ok and bool(report.undone) for report in reports)
-    also = f", {consistent} consistent (nothing is proven of them)" if consistent else ""
+    which = "an operator file stores" if operators == 1 else "operator files store"
+    also = f", {operators} consistent ({which} no entries to prove)" if operators else ""
     also += f", {undone} not checked as asked" if undone else ""
     return f"{proven} of {files} proven{also}"
 
