@@ -296,6 +296,25 @@ def without_convolution(path: Path) -> Path:
     return path
 
 
+def zero_sizes(path: Path, *, inner: bool = True) -> Path:
+    """`net` of two layers with 0 declared for height and width: of its input and output, and
+    `inner` also of the tensors between.
+    """
+    model = onnx.load(net(path, names=("a", "b")))
+    graph = model.graph
+    if inner:
+        names = ("y0", "z0", "y1")
+        graph.value_info.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 0, 0]) for name in names
+        )
+    for value, channels in ((graph.input[0], 2), (graph.output[0], 3)):
+        value.CopyFrom(
+            helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [1, channels, 0, 0])
+        )
+    onnx.save(model, path)
+    return path
+
+
 def large(path: Path, *, channels: int = 48, size: int = 64) -> Path:
     """One layer whose matrix has hundreds of megabytes: long to write, small to keep."""
     return net(path, shape=(1, channels, size, size), outputs=channels)

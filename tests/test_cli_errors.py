@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from convfc_cli.cli.main import cli
@@ -24,6 +25,7 @@ from tests.cli_models import (
     environment,
     large,
     listing,
+    matrix_of,
     net,
     process,
     run,
@@ -32,6 +34,7 @@ from tests.cli_models import (
     terminal,
     wait_until,
     without_convolution,
+    zero_sizes,
 )
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -192,6 +195,26 @@ def test_a_missing_size_prints_a_command_that_works(folder: Path) -> None:
         pasted = shell(command, folder).succeeded()
         assert pasted.lines == [more[-1]]
         assert arrays(Path(more[-1]))["shape"][0] > 1000
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_size_that_is_declared_as_0_is_told_and_can_be_given(folder: Path, inner: bool) -> None:
+    path = zero_sizes(folder / "m.onnx", inner=inner)
+    told = run("convert", path).failed(2)
+    assert "'x' is open (known: 1, 2, 0, 0; a size that is declared as 0 counts as open)" in told
+    assert told.endswith("--input-shape x=1,2,224,224")
+    run("convert", path, "--input-shape", "x=1,2,6,5", "-o", "zero/").succeeded()
+    same = net(folder / "same.onnx", names=("a", "b"))
+    run("convert", same, "-o", "same/").succeeded()
+    for name in ("000-a.npz", "001-b.npz"):
+        np.testing.assert_array_equal(
+            matrix_of(folder / "zero" / name), matrix_of(folder / "same" / name)
+        )
+
+
+def test_an_open_size_is_no_0(folder: Path) -> None:
+    path = net(folder / "m.onnx", shape=(1, 2, "h", 5))
+    assert "is open (known: 1, 2, ?, 5);" in run("convert", path).failed(2)
 
 
 def test_too_large_prints_ways_out_that_work(folder: Path) -> None:

@@ -197,7 +197,7 @@ def _input_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
     onnx_layer.attributes(node, kernel[2:])  # what is wrong in them is wrong whatever the size
     sizes = scope.shape(node.input[0])
     if sizes is None or len(sizes) < 2 or None in sizes[2:]:
-        raise open_size(node.input[0], sizes)
+        raise open_size(scope, node.input[0], sizes)
     channels = sizes[1]
     if channels is None:
         channels = _channels(node, kernel)

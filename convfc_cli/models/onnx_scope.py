@@ -39,12 +39,19 @@ class Scope:
     constant: set[str] = field(default_factory=set)
     """Tensors that are known to be constant beside those that are stored."""
 
+    zeros: set[tuple[str, int]] = field(default_factory=set)
+    """(tensor, axis) of the sizes that are declared as 0. They are taken for open ones."""
+
     def __post_init__(self) -> None:
         self.inputs.update(value.name for value in self.graph.input)
         self.stored.update((tensor.name, tensor) for tensor in self.graph.initializer)
         self.stored.update((tensor.values.name, tensor) for tensor in self.graph.sparse_initializer)
         for node in self.graph.node:
             self.producers.update((output, node) for output in node.output if output)
+        for value in (*self.graph.input, *self.graph.value_info, *self.graph.output):
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                if dim.HasField("dim_value") and dim.dim_value == 0:
+                    self.zeros.add((value.name, axis))
 
     @cached_property
     def open_input(self) -> str | None:

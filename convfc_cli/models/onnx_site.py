@@ -153,14 +153,21 @@ class Site:
         if known is not None and len(known) < 2:
             raise Unsupported(f"its input {name!r} has {len(known)} axes: none beside the batch")
         if known is None or None in known[1:]:
-            raise open_size(name, known)
+            raise open_size(self.scope, name, known)
         return tuple(size for size in known[1:] if size is not None)
 
 
-def open_size(name: str, known: Sizes | None) -> SizeMissing:
+def open_size(scope: Scope, name: str, known: Sizes | None) -> SizeMissing:
     """The error for an input whose size is not settled."""
-    told = "nothing" if known is None else ", ".join("?" if s is None else str(s) for s in known)
-    return SizeMissing(f"the size of its input {name!r} is open (known: {told})")
+    home = scope.home(name)
+    zeros = home.zeros if home is not None else ()
+    sizes = [
+        size if size is not None else 0 if (name, axis) in zeros else "?"
+        for axis, size in enumerate(known or ())
+    ]
+    told = ", ".join(map(str, sizes)) or "nothing"
+    note = "; a size that is declared as 0 counts as open" if 0 in sizes else ""
+    return SizeMissing(f"the size of its input {name!r} is open (known: {told}{note})")
 
 
 def opset(scope: Scope) -> int:

@@ -164,7 +164,13 @@ def _standing_in(node: onnx.NodeProto) -> onnx.NodeProto:
 def _settle(
     graph: onnx.GraphProto, weights: set[str], shapes: Shapes, name: str
 ) -> dict[str, tuple[int, ...]]:
-    """Write the user's sizes and a batch of 1 into the graph; returns those of inner tensors."""
+    """Write the user's sizes and a batch of 1 into the graph, and take out sizes below 1, which
+    stand for open ones; returns the sizes of inner tensors.
+    """
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_value < 1:
+                dim.ClearField("dim_value")
     inputs = {
         value.name: value
         for value in graph.input
