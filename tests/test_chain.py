@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from scipy.sparse import load_npz
 
 import convfc_cli
+from convfc_cli.errors import ConvfcError
 from convfc_cli.layers import product
 from convfc_cli.models.chain import chains
 from convfc_cli.models.registry import read
@@ -165,12 +167,125 @@ def test_the_chains_of_a_model_are_listed_with_about_what_they_cost(network):
     assert found["operators"][:3] == ["Pad", "Conv", "BatchNormalization"]
     assert (found["input_shape"], found["output_shape"]) == ([2, 9, 11], [5])
     (chain,) = chains(read(network))
-    assert chain.extent is not None
+    assert not isinstance(chain.extent, ConvfcError)
     actual = convfc_cli.matrix(network, compose="pad:fc").nnz
     assert abs(chain.extent.nnz - actual) <= 0.1 * actual
     header, line = run("inspect", network, "--chains").succeeded().lines
     assert line.split("\t")[header.split("\t").index("nonzeros")] == str(chain.extent.nnz)
     assert "1 chain of linear layers composes" in run("inspect", network).succeeded().err
+
+
+def trained(model):
+    """With a batch normalization that is in training, which is not read."""
+    (bn,) = (node for node in model.graph.node if node.name == "bn")
+    bn.attribute.append(helper.make_attribute("training_mode", 1))
+    return model
+
+
+def unfitting(model):
+    """With a dense layer that takes 70 numbers where it is given 72."""
+    (weights,) = (stored for stored in model.graph.initializer if stored.name == "W4")
+    weights.CopyFrom(tensor("W4", random(5, 70)))
+    return model
+
+
+def sizeless(model):
+    """With an input whose height is open."""
+    model.graph.input[0].CopyFrom(info("x", (1, 2, None, 11)))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "reason", "counted", "code"),
+    [
+        (trained, "unsupported", "layer bn (BatchNormalization): ", "1 does not", 4),
+        (unfitting, "unsupported", "fc", "1 does not", 3),
+        (
+            sizeless,
+            "needs a size",
+            "layer pad (Pad): the size of its input 'x'",
+            "1 needs a size",
+            2,
+        ),
+    ],
+)
+def test_a_chain_that_does_not_compose_is_listed_with_the_reason(
+    tmp_path, change, status, reason, counted, code
+):
+    path = save(change(linear_network()), tmp_path)
+    done = run("inspect", path, "--chains", "--json").succeeded()
+    (found,) = json.loads(done.out)["chains"]
+    assert (found["chain"], found["status"]) == ("pad:fc", status)
+    assert reason in found["reason"]
+    assert (found["input_shape"], found["nonzeros"], found["bytes"]) == (None, None, None)
+    done = run("inspect", path, "--chains").succeeded()
+    header, line = (line.split("\t") for line in done.lines)
+    assert dict(zip(header, line, strict=True))["status"] == f"{status}: {found['reason']}"
+    told = f"no chains of linear layers compose, {counted}"
+    assert done.err == f"{told}\n"
+    assert f"\n{told}: --chains lists them\n" in f"\n{run('inspect', path).succeeded().err}"
+    refused = run("convert", path, "--compose", "pad:fc", "-o", tmp_path / "a.npz").failed(code)
+    assert reason in refused
+
+
+def test_some_chains_compose_and_others_do_not(tmp_path):
+    """Two networks in one model, the second of which is not read."""
+    model = onnx.compose.add_prefix(linear_network(), "one_")
+    other = onnx.compose.add_prefix(trained(linear_network()), "other_")
+    model.graph.MergeFrom(other.graph)
+    path = save(model, tmp_path)
+    done = run("inspect", path, "--chains", "--json").succeeded()
+    found = {item["chain"]: item["status"] for item in json.loads(done.out)["chains"]}
+    assert found == {"one_pad:one_fc": "ready", "other_pad:other_fc": "unsupported"}
+    told = "1 chain of linear layers composes, 1 does not"
+    assert f"{told}: --chains lists them" in run("inspect", path).succeeded().err
+    assert run("inspect", path, "--chains").succeeded().err.startswith(f"{told}, estimated")
+
+
+def without_convolutions():
+    """gap, flatten, fc, an activation, scale: linear layers, of which three are a chain."""
+    node = helper.make_node
+    nodes = [
+        node("GlobalAveragePool", ["x"], ["gap"], name="gap"),
+        node("Flatten", ["gap"], ["flat"], name="flatten"),
+        node("Gemm", ["flat", "W", "B"], ["fc"], name="fc", transB=1),
+        node("Relu", ["fc"], ["relu"], name="relu"),
+        node("Mul", ["relu", "S"], ["y"], name="scale"),
+    ]
+    stored = [tensor("W", random(5, 2)), tensor("B", random(5)), tensor("S", random(5))]
+    return make_model(nodes, [info("x", (1, 2, 3, 4))], stored)
+
+
+def test_a_chain_without_a_convolution_is_listed_too(tmp_path):
+    path = save(without_convolutions(), tmp_path)
+    (found,) = json.loads(run("inspect", path, "--chains", "--json").succeeded().out)["chains"]
+    assert (found["chain"], found["status"], found["reason"]) == ("gap:fc", "ready", None)
+    assert (found["input_shape"], found["output_shape"]) == ([2, 3, 4], [5])
+    assert found["nonzeros"] == convfc_cli.matrix(path, compose="gap:fc").nnz == 5 * 24
+    assert "1 chain of linear layers composes" in run("inspect", path).succeeded().err
+
+
+def test_a_model_without_convolutions_lists_its_linear_layers(tmp_path):
+    path = save(without_convolutions(), tmp_path)
+    done = run("inspect", path, "--json").succeeded()
+    found = json.loads(done.out)["layers"]
+    assert [(item["layer"], item["op"], item["status"]) for item in found] == [
+        ("gap", "GlobalAveragePool", "ready"),
+        ("flatten", "Flatten", "ready"),
+        ("fc", "Gemm", "ready"),
+        ("scale", "Mul", "ready"),
+    ]
+    assert [item["nonzeros"] for item in found] == [24, 2, 10, 5]
+    done = run("inspect", path).succeeded()
+    assert [line.split("\t")[1] for line in done.lines[1:]] == ["gap", "flatten", "fc", "scale"]
+    assert "4 of 4 layers ready" in done.err
+    assert "no convolution: these are its other linear layers" in done.err
+    (only,) = json.loads(run("inspect", path, "--include", "Mul", "--json").succeeded().out)[
+        "layers"
+    ]
+    assert only["layer"] == "scale"
+    assert "--include linear" in run("convert", path).failed(2)
+    run("convert", path, "--include", "linear", "-o", f"{tmp_path}/all/").succeeded()
 
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"

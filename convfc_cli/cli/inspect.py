@@ -28,8 +28,10 @@ WIDTH = 100
 
 PIPED = ("position", "layer", "op", "input", "output", "kernel", "nonzeros", "bytes", "status")
 
-CHAINS = ("chain", "operators", "input", "output", "nonzeros", "csr")
-"""Columns of the chains, `bytes` in place of `csr` in a pipe."""
+CHAINS = ("chain", "operators", "input", "output", "nonzeros", "csr", "status")
+"""Columns of the chains on a terminal."""
+
+PIPED_CHAINS = (*CHAINS[:-2], "bytes", "status")
 
 REASONS = 8
 """Reasons that are told on a terminal; a pipe and --json have them all."""
@@ -51,8 +53,8 @@ Examples:
 @click.option(
     "--chains",
     is_flag=True,
-    help="List the chains of linear layers that `convert --compose` makes one matrix of, and about "
-    "what each would cost: products fill in.",
+    help="List the chains of linear layers: about what each would cost as the one matrix that "
+    "`convert --compose` makes of it (products fill in), or why it is refused.",
 )
 @options.input_shape
 @options.bare
@@ -68,17 +70,22 @@ def inspect(
 ) -> None:
     """List the convolutions of MODEL: shapes, nonzeros, and the bytes of each matrix.
 
-    A table on a terminal, tab-separated lines in a pipe. No weight of a convolution is read.
+    A table on a terminal, tab-separated lines in a pipe. No weight of a convolution is read. Where
+    MODEL has no convolution its other linear layers are listed.
     """
     from convfc_cli.errors import SizeMissing, UsageError, WeightsAlone
     from convfc_cli.models.registry import read
+    from convfc_cli.naming import first_few
     from convfc_cli.planning import human
 
     found = read(model, options.shapes(input_shapes), options.described(rest))
-    entries = found.select([], include)
+    entries = found.select([], include) or found.others
     if not entries:
-        hint = ": --include linear lists its other linear layers" if found.others else ""
-        raise UsageError(f"{found.name} has no convolution: there is nothing to list{hint}")
+        holds = f" (it holds {first_few(found.operators)})" if found.operators else ""
+        raise UsageError(
+            f"{found.name} has no convolution and no other linear layer{holds}: there is nothing "
+            f"to list"
+        )
     head = {"model": found.name, "kind": found.kind, "sha256": found.sha256}
     if chains:
         _list_chains(found, head, as_json=as_json, quiet=quiet)
@@ -92,10 +99,9 @@ def inspect(
         rows = ([_cell(item, column) for column in columns] for item in listed)
         print_table(columns, rows, numbers=("@", "nonzeros", "csr"))
         failed = [item for item in listed if item["status"] == "unsupported"]
-        for item in failed[:REASONS]:
-            say(f"@{item['position']} {item['layer']}: {item['reason']}", quiet=quiet)
-        if failed[REASONS:]:
-            say(f"and {len(failed) - REASONS} more: pipe it to see them all", quiet=quiet)
+        _say_reasons(
+            [f"@{item['position']} {item['layer']}: {item['reason']}" for item in failed], quiet
+        )
     else:
         print_rows(PIPED, ([_cell(item, column) for column in PIPED] for item in listed))
     ready = [item for item in listed if item["status"] == "ready"]
@@ -104,8 +110,14 @@ def inspect(
         f"{len(ready)} of {len(listed)} layers ready: {nonzeros:,} nonzeros, {human(size)} as csr",
         quiet=quiet,
     )
-    if count := _chains_in(found):
-        say(f"{_counted(count)}: --chains lists them", quiet=quiet)
+    if not found.entries and not include:
+        say(
+            "no convolution: these are its other linear layers, which convert takes by -l, or all "
+            "by --include linear",
+            quiet=quiet,
+        )
+    if statuses := _chains_in(found):
+        say(f"{_counted(statuses)}: --chains lists them", quiet=quiet)
     hints = [entry.error.hint for entry in entries if isinstance(entry.error, SizeMissing)]
     if hints:
         arguments = click.get_current_context().find_root().obj or ["inspect", model]
@@ -125,18 +137,23 @@ def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: 
     """The chains, as the layers are listed."""
     import numpy as np
 
+    from convfc_cli.errors import ConvfcError
     from convfc_cli.matrices.matrix import Spec
     from convfc_cli.matrices.registry import by_form
     from convfc_cli.models.chain import chains
+    from convfc_cli.models.model import status
     from convfc_cli.planning import human
 
     found: list[dict[str, Any]] = []
     for chain in chains(model):
-        extent, dtype = chain.extent, np.dtype(np.float32)
+        outcome, dtype = chain.extent, np.dtype(np.float32)
+        error, extent = (outcome, None) if isinstance(outcome, ConvfcError) else (None, outcome)
         found.append(
             {
                 "chain": f"{chain.parts[0].name}:{chain.parts[-1].name}",
                 "operators": [part.op for part in chain.parts],
+                "status": status(error),
+                "reason": str(error) if error else None,
                 "input_shape": extent.input_shape if extent else None,
                 "output_shape": extent.output_shape if extent else None,
                 "nonzeros": extent.nnz if extent else None,
@@ -147,7 +164,7 @@ def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: 
         print_json({**head, "chains": found})
         return
     terminal = is_terminal(sys.stdout)
-    columns = CHAINS if terminal else (*CHAINS[:-1], "bytes")
+    columns = CHAINS if terminal else PIPED_CHAINS
     told = [
         {**item, "operators": (" + " if terminal else "+").join(item["operators"])}
         for item in found
@@ -155,30 +172,47 @@ def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: 
     rows = [[_cell(item, column) for column in columns] for item in told]
     if terminal:
         print_table(columns, rows, numbers=("nonzeros", "csr"))
+        _say_reasons([f"{i['chain']}: {i['reason']}" for i in found if i["reason"]], quiet)
     else:
         print_rows(columns, rows)
-    largest = max((item["bytes"] or 0 for item in found), default=0)
-    note = f", estimated from some rows of each; the largest has about {human(largest)}"
-    say(f"{_counted(len(found))}{note if found else ''}", quiet=quiet)
+    sizes = [item["bytes"] for item in found if item["status"] == "ready"]
+    note = f", estimated from some rows of each; the largest has about {human(max(sizes or [0]))}"
+    counted = _counted([item["status"] for item in found])
+    say(f"{counted}{note if sizes else ''}", quiet=quiet)
 
 
-def _chains_in(model: "Model") -> int:
-    """How many chains there are; none where the other layers of a model cannot be listed."""
+def _say_reasons(reasons: list[str], quiet: bool) -> None:
+    """Why layers or chains are not ready, the first of them."""
+    for reason in reasons[:REASONS]:
+        say(reason, quiet=quiet)
+    if reasons[REASONS:]:
+        say(f"and {len(reasons) - REASONS} more: pipe it to see them all", quiet=quiet)
+
+
+def _chains_in(model: "Model") -> list[str]:
+    """The statuses of its chains; none where the other layers of a model cannot be listed."""
     from convfc_cli.errors import ConvfcError
     from convfc_cli.models.chain import chains
+    from convfc_cli.models.model import status
 
     try:
-        return sum(1 for _ in chains(model))
+        return [status(chain.error) for chain in chains(model)]
     except ConvfcError:
-        return 0
+        return []
 
 
-def _counted(chains: int) -> str:
-    return (
-        "1 chain of linear layers composes"
-        if chains == 1
-        else (f"{chains or 'no'} chains of linear layers compose")
-    )
+def _counted(statuses: list[str]) -> str:
+    """How many chains compose, and how many do not."""
+    ready, sizeless = statuses.count("ready"), statuses.count("needs a size")
+    refused = len(statuses) - ready - sizeless
+    told = f"{ready or 'no'} chains of linear layers compose"
+    if ready == 1:
+        told = "1 chain of linear layers composes"
+    if sizeless:
+        told += f", {sizeless} {'needs' if sizeless == 1 else 'need'} a size"
+    if refused:
+        told += f", {refused} {'does' if refused == 1 else 'do'} not"
+    return told
 
 
 def _described(entry: "Entry") -> dict[str, Any]:

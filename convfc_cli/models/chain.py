@@ -8,10 +8,11 @@ between is not looked at.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
-from convfc_cli.errors import ConvfcError, SizeMissing, Unsupported, UsageError
+from convfc_cli.errors import ConvfcError, GeometryError, SizeMissing, Unsupported, UsageError
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product, composed
@@ -96,13 +97,17 @@ def real(part: Entry) -> Linear:
     """A layer of a chain, of an integer one the real-valued: whole numbers are not multiplied, for
     their sums may not fit.
     """
-    layer = (part if part.real is None else part.as_real()).load()
-    if layer.dtype.kind != "f":
+    return _real(part).load()
+
+
+def _real(part: Entry) -> Entry:
+    part = part if part.real is None else part.as_real()
+    if part.matrix_dtype == "int32":
         raise Unsupported(
             f"layer {part.name} ({part.op}) has whole numbers for weights and states no scale: it "
             f"is no part of a chain"
         )
-    return layer
+    return part
 
 
 def normalized(model: Model, entry: Entry) -> Entry:
@@ -129,29 +134,41 @@ class Chain:
     parts: tuple[Entry, ...]
 
     @cached_property
-    def extent(self) -> Extent | None:
-        """Its sizes and about how many entries; None where a size is open or layers do not fit."""
-        if any(part.error is not None for part in self.parts):
-            return None
+    def error(self) -> ConvfcError | None:
+        """Why it does not compose, as far as that is known before weights are read."""
         try:
-            product = Product([_pattern(part) for part in self.parts])
+            parts = [_real(part) for part in _sized(self.parts, None)]
+            for one, other in pairwise(parts):
+                made, taken = one.require().output_shape, other.require().input_shape
+                if made != taken:
+                    raise GeometryError(f"{one.name} makes {made}, {other.name} takes {taken}")
+        except ConvfcError as error:
+            return error
+        return None
+
+    @cached_property
+    def extent(self) -> Extent | ConvfcError:
+        """Its sizes and about how many entries; or why it does not compose."""
+        if self.error is not None:
+            return self.error
+        try:
+            product = Product([_pattern(part) for part in _sized(self.parts, None)])
             return Extent(product.input_shape, product.output_shape, (), product.estimate())
-        except ConvfcError:
-            return None
+        except ConvfcError as error:
+            return error
 
 
 def chains(model: Model) -> Iterator[Chain]:
-    """The longest chains of a model that hold a convolution, each told by its last layer."""
+    """The longest chains of a model, each told by its last layer."""
     makers = _makers(model)
     read = {entry.reads for entry in makers.values() if not entry.behind}
-    convolutions = {entry.output for entry in model.entries}
     for entry in makers.values():
         if entry.output in read:
             continue
         parts = [entry]
         while (maker := _maker(makers, parts[0])) and len(parts) <= len(makers):
             parts.insert(0, maker)
-        if len(parts) > 1 and convolutions & {part.output for part in parts}:
+        if len(parts) > 1:
             yield Chain(tuple(parts))
 
 

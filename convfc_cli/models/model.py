@@ -75,6 +75,15 @@ class Bare:
     output_padding: tuple[int, ...] = (0,)
 
 
+def status(error: ConvfcError | None) -> str:
+    """`ready` where nothing is wrong, else `needs a size`, `weights alone` or `unsupported`."""
+    if error is None:
+        return "ready"
+    if isinstance(error, SizeMissing):
+        return "needs a size"
+    return "weights alone" if isinstance(error, WeightsAlone) else "unsupported"
+
+
 @dataclass(frozen=True)
 class Entry:
     """One layer of a model, as it is listed."""
@@ -146,11 +155,7 @@ class Entry:
     @property
     def status(self) -> str:
         """`ready`, `needs a size`, `weights alone` or `unsupported`."""
-        if self.error is None:
-            return "ready"
-        if isinstance(self.error, SizeMissing):
-            return "needs a size"
-        return "weights alone" if isinstance(self.error, WeightsAlone) else "unsupported"
+        return status(self.error)
 
     def require(self) -> Outline:
         """The outline; raises the layer's error, with its name, if it has one."""
@@ -242,6 +247,9 @@ class Model:
 
     beside: Callable[[], Iterable[Path]] = tuple
     """Names the other files that it is read from, whether they are there or not."""
+
+    operators: tuple[str, ...] = ()
+    """Of all that the file says that the network computes; none where it does not say."""
 
     @cached_property
     def others(self) -> tuple[Entry, ...]:

@@ -46,7 +46,13 @@ class Onnx(ModelFormat):
         folder = None if source.path is None else source.path.absolute().parent
         entries, lister = list_layers(model, source.name, folder, shapes)
         return Model(
-            *(source.name, self.name, entries, source.sha256(), source.path, lister),
+            name=source.name,
+            kind=self.name,
+            entries=entries,
+            sha256=source.sha256(),
+            path=source.path,
+            lister=lister,
+            operators=tuple(sorted({node.op_type for node in model.graph.node})),
             beside=lambda: _external_files(model, folder),
         )
 
