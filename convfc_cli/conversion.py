@@ -459,6 +459,7 @@ def _origin(model: Model, entry: Entry) -> Origin:
         dtype=entry.dtype,
         flipped=bool(entry.flipped),
         dequantized=entry.dequantized,
+        weight=entry.weight,
         notes=entry.noted(),
     )
 

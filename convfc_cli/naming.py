@@ -10,18 +10,65 @@ from convfc_cli.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What one layer answers to: its position, its name and its output's name."""
+    """What one layer answers to."""
 
     position: int
     name: str
     output: str
+    weight: str = ""
+    """The name of its weights, `layer1.0.conv1.weight`; empty where they have none."""
+
+    def names(self) -> tuple[str, ...]:
+        """Its name, that of its weights without its ending, and its output's, each once.
+
+        >>> Label(0, "node_Conv_293", "getitem", "layer1.0.conv1.weight").names()
+        ('node_Conv_293', 'layer1.0.conv1', 'getitem')
+        """
+        found = (self.name, without_ending(self.weight), self.output)
+        return tuple(dict.fromkeys(filter(None, found)))
+
+    def all_names(self) -> tuple[str, ...]:
+        """These, and the whole name of its weights."""
+        return (*self.names(), self.weight)
+
+
+def without_ending(weight: str) -> str:
+    """The name of weights without its last component; empty where it has one alone.
+
+    >>> [without_ending(name) for name in ("layer1.0.conv1.weight", "conv/kernel:0", "w")]
+    ['layer1.0.conv1', 'conv', '']
+    """
+    return re.sub(r"(^|[./])[^./]*$", "", weight)
+
+
+_ANSWERS: tuple[Callable[[Label, str], bool], ...] = (
+    lambda label, wanted: wanted in (label.name, label.output),
+    lambda label, wanted: wanted in (label.weight, without_ending(label.weight)),
+    lambda label, wanted: any(name.endswith(wanted) for name in (label.name, label.output)),
+    lambda label, wanted: any(_in_components(wanted, name) for name in label.all_names()),
+    lambda label, wanted: any(wanted in name for name in label.all_names()),
+)
+"""How a layer answers to a word, the strictest first: by its name or its output's; the name of its
+weights; an ending of the first two; components of any of them; any part of any of them."""
+
+
+def _in_components(wanted: str, name: str) -> bool:
+    """Whether a name has these whole components, of those that / . or : parts.
+
+    >>> _in_components("conv1", "/conv1/Conv"), _in_components("conv1", "/conv10/Conv")
+    (True, False)
+    """
+    return re.search(rf"(?:^|[/.:]){re.escape(wanted)}(?:[/.:]|$)", name) is not None
 
 
 def pick(wanted: str, labels: Sequence[Label], where: str) -> Label:
     """The layer that `wanted` means.
 
-    A layer answers to its name, its output's name, an ending of either that no other layer has, and
-    `@3`, its position. Raises `UsageError` for what fits none of `where`, or several.
+    A layer answers to `@3`, its position; to its name and its output's name; to the name of its
+    weights, with and without its ending; to an ending of its name or its output's; to components of
+    any of these as paths; and to any part of them. The first of these by which any layer answers
+    decides, and by that it has to be one layer alone. Raises `UsageError` for what fits none of
+    `where`, or several.
 
     >>> pick("v2", [Label(0, "net/conv1", "a"), Label(1, "net/conv2", "b")], "m.onnx").position
     1
@@ -35,21 +82,29 @@ def pick(wanted: str, labels: Sequence[Label], where: str) -> Label:
         places = [label.position for label in labels]
         span = f", @{min(places)} to @{max(places)}" if places else ""
         raise UsageError(f"{where} has no layer {wanted}: it has {len(labels)}{span}")
-    tests: tuple[Callable[[Label], bool], ...] = (
-        lambda label: wanted in (label.name, label.output),
-        lambda label: label.name.endswith(wanted) or label.output.endswith(wanted),
-    )
-    for test in tests:
-        fitting = [label for label in labels if test(label)]
+    for answers in _ANSWERS:
+        fitting = [label for label in labels if answers(label, wanted)]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
-            told = ", ".join(f"@{label.position} ({label.name})" for label in fitting[:8])
+            told = first_few([f"@{label.position} ({label.name})" for label in fitting])
             raise UsageError(f"{wanted!r} fits several layers of {where}: say {told}")
-    names = sorted({name for label in labels for name in (label.name, label.output)})
-    close = get_close_matches(wanted, names, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else f"there are {first_few(names)}"
+    close = _close(wanted, labels)
+    hint = (
+        f"did you mean {', '.join(close)}?"
+        if close
+        else f"there are {first_few([label.name for label in labels])}"
+    )
     raise UsageError(f"{where} has no layer {wanted!r}: {hint}")
+
+
+def _close(wanted: str, labels: Sequence[Label], most: int = 3) -> list[str]:
+    """The names that are most like what was wanted, one for a layer."""
+    owners = {name: label.position for label in reversed(labels) for name in label.names()}
+    found: dict[int, str] = {}
+    for name in get_close_matches(wanted, owners, n=3 * most, cutoff=0.5):
+        found.setdefault(owners[name], name)
+    return list(found.values())[:most]
 
 
 def first_few(names: Sequence[str], most: int = 8) -> str:

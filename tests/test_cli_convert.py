@@ -162,7 +162,7 @@ def test_an_exact_name_beats_an_ending(folder: Path) -> None:
     [
         ("cnov2d", "did you mean conv2d"),
         ("2d", None),  # fits node_conv2d alone: an ending
-        ("nothing like it", "there are conv2d, conv2d_1"),
+        ("nothing like it", "there are node_conv2d, node_conv2d_1, node_view"),
         ("@6", "it has 6, @0 to @5"),
         ("@x", "no layer '@x'"),
     ],

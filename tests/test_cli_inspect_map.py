@@ -48,6 +48,7 @@ def test_inspect_in_a_pipe() -> None:
         "output": "6x28x28",
         "kernel": "6x1x5x5",
         "status": "ready",
+        "weight": "0.weight",
     }
     run("convert", LENET, "-l", "@0", "-o", "c.npz", "--no-verify").succeeded()
     assert sizes["nonzeros"] == np.count_nonzero(matrix_of(Path("c.npz")))

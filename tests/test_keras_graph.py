@@ -427,7 +427,8 @@ def test_a_layer_that_is_called_twice(tmp_path: Path) -> None:
     path = tmp_path / "m.h5"
     assert convfc.matrix(path, "conv:1").shape == (8 * 2 * 2, 9 * 3 * 2)
     told = run("convert", path, "-l", "conv", "-o", tmp_path / "o.npz").failed(2)
-    assert "did you mean conv:" in told
+    assert "fits several layers" in told
+    assert told.endswith("say @0 (conv:0), @1 (conv:1)")
 
 
 def test_models_deeper_in_models(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ Examples:
     "layers",
     multiple=True,
     metavar="NAME",
-    help="A layer: its name, its output's name, an ending of either, or @3 for its position. "
-    "Repeatable; all layers by default.",
+    help="A layer: its name, its output's or its weights' (layer1.0.conv1), an ending or a part of "
+    "these that no other layer has, or @3 for its position. Repeatable; all layers by default.",
 )
 @click.option(
     "-o",

@@ -26,7 +26,10 @@ NARROW = ("@", "layer", "output", "nonzeros", "status")
 
 WIDTH = 100
 
-PIPED = ("position", "layer", "op", "input", "output", "kernel", "nonzeros", "bytes", "status")
+PIPED = (
+    *("position", "layer", "op", "input", "output", "kernel", "nonzeros", "bytes", "status"),
+    "weight",
+)
 
 CHAINS = ("chain", "operators", "input", "output", "nonzeros", "csr", "status")
 """Columns of the chains on a terminal."""
@@ -95,7 +98,7 @@ def inspect(
         print_json({**head, "layers": listed})
         return
     if is_terminal(sys.stdout):
-        columns = WIDE if console(sys.stdout).width >= WIDTH else NARROW
+        columns = _columns(listed, console(sys.stdout).width)
         rows = ([_cell(item, column) for column in columns] for item in listed)
         print_table(columns, rows, numbers=("@", "nonzeros", "csr"))
         failed = [item for item in listed if item["status"] == "unsupported"]
@@ -131,6 +134,19 @@ def inspect(
             f"(and --stride, --pad, --dilation, --groups, --transposed)",
             quiet=quiet,
         )
+
+
+def _columns(listed: list[dict[str, Any]], width: int) -> tuple[str, ...]:
+    """The columns of a table on a terminal of this width: the weights' names where all fits."""
+    if width < WIDTH:
+        return NARROW
+    columns = (*WIDE[:2], "weight", *WIDE[2:])
+    widths = (
+        max(len(column), *(len(_cell(item, column)) for item in listed)) for column in columns
+    )
+    needed = sum(width + 3 for width in widths) - 1  # three between columns, two at the edges
+    named = any(item["weight"] for item in listed)
+    return columns if named and needed <= width else WIDE
 
 
 def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
@@ -230,6 +246,7 @@ def _described(entry: "Entry") -> dict[str, Any]:
         "position": entry.position,
         "layer": entry.name,
         "output": entry.output,
+        "weight": entry.weight or None,
         "op": entry.op,
         "status": entry.status,
         "reason": str(entry.error) if entry.error else None,

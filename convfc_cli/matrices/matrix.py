@@ -51,6 +51,9 @@ class Origin:
     first: str = ""
     """Of a chain of layers the output of the first; `output` is that of the last."""
 
+    weight: str = ""
+    """What the model calls the weights, where that is another name; files may be without it."""
+
     notes: dict[str, Any] = field(default_factory=dict)
     """What the model says besides: scales, zero points, an activation."""
 

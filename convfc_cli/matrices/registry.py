@@ -66,5 +66,5 @@ def one(found: Sequence[Stored], layer: str | None, where: str) -> Stored:
         names = first_few([stored.matrix.origin.layer for stored in found])
         raise UsageError(f"{where} holds {len(found)} matrices: say which layer's, -l ({names})")
     origins = [stored.matrix.origin for stored in found]
-    labels = [Label(origin.position, origin.layer, origin.output) for origin in origins]
+    labels = [Label(o.position, o.layer, o.output, o.weight) for o in origins]
     return found[labels.index(pick(layer, labels, where))]

@@ -33,13 +33,21 @@ def compose(model: Model, between: str) -> Entry:
     places = [place for place, letter in enumerate(between) if letter == ":"]
     if not places:
         raise UsageError(f"--compose {between!r}: write FIRST:LAST, two layers or one and the same")
+    found: dict[tuple[int, ...], list[Entry]] = {}
     reasons = []
     for place in places:
         try:
             last = model.layer(between[place + 1 :])
-            return chained(_back(model, last, _first(model, between[:place])))
+            parts = _back(model, last, _first(model, between[:place]))
+            found[tuple(part.position for part in parts)] = parts
         except UsageError as reason:
             reasons.append(reason)
+    if len(found) == 1:
+        (parts,) = found.values()
+        return chained(parts)
+    if found:
+        told = " or ".join(f"@{places[0]}:@{places[-1]}" for places in found)
+        raise UsageError(f"--compose {between!r} names several chains: say {told}")
     raise (
         reasons[-1]
         if len(reasons) == 1
@@ -74,6 +82,7 @@ def chained(parts: Sequence[Entry], shape: tuple[int, ...] | None = None) -> Ent
         op="+".join(part.op for part in parts),
         error=None,
         outline=product.outline,
+        weight="",
         dtype=product.dtype.name,
         flipped=False,
         reads=first.reads,
@@ -191,12 +200,10 @@ def _makers(model: Model) -> dict[str, Entry]:
 
 def _first(model: Model, name: str) -> Callable[[Entry], bool]:
     """Tells the first layer of a chain: the layer of this name, or that which reads the tensor."""
-    try:
-        position = model.layer(name).position
-    except UsageError:
-        if not any(entry.reads == name for entry in _makers(model).values()):
-            raise
+    named = any(name in (entry.name, entry.output) for entry in model.layers())
+    if not named and any(entry.reads == name for entry in model.layers()):
         return lambda entry: entry.reads == name
+    position = model.layer(name).position
     return lambda entry: entry.position == position
 
 

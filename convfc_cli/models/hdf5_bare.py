@@ -10,7 +10,7 @@ of size 1 at the end. Here they have the shape that they have in MATLAB.
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import prod
 from typing import Any, Protocol
@@ -116,6 +116,7 @@ def candidates(tree: Tree) -> tuple[Entry, ...]:
                 _hint(tree, weight, bias),
             ),
             stored=weight.shape(),
+            weight=weight.name,
             dtype=dtype_name(weight.dataset),
         )
         for position, (weight, bias) in enumerate(
@@ -186,18 +187,15 @@ def entry(
         name,
         name,
         "ConvTranspose" if bare.transposed else "Conv",
+        weight=weight.name,
         dtype=dtype_name(weight.dataset),
     )
 
     def resized(shape: tuple[int, ...]) -> Entry:
         index = geometry.index_map(shape)
-        return Entry(
-            position,
-            name,
-            name,
-            start.op,
+        return replace(
+            start,
             outline=index,
-            dtype=start.dtype,
             loader=lambda: geometry.load(index, weight, bias),
             resizer=resized,
         )
@@ -207,7 +205,7 @@ def entry(
     channels = geometry.channels
     hint = ",".join(map(str, (1, *geometry.enough())))
     missing = SizeMissing(f"its file does not say the size of its input, {channels} channels", hint)
-    return Entry(position, name, name, start.op, error=missing, dtype=start.dtype, resizer=resized)
+    return replace(start, error=missing, resizer=resized)
 
 
 @dataclass(frozen=True)

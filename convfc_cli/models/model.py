@@ -101,6 +101,9 @@ class Entry:
     stored: tuple[int, ...] | None = None
     """The shape of weights that the file has alone, saying nothing of how they are used."""
 
+    weight: str = ""
+    """What the file calls the weights; empty where it does not, or only as it calls the layer."""
+
     dtype: str = ""
     """The weights' dtype in the model; empty where only loading tells."""
 
@@ -142,6 +145,11 @@ class Entry:
     def __post_init__(self) -> None:
         if self.error is not None:
             self.error.without_frames()
+
+    @property
+    def label(self) -> Label:
+        """What the layer answers to."""
+        return Label(self.position, self.name, self.output, self.weight)
 
     @property
     def matrix_dtype(self) -> str:
@@ -274,18 +282,15 @@ class Model:
         return self.entries + self.of_kinds(kinds)
 
     def layer(self, name: str) -> Entry:
-        """The layer of this name: a convolution, else another linear layer."""
-
-        def picked(entries: tuple[Entry, ...]) -> Entry:
-            labels = [Label(entry.position, entry.name, entry.output) for entry in entries]
-            return entries[labels.index(pick(name, labels, self.name))]
-
-        try:
-            return picked(self.entries)
-        except UsageError:
-            if not self.others:
-                raise
-        return picked(self.entries + self.others)
+        """The layer of this name among all linear layers; the others are not listed for the
+        position of a convolution.
+        """
+        for entry in self.entries:
+            if name == f"@{entry.position}":
+                return entry
+        entries = tuple(self.layers())
+        labels = [entry.label for entry in entries]
+        return entries[labels.index(pick(name, labels, self.name))]
 
     def of_kinds(self, kinds: Sequence[str]) -> tuple[Entry, ...]:
         """The other linear layers of these operators, whatever their case; `linear` is all."""

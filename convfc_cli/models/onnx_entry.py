@@ -32,6 +32,28 @@ def settled(
         return replace(entry, error=error)
 
 
+_SAME_WEIGHTS = frozenset("Identity Transpose Cast QuantizeLinear DequantizeLinear".split())
+"""Operators whose result is a form of the weights that they are given first."""
+
+
+def weight_name(scope: Scope, name: str) -> str:
+    """What the model calls the stored weights that this tensor is a form of; empty where it is
+    computed in any other way, or known only when the network runs.
+    """
+    seen: set[tuple[int, str]] = set()
+    home = scope.home(name)
+    while home is not None and name not in home.stored and (id(home), name) not in seen:
+        seen.add((id(home), name))
+        node = home.producers.get(name)
+        if node is not None and node.op_type == "Constant":
+            return name
+        if node is None or node.op_type not in _SAME_WEIGHTS or not node.input:
+            return ""
+        name = node.input[0]
+        home = home.home(name)
+    return name if home is not None and name in home.stored else ""
+
+
 def size_hint(scope: Scope, name: str, rank: int, channels: int | None = None) -> str:
     """What --input-shape might be, for instance: of the model's input if that is open, else of the
     tensor of this name, which has so many axes and, where it is known, channels.

@@ -16,7 +16,7 @@ from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.models import onnx_layer
 from convfc_cli.models.model import Entry, Shapes
 from convfc_cli.models.onnx_constants import LARGEST_RANK, dynamic, value
-from convfc_cli.models.onnx_entry import settled, size_hint
+from convfc_cli.models.onnx_entry import settled, size_hint, weight_name
 from convfc_cli.models.onnx_linear import listed
 from convfc_cli.models.onnx_links import Links, Walked
 from convfc_cli.models.onnx_readers import READERS
@@ -163,6 +163,8 @@ def _entry(
         conv = reader.conv(node)
     except ConvfcError as error:
         return replace(entry, error=error)
+    if len(conv.input) > 1:
+        entry = replace(entry, weight=weight_name(scope, conv.input[1]))
 
     def resized(input_shape: tuple[int, ...]) -> Entry:
         index = onnx_layer.index_map(conv, _kernel_shape(scope, conv), input_shape)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from convfc_cli.errors import MalformedInput
 from convfc_cli.models import onnx_affine, onnx_moves, onnx_pool
 from convfc_cli.models.model import Entry
-from convfc_cli.models.onnx_entry import settled, size_hint
+from convfc_cli.models.onnx_entry import settled, size_hint, weight_name
 from convfc_cli.models.onnx_original import as_listed
 from convfc_cli.models.onnx_site import Part, Shape, Site, Sizes
 
@@ -27,6 +27,9 @@ class Kind:
     other one may be.
     """
 
+    weighted: bool = False
+    """Whether its second input holds its weights, though it is linear in its first alone."""
+
     known: Callable[[Site, Sizes | None], Sizes | None] = lambda site, sizes: sizes
     """What is known of the shape of its input, from that and from its constants."""
 
@@ -34,13 +37,13 @@ class Kind:
 KINDS = {
     "Add": Kind(onnx_affine.arithmetic(onnx_affine.added), (0, 1)),
     "AveragePool": Kind(onnx_pool.average_pool),
-    "BatchNormalization": Kind(onnx_affine.batch_normalization),
+    "BatchNormalization": Kind(onnx_affine.batch_normalization, weighted=True),
     "DepthToSpace": Kind(onnx_moves.moved(onnx_moves.depth_to_space)),
     "Div": Kind(onnx_affine.arithmetic(onnx_affine.divided), (0,)),
     "Flatten": Kind(onnx_moves.moved(onnx_moves.flattened)),
-    "Gemm": Kind(onnx_affine.gemm, (0,), onnx_affine.gemm_input),
+    "Gemm": Kind(onnx_affine.gemm, (0,), known=onnx_affine.gemm_input),
     "GlobalAveragePool": Kind(onnx_pool.global_average_pool),
-    "MatMul": Kind(onnx_affine.matmul, (0, 1), onnx_affine.matmul_input),
+    "MatMul": Kind(onnx_affine.matmul, (0, 1), known=onnx_affine.matmul_input),
     "Mul": Kind(onnx_affine.arithmetic(onnx_affine.multiplied), (0, 1)),
     "Pad": Kind(onnx_moves.pad),
     "Reshape": Kind(onnx_moves.moved(onnx_moves.reshaped)),
@@ -59,6 +62,8 @@ KINDS = {
 def listed(entry: Entry, site: Site, *, sized: bool) -> Entry:
     """The entry of a node that is one of `KINDS`; `sized` where the user gave sizes."""
     kind, scope, name = KINDS[site.node.op_type], site.scope, site.node.input[site.place]
+    if (kind.sides or kind.weighted) and site.has(1 - site.place):
+        entry = replace(entry, weight=weight_name(scope, site.node.input[1 - site.place]))
 
     def resized(shape: Shape) -> Entry:
         site.check()
