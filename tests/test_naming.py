@@ -241,6 +241,20 @@ def test_a_chain_begins_at_the_tensor_that_is_named_not_at_a_layer_with_a_part_o
     assert json.loads(str(arrays(Path("c.npz"))["convfc"]))["origin"]["layer"] == "first:last"
 
 
+def test_a_chain_whose_colons_can_be_read_in_two_ways_is_an_error(folder: Path) -> None:
+    names = ("a", "a:b", "b:c", "c")
+    nodes = [
+        helper.make_node("Mul", ["x" if not n else f"t{n}", "S"], [f"t{n + 1}"], name=name)
+        for n, name in enumerate(names)
+    ]
+    stored = [tensor("S", np.float32([2]))]
+    path = save(make_model(nodes, [info("x", (1, 1, 3, 3))], stored), folder)
+    told = run("convert", path, "--compose", "a:b:c", "-o", "c.npz").failed(2)
+    assert "names several chains: say @0:@2 or @1:@3" in told
+    run("convert", path, "--compose", "@1:@3", "-o", "c.npz").succeeded()
+    assert set(arrays(Path("c.npz"))["data"]) == {8}
+
+
 def test_a_file_that_does_not_name_the_weights_is_the_models_all_the_same(folder: Path) -> None:
     """As files of earlier versions; one that names others is not."""
     path = exported(folder / "m.onnx")
