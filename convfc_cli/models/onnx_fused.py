@@ -39,7 +39,7 @@ def notes(node: onnx.NodeProto) -> dict[str, Any]:
     for attribute in node.attribute:
         if attribute.name not in _FUSED:
             continue
-        if attribute.type != _FUSED[attribute.name] or attribute.name in found:
+        if attribute.type != _FUSED[attribute.name]:
             raise MalformedInput(f"attribute {attribute.name!r} of FusedConv has the wrong type")
         if attribute.name == "activation":
             found["activation"] = attribute.s.decode(errors="replace")[:LONGEST]

@@ -15,6 +15,7 @@ import onnx
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.models import onnx_layer
 from convfc_cli.models.model import Entry, Shapes
+from convfc_cli.models.onnx_check import check
 from convfc_cli.models.onnx_constants import LARGEST_RANK, dynamic, value
 from convfc_cli.models.onnx_entry import settled, size_hint, weight_name
 from convfc_cli.models.onnx_linear import listed
@@ -70,9 +71,11 @@ def list_layers(
     """All convolutions of a model, in the order of its nodes, and what lists its other linear
     layers, for which more sizes may have to be found.
     """
+    check(model, name)
     if model.functions:
         _check_expansion(model, name)
         model = _inlined(model, name)
+        check(model, name)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
 
     def walked(*, thorough: bool) -> tuple[list[Walked], Links]:
@@ -103,15 +106,18 @@ def list_layers(
 
 def _check_expansion(model: onnx.ModelProto, name: str) -> None:
     """Raise `Refused` if inlining would make far more nodes: a function may call others twice."""
-    bodies = {(function.domain, function.name): function.node for function in model.functions}
-    sizes: dict[tuple[str, str], int] = {}
+    bodies = {
+        (function.domain, function.name, function.overload): function.node
+        for function in model.functions
+    }
+    sizes: dict[tuple[str, str, str], int] = {}
 
     def size(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
         if depth > DEEPEST:
             raise Refused(f"the functions of {name} call each other more than {DEEPEST} deep")
         total = 0
         for node in nodes:
-            key = (node.domain, node.op_type)
+            key = (node.domain, node.op_type, node.overload)
             if key in bodies:
                 if key not in sizes:
                     sizes[key] = size(bodies[key], depth + 1)

@@ -67,13 +67,16 @@ def attributes(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Attributes:
         shape = shape[2:]
     if shape and len(shape) != n:
         raise MalformedInput(f"output_shape has {len(shape)} values for {n} spatial axes")
+    auto_pad, pads = text(found, "auto_pad", "NOTSET"), ends(found, n)
+    if auto_pad != "NOTSET" and any(map(any, pads)):
+        raise MalformedInput(f"auto_pad is {auto_pad} beside pads of {found['pads']}: one of them")
     return Attributes(
-        auto_pad=text(found, "auto_pad", "NOTSET"),
+        auto_pad=auto_pad,
         dilations=each(found, "dilations", 1, n),
         group=found.get("group", 1),
         output_padding=each(found, "output_padding", 0, n),
         output_shape=shape or None,
-        pads=ends(found, n),
+        pads=pads,
         strides=each(found, "strides", 1, n),
     )
 
@@ -91,7 +94,7 @@ def stated(node: onnx.NodeProto, kinds: Mapping[str, int]) -> dict[str, Any]:
             raise MalformedInput(f"attribute {name!r} refers to a function's that is not there")
         if name not in kinds:
             raise Unsupported(f"attribute {name!r} is none of {node.op_type}'s in ONNX")
-        if attribute.type != kinds[name] or name in found:
+        if attribute.type != kinds[name]:
             raise MalformedInput(f"attribute {name!r} of {node.op_type} has the wrong type")
         found[name] = onnx.helper.get_attribute_value(attribute)
     return found
