@@ -2,20 +2,28 @@
 
 A file of a kilobyte can ask for hours of work. Every reader, every constant, every chain and every
 runtime draws on one budget, which is that of the whole command: many small demands are refused as
-one large demand is. `spend` is called before the work is done.
+one large demand is. `spend` is called before the work is done; where nobody can tell beforehand how
+long it takes, it is `timed`. A large file may ask for more than a small one: `earn`.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
+from time import thread_time
 
 from convfc_cli.errors import Refused
+
+ELEMENTS_A_BYTE = 16
+"""What a byte of a file adds: four times the elements that its weights have in float32."""
+
+SECONDS_A_BYTE = 2.5e-7
+"""The same of CPU time, a second for each 4 MB: dequantizing takes a tenth of it."""
 
 
 @dataclass
 class Budget:
-    """How much of each is left; see `WHOLE` for what a command begins with."""
+    """How much of each is left; the defaults are what a command begins with."""
 
     elements: int = field(default=2**32, metadata={"unit": "elements to compute"})
     """Of constant arrays that are computed, not read: dequantized weights, folded shapes."""
@@ -28,6 +36,27 @@ class Budget:
 
     products: int = field(default=2**40, metadata={"unit": "products to compute"})
     """Multiplications of runtimes that run a layer, and of products of layers."""
+
+    seconds: float = field(default=5, metadata={"unit": "seconds of CPU time"})
+    """For constants to be computed in: the operators that make them may be written in Python."""
+
+    def earn(self, size: int) -> None:
+        """Add what a file of so many bytes may ask for."""
+        self.elements += size * ELEMENTS_A_BYTE
+        self.seconds += size * SECONDS_A_BYTE
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator["Budget"]:
+        """Take off the CPU time that this thread takes inside; who has others work for it takes off
+        theirs. Raises `Refused` where none is left to begin with.
+        """
+        if self.seconds <= 0:
+            raise Refused(f"{what}: all that came before took the CPU time that the command has")
+        begun = thread_time()
+        try:
+            yield self
+        finally:
+            self.seconds -= thread_time() - begun
 
     def spend(self, what: str, **amounts: int) -> None:
         """Take these amounts off; `what` they are for, in a message.
@@ -42,16 +71,12 @@ class Budget:
         for name, amount in amounts.items():
             left = getattr(self, name)
             if amount > left:
-                raise Refused(
-                    f"{what} needs {amount} {_UNITS[name]}: the command has {left} left of "
-                    f"{_WHOLE[name]}"
-                )
+                raise Refused(f"{what} needs {amount} {_UNITS[name]}: the command has {left} left")
         for name, amount in amounts.items():
             setattr(self, name, getattr(self, name) - amount)
 
 
 _UNITS = {resource.name: resource.metadata["unit"] for resource in fields(Budget)}
-_WHOLE = {resource.name: resource.default for resource in fields(Budget)}
 
 _current: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
@@ -72,6 +97,11 @@ def command() -> Iterator[Budget]:
         _current.reset(token)
 
 
+def current() -> Budget:
+    """The budget of the command that is under way; outside of one, a whole one."""
+    return _current.get() or Budget()
+
+
 def spend(what: str, **amounts: int) -> None:
     """`Budget.spend` of the command that is under way; outside of one, of a whole budget."""
-    (_current.get() or Budget()).spend(what, **amounts)
+    current().spend(what, **amounts)

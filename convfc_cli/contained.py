@@ -203,6 +203,7 @@ def _serve(function: Callable[..., Any], requests: BinaryIO, replies: BinaryIO) 
                     answer = pickle.dumps((False, error, True))
             replies.write(answer)
             replies.flush()
+            del given, found, answer  # the next call has all the memory
     except EOFError:
         os._exit(0)
     finally:  # no handlers, no buffers of the parent's

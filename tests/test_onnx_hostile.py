@@ -281,6 +281,14 @@ def integers(*values: int) -> Any:
     return np.array(values, np.int64)
 
 
+def sparse(values: Any, places: Any, *dims: int) -> bytes:
+    """A model whose weights are a sparse tensor."""
+    given = onnx.SparseTensorProto(dims=dims)
+    given.values.CopyFrom(tensor("", np.array(values, np.float32)))
+    given.indices.CopyFrom(tensor("", places))
+    return computed([node("Constant", [], ["W"], sparse_value=given)])
+
+
 def doubling(levels: int, *, recursive: bool = False) -> bytes:
     """Functions that each call the one before twice: 2**levels convolutions when written out."""
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("f", 1)]
@@ -485,42 +493,10 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "an empty sparse tensor": lambda: computed(
         [node("Constant", [], ["W"], sparse_value=onnx.SparseTensorProto())]
     ),
-    "a huge sparse tensor": lambda: computed(
-        [
-            node(
-                "Constant",
-                [],
-                ["W"],
-                sparse_value=helper.make_sparse_tensor(
-                    tensor("", np.float32([1])), tensor("", integers(5)), [2**20, 2**20, 1, 1]
-                ),
-            )
-        ]
-    ),
-    "a sparse tensor, 500 million": lambda: computed(
-        [
-            node(
-                "Constant",
-                [],
-                ["W"],
-                sparse_value=helper.make_sparse_tensor(
-                    tensor("", np.float32([1])), tensor("", integers(-5)), [3, 2, -2, -3]
-                ),
-            )
-        ]
-    ),
-    "sparse indices outside": lambda: computed(
-        [
-            node(
-                "Constant",
-                [],
-                ["W"],
-                sparse_value=helper.make_sparse_tensor(
-                    tensor("", np.float32([1])), tensor("", integers(10**9)), SHAPE
-                ),
-            )
-        ]
-    ),
+    "a huge sparse tensor": lambda: sparse([1], integers(5), 2**20, 2**20, 1, 1),
+    "a sparse tensor of 2 GB": lambda: sparse([1], integers(5), 2**29),
+    "a sparse tensor, 500 million": lambda: sparse([1], integers(-5), 3, 2, -2, -3),
+    "a sparse tensor of many axes": lambda: sparse([1], integers(0), *[1] * 100),
     "a constant without a value": lambda: computed([node("Constant", [], ["W"])]),
     "a constant of text": lambda: computed([node("Constant", [], ["W"], value_string="W")]),
     "functions that double": lambda: doubling(40),
@@ -547,6 +523,7 @@ HARMLESS = {
     "an operator set that is to come",
     "an operator set below 0",
     "nested a little too deeply",
+    "a long chain",
 }
 """What may be read after all, if it stays within the limits."""
 
@@ -645,3 +622,43 @@ def test_sizes_that_become_negative_before_a_slice_end_nothing(size, tmp_path: P
     assert "Assertion" not in ran.stderr
     if size != -3:
         assert "no output: size 4" in ran.stdout
+
+
+SPARSE: dict[str, tuple[Any, Any, str]] = {
+    "repeated": ([1, 2], integers(3, 3), "ascending"),
+    "unsorted": ([1, 2], integers(3, 0), "ascending"),
+    "negative": ([1], integers(-1), "outside its shape"),
+    "beyond": ([1], integers(36), "outside its shape"),
+    "unsigned, beyond": ([1], np.uint64([2**64 - 1]), "outside its shape"),
+    "beyond, on one axis": ([1], integers(0, 0, 2, 0)[None], "outside its shape"),
+    "negative, on one axis": ([1], integers(0, 0, -1, 0)[None], "outside its shape"),
+    "repeated, on axes": ([1, 2], np.int64([[0, 1, 0, 1]] * 2), "ascending"),
+    "unsorted, on axes": ([1, 2], np.int64([[0, 1, 0, 1], [0, 0, 1, 1]]), "ascending"),
+    "two axes of four": ([1], integers(0, 1)[None], "4 axes"),
+    "one axis of four": ([1], integers(3)[None], "4 axes"),
+    "one place for each axis of one value": ([1], integers(0, 1, 0, 1), "1 values"),
+    "fewer values": ([1], integers(1, 2), "1 values"),
+    "fewer places": ([1, 2], integers(1), "2 values"),
+    "no axis": ([1], np.int64(3), "1 values"),
+    "three axes": ([1], integers(3)[None, None], "1 values"),
+    "values of two axes": ([[1, 2]], integers(3), "values"),
+    "no numbers": ([1, 2], np.array([True, False]), "bool"),
+    "fractions": ([1], np.float32([3]), "float32"),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_tensors_that_onnx_does_not_have(name: str, tmp_path: Path) -> None:
+    values, places, message = SPARSE[name]
+    entry = read(save(sparse(values, places, *SHAPE), tmp_path)).entries[0]
+    with pytest.raises(MalformedInput, match=message):
+        entry.load()
+
+
+def test_a_sparse_tensor_of_any_whole_numbers_and_of_none(tmp_path: Path) -> None:
+    for places in (np.int32([3, 35]), np.uint8([3, 35])):
+        entry = read(save(sparse([4, 5], places, *SHAPE), tmp_path)).entries[0]
+        kernel = entry.load().arrays()["kernel"].reshape(-1)
+        assert (np.flatnonzero(kernel).tolist(), kernel[3], kernel[35]) == ([3, 35], 4, 5)
+    entry = read(save(sparse([], np.zeros((0, 4), np.int64), *SHAPE), tmp_path)).entries[0]
+    assert not entry.load().arrays()["kernel"].any()

@@ -3,13 +3,16 @@
 A weight may be an initializer (also one that is listed as a graph input), lie in an external file
 or an outer graph, or be computed: dequantized, normalized, transposed, cast. What is computed
 from constants alone is evaluated by ONNX's own reference operators, an allow-list of them, each
-result's size known before it is made; QONNX's quantizers by `onnx_quant`.
+result's size known before it is made; QONNX's quantizers by `onnx_quant`. The operators are Python,
+some of it a loop over elements: they run in the contained child, on the budget of the command.
 """
 
 import warnings
-from collections.abc import Callable
-from math import prod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from convfc_cli import budget as budgets
+from convfc_cli import contained
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.models import onnx_quant
 from convfc_cli.models.onnx_scope import STANDARD, Scope, operator
@@ -31,10 +36,11 @@ LARGEST_RANK = 32
 """Axes of a tensor: NumPy has 64 at most, a network five."""
 
 BUDGET = 2**26
-"""Elements of all that is computed on the way to one constant."""
+"""Elements of all that is computed on the way to one constant, or that a sparse one has: what
+memory has room for, whatever the budget of the command."""
 
-DEEPEST = 500
-"""Operations on the way from a stored constant to a weight."""
+LIMITS = contained.Limits(memory=850_000_000)
+"""Of the child, for one constant: BUDGET elements dequantized fit."""
 
 _SAME_SIZE = frozenset(
     "Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Cos Cosh CumSum Erf Exp Flatten Floor "
@@ -62,7 +68,7 @@ _SIZED: dict[str, Callable[[onnx.NodeProto, list[Array]], int]] = {
     "InstanceNormalization": lambda node, inputs: _per_channel(inputs, 1),
     "MatMul": lambda node, inputs: inputs[0].size * inputs[1].size // inputs[0].shape[-1],
     "QuantizeLinear": lambda node, inputs: _per_channel(inputs, _axis(node, 1)),
-    "Range": lambda node, inputs: abs(int((inputs[1] - inputs[0]) / inputs[2])) + 1,
+    "Range": lambda node, inputs: _steps(*(array.item() for array in inputs)),
     "Tile": lambda node, inputs: inputs[0].size * prod(map(int, inputs[1])),
 }
 """Operators whose result may be far larger, and how many elements at most it then has."""
@@ -109,56 +115,137 @@ def sources(scope: Scope, name: str) -> list[tuple[Scope, onnx.NodeProto]]:
     `MalformedInput` for one that is computed from itself.
     """
     order: dict[int, tuple[Scope, onnx.NodeProto]] = {}
-    under: dict[int, str] = {}  # the nodes on the way here, and the tensor wanted of each
+    path: dict[int, tuple[str, Scope, onnx.NodeProto, Iterator[str]]] = {}
+    """The nodes on the way here: the tensor wanted of each, and what is left of what it reads."""
 
-    def visit(place: Scope, tensor: str) -> None:
+    def enter(place: Scope, tensor: str) -> None:
         home = place.home(tensor)
         if home is None or tensor in home.stored:
             return
         node = home.producers[tensor]
-        if id(node) in under:
-            cycle = list(under.values())[list(under).index(id(node)) :]
+        if id(node) in path:
+            cycle = [wanted for wanted, *_ in path.values()][list(path).index(id(node)) :]
             told = first_few([repr(one) for one in cycle])
             raise MalformedInput(f"{name!r} is computed from itself, in a cycle: {told}")
-        if len(under) > DEEPEST:
-            raise Refused(f"{name!r} is computed by more than {DEEPEST} operations")
-        if id(node) in order:
-            return
-        under[id(node)] = tensor
-        for source in node.input:
-            if source:
-                visit(home, source)
-        del under[id(node)]
-        order[id(node)] = (home, node)
+        if id(node) not in order:
+            path[id(node)] = (tensor, home, node, iter(node.input))
 
-    visit(scope, name)
+    enter(scope, name)
+    while path:
+        _, home, node, waiting = path[next(reversed(path))]
+        source = next(waiting, None)
+        if source is None:
+            del path[id(node)]
+            order[id(node)] = (home, node)
+        elif source:
+            enter(home, source)
     return list(order.values())
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node to be evaluated, its tensors numbered; None for an input that is not there."""
+
+    node: bytes
+    opsets: dict[str, int]
+    inputs: tuple[int | None, ...]
+    outputs: tuple[int, ...]
 
 
 def value(scope: Scope, name: str, budget: int = BUDGET) -> Array:
     """A constant tensor. Raises `Unsupported` if it is not constant, `Refused` if more than
-    `budget` elements would have to be computed on the way.
+    `budget` elements would have to be computed on the way, or more than the command has left.
     """
     reason = dynamic(scope, name)
     if reason:
         raise Unsupported(reason)
-    known: dict[tuple[int, str], Array] = {}
+    steps: list[Step] = []
+    arrays: dict[int, Array] = {}
+    numbers: dict[tuple[int, str], int] = {}
 
-    def look(place: Scope, tensor: str) -> Array:
+    def number(place: Scope, tensor: str) -> int:
         home = place.home(tensor)
         assert home is not None
-        if tensor in home.stored:
-            return decoded(home.stored[tensor], home.folder)
-        return known[id(home), tensor]
+        found = numbers.setdefault((id(home), tensor), len(numbers))
+        if tensor in home.stored and found not in arrays:
+            arrays[found] = decoded(home.stored[tensor], home.folder)
+        return found
 
-    for place, node in sources(scope, name):
-        inputs = [look(place, source) if source else None for source in node.input]
-        budget -= _elements(node, [array for array in inputs if array is not None])
-        if budget < 0:
-            raise Refused(f"the constant {name!r} takes too many elements to compute")
-        for output, array in zip(node.output, _evaluated(node, inputs, place), strict=False):
-            known[id(place), output] = array
-    return look(scope, name)
+    with budgets.current().timed(f"the constant {name!r}") as left:
+        nodes = sources(scope, name)
+        left.spend(f"the constant {name!r}", operations=len(nodes))
+        for place, node in nodes:
+            if node.domain in STANDARD and node.op_type == "Constant":
+                arrays[number(place, node.output[0])] = _stated(node, place.folder)
+                continue
+            inputs = tuple(number(place, source) if source else None for source in node.input)
+            if _is_identity(node):
+                numbers[id(place), node.output[0]] = number(place, node.input[0])
+                continue
+            outputs = tuple(number(place, output) for output in node.output if output)
+            steps.append(Step(node.SerializeToString(), place.opsets, inputs, outputs))
+        wanted = number(scope, name)
+        if wanted in arrays:
+            return arrays[wanted]
+        return _computed(name, steps, arrays, wanted, min(budget, left.elements), left)
+
+
+def _is_identity(node: onnx.NodeProto) -> bool:
+    one_each = len(node.input) == len(node.output) == 1 and node.input[0]
+    return node.domain in STANDARD and node.op_type == "Identity" and bool(one_each)
+
+
+def _computed(
+    name: str,
+    steps: Sequence[Step],
+    arrays: dict[int, Array],
+    wanted: int,
+    most: int,
+    left: budgets.Budget,
+) -> Array:
+    """The tensor of the number `wanted`, made in the child of the stored ones."""
+    what = f"the constant {name!r}"
+    limits = contained.Limits(LIMITS.memory, max(1, min(LIMITS.seconds, ceil(left.seconds))))
+    try:
+        seconds, elements, found = contained.call(
+            evaluate, name, steps, arrays, wanted, most, what=what, limits=limits
+        )
+    except ConvfcError:
+        left.seconds -= limits.seconds  # or less: nobody could tell
+        raise
+    left.seconds -= seconds
+    left.spend(what, elements=elements)
+    if isinstance(found, ConvfcError):
+        raise found
+    return np.asarray(found)
+
+
+def evaluate(
+    name: str, steps: Sequence[Step], arrays: dict[int, Array], wanted: int, most: int
+) -> tuple[float, int, Array | ConvfcError]:
+    """(CPU time taken, elements made, the tensor or why there is none) of a constant that these
+    steps compute, making at most so many elements.
+    """
+    begun, elements = process_time(), 0
+    found: Array | ConvfcError
+    try:
+        for step in steps:
+            node = onnx.NodeProto.FromString(step.node)
+            inputs = [None if number is None else arrays[number] for number in step.inputs]
+            size = _elements(node, [array for array in inputs if array is not None])
+            if elements + size > most:
+                raise Refused(f"the constant {name!r} takes too many elements to compute")
+            elements += size
+            made = _evaluated(node, inputs, step.opsets)
+            if len(made) != len(step.outputs):
+                raise MalformedInput(f"a {node.op_type} with {len(step.outputs)} outputs")
+            arrays.update(zip(step.outputs, made, strict=True))
+        found = arrays[wanted]
+        if found.dtype.kind in "OSU":
+            raise Unsupported(f"the constant {name!r} is text")
+    except ConvfcError as error:
+        found = error.with_traceback(None)
+    return process_time() - begun, elements, found
 
 
 def decoded(tensor: onnx.TensorProto | onnx.SparseTensorProto, folder: Path | None) -> Array:
@@ -231,37 +318,72 @@ def _with_external(
 
 
 def _densified(tensor: onnx.SparseTensorProto, folder: Path | None) -> Array:
-    shape = tuple(tensor.dims)
+    name, shape = tensor.values.name, tuple(tensor.dims)
+    if len(shape) > LARGEST_RANK or any(size < 0 for size in shape):
+        raise MalformedInput(f"sparse tensor {name!r} declares the shape {str(shape)[:80]}")
+    if prod(shape) > BUDGET:
+        raise Refused(f"sparse tensor {name!r} declares {prod(shape)} elements, beyond {BUDGET}")
     values, indices = decoded(tensor.values, folder), decoded(tensor.indices, folder)
-    if any(size < 0 for size in shape) or prod(shape) * values.itemsize > LARGEST:
-        raise Refused(f"sparse tensor {tensor.values.name!r} declares the shape {shape}")
-    dense = np.zeros(shape, values.dtype)
-    try:
-        if indices.ndim == 1:
-            dense.reshape(-1)[indices] = values
-        else:
-            dense[tuple(indices.T)] = values
-    except (IndexError, ValueError) as error:
+    if values.ndim != 1 or indices.ndim not in (1, 2) or len(indices) != len(values):
         raise MalformedInput(
-            f"sparse tensor {tensor.values.name!r} has indices outside its shape {shape}"
-        ) from error
-    return dense
+            f"sparse tensor {name!r} has {values.size} values of shape {values.shape} and indices "
+            f"of shape {indices.shape}: one value needs one index, or one on each axis"
+        )
+    if indices.dtype.kind not in "iu":
+        raise MalformedInput(f"the indices of sparse tensor {name!r} are {indices.dtype}")
+    sizes = np.array(shape if indices.ndim == 2 else [prod(shape)], np.int64)
+    places = indices if indices.ndim == 2 else indices[:, None]
+    if places.shape[1:] != sizes.shape:
+        raise MalformedInput(
+            f"sparse tensor {name!r} has indices of shape {indices.shape}, and {len(shape)} axes"
+        )
+    if (places < 0).any() or (places >= sizes).any():
+        raise MalformedInput(f"sparse tensor {name!r} has indices outside its shape {shape}")
+    strides = np.array([prod(sizes[axis + 1 :].tolist()) for axis in range(len(sizes))], np.int64)
+    flat = places.astype(np.int64) @ strides
+    if (flat[1:] <= flat[:-1]).any():
+        raise MalformedInput(f"sparse tensor {name!r} has indices that are not in ascending order")
+    budgets.spend(f"sparse tensor {name!r}", elements=prod(shape))
+    dense = np.zeros(prod(shape), values.dtype)
+    dense[flat] = values
+    return dense.reshape(shape)
 
 
-def _evaluated(node: onnx.NodeProto, inputs: list[Array | None], scope: Scope) -> list[Array]:
-    """The outputs of one node on constant inputs."""
+_NUMBERS: dict[str, tuple[int, Callable[[onnx.AttributeProto], Array]]] = {
+    "value_float": (onnx.AttributeProto.FLOAT, lambda given: np.array(given.f, np.float32)),
+    "value_floats": (onnx.AttributeProto.FLOATS, lambda given: np.array(given.floats, np.float32)),
+    "value_int": (onnx.AttributeProto.INT, lambda given: np.array(given.i, np.int64)),
+    "value_ints": (onnx.AttributeProto.INTS, lambda given: np.array(given.ints, np.int64)),
+}
+"""The attributes in which a Constant may have plain numbers, and how they are read."""
+
+
+def _stated(node: onnx.NodeProto, folder: Path | None) -> Array:
+    """What a Constant states."""
+    if len(node.attribute) != 1 or len(node.output) != 1:
+        told = f"{len(node.attribute)} values and {len(node.output)} outputs"
+        raise MalformedInput(f"a Constant has {told}, not one of each")
+    (given,) = node.attribute
+    if given.name == "value":
+        return decoded(given.t, folder)
+    if given.name == "sparse_value":
+        return decoded(given.sparse_tensor, folder)
+    if given.name in ("value_string", "value_strings"):
+        raise Unsupported(f"the constant {node.output[0]!r} is text")
+    kind, read = _NUMBERS.get(given.name, (None, None))
+    if read is None or given.type != kind:
+        raise MalformedInput(f"a Constant states no value in its attribute {given.name!r}")
+    return read(given)
+
+
+def _evaluated(
+    node: onnx.NodeProto, inputs: list[Array | None], opsets: dict[str, int]
+) -> list[Array]:
+    """The outputs of one node on constant inputs, those that have a name."""
     if operator(node) in onnx_quant.OPERATORS:
         return [onnx_quant.quantized(node, inputs)]
-    if node.op_type == "Identity" and inputs[0] is not None:
-        return [inputs[0]]
     if any(a.name == "to" and a.i == onnx.TensorProto.STRING for a in node.attribute):
         raise Unsupported(f"the constant {node.output[0]!r} is text")
-    if node.op_type == "Constant":
-        for attribute in node.attribute:
-            if attribute.name == "value":
-                return [decoded(attribute.t, scope.folder)]
-            if attribute.name == "sparse_value":
-                return [decoded(attribute.sparse_tensor, scope.folder)]
     from onnx.reference import ReferenceEvaluator
 
     named = {
@@ -270,13 +392,15 @@ def _evaluated(node: onnx.NodeProto, inputs: list[Array | None], scope: Scope) -
     least = _NEWER.get(node.op_type, 0)
     opsets = {
         domain: max(version, least) if domain in STANDARD else version
-        for domain, version in scope.opsets.items()
+        for domain, version in opsets.items()
     }
     model = single_node_model(node, named, opsets)
     try:
         with np.errstate(all="ignore"):
             return [np.asarray(result) for result in ReferenceEvaluator(model).run(None, named)]
     except ConvfcError:
+        raise
+    except MemoryError:
         raise
     except Exception as error:  # whatever an operator raises on a stranger's constants
         reason = " ".join(str(error).split())[:160]
@@ -307,18 +431,21 @@ def opset_ids(opsets: dict[str, int]) -> list[onnx.OperatorSetIdProto]:
 
 def _elements(node: onnx.NodeProto, inputs: list[Array]) -> int:
     """How many elements a node computes at most, before it does."""
-    if node.op_type == "Constant":
-        return 0
     try:
         if node.op_type in _BROADCAST or operator(node) in onnx_quant.OPERATORS:
             return prod(np.broadcast_shapes(*(array.shape for array in inputs)))
         if node.op_type in _SIZED:
-            return _SIZED[node.op_type](node, inputs)
+            return max(0, _SIZED[node.op_type](node, inputs))
         return max((array.size for array in inputs), default=0)
     except (ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise MalformedInput(
             f"the constant {node.output[0]!r} has inputs that {node.op_type} does not take"
         ) from error
+
+
+def _steps(start: float, end: float, step: float) -> int:
+    """Numbers from one to another; whole ones as Python has them, which do not wrap."""
+    return abs(int((end - start) / step)) + 1
 
 
 def _axis(node: onnx.NodeProto, default: int = 0) -> int:
