@@ -40,6 +40,10 @@ class Outline(Protocol):
     def nnz(self) -> int:
         """Entries of the matrix that are stored."""
 
+    @property
+    def products(self) -> int:
+        """About how many multiplications applying the layer takes, by padding included."""
+
 
 class Sized:
     """An outline that counts its rows and columns by the shapes."""
@@ -72,3 +76,8 @@ class Extent(Sized):
     nnz: int
     groups: int = 1
     held: int = 0
+
+    @property
+    def products(self) -> int:
+        """One for each entry."""
+        return self.nnz

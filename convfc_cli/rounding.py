@@ -16,12 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convfc_cli import budget
+from convfc_cli.errors import Refused
 from convfc_cli.layers.linear import Linear, as_float64
 from convfc_cli.layout import Layout
 from convfc_cli.report import Finding
 from convfc_cli.streams import CHUNK
 
 Array = NDArray[Any]
+
+LARGEST_PRODUCTS = 2**31
+"""Of a layer that is applied for a check: a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -91,31 +96,58 @@ def check_runtime(layer: Linear, witness: Witness, name: str = "the original nod
     """Hold what another runtime made of the original node, called `name`, to the layer as it was
     read.
     """
-    runtime = f"{name}, run by {witness.runtime}"
+    against = witness.runtime
+    runtime = f"{name}, run by {against}"
     shape = layer.output_shape
     if witness.y.shape != shape:
-        return Finding("runtime", False, f"{runtime}, gives {witness.y.shape}, the layer {shape}")
+        told = f"{runtime}, gives {witness.y.shape}, the layer {shape}"
+        return Finding("runtime", False, told, against=against)
     layout = Layout()
     y = layout.vector(witness.y)
     largest, left_out = 0.0, 0
-    for part, answer, bound in bounds(layer, witness, layout):
+    try:
+        parts = bounds(layer, witness, layout)
+    except Refused as error:
+        return Finding("runtime", None, f"{runtime}: {error}", against=against)
+    for part, answer, bound in parts:
         worst, wrong, skipped = worst_ratio(y[part], answer, bound, finite=layer.finite)
         if wrong is not None:
             place = layout.unflatten(part.start + wrong, shape)
             told = f"gives {y[part][wrong]!s}, the layer as it was read {answer[wrong]:.9g}"
-            return Finding("runtime", False, f"output {place}: {runtime}, {told}")
+            return Finding("runtime", False, f"output {place}: {runtime}, {told}", against=against)
         largest, left_out = max(largest, worst), left_out + skipped
     compared = True if left_out < prod(shape) else None
     told = told_ratio(largest, left_out, prod(shape), witness.beyond)
-    return Finding("runtime", compared, f"{runtime}: {told}", worst=largest)
+    return Finding("runtime", compared, f"{runtime}: {told}", against=against, worst=largest)
 
 
 def bounds(layer: Linear, witness: Witness, layout: Layout) -> Iterator[tuple[slice, Array, Array]]:
     """(which outputs, the layer's answer to the witness's x, how far its y may be from that), by
     the oracle in float64 and slab by slab, as vectors in the order of the layout.
+
+    Raises `Refused` where that takes too many products.
     """
+    spend(layer.outline.products, times=3)  # for the answer, its scale and the number of its terms
+    return _bounds(layer, witness, layout)
+
+
+def spend(products: int, times: int = 1) -> None:
+    """Take the products of a layer that is applied so many times for a check off the budget of the
+    command. Raises `Refused` for more than a check may take, or than the command has left.
+    """
+    if products > LARGEST_PRODUCTS:
+        raise Refused(
+            f"applying it takes about {products:,} products; for a check at most "
+            f"{LARGEST_PRODUCTS:,} are made"
+        )
+    budget.spend("applying it for a check", products=times * products)
+
+
+def _bounds(
+    layer: Linear, witness: Witness, layout: Layout
+) -> Iterator[tuple[slice, Array, Array]]:
     extra = layout.vector(np.broadcast_to(witness.extra, layer.output_shape))
-    for sums in layer.sums(witness.x, layout, CHUNK // 4):
+    for sums in layer.sums(witness.x, layout, CHUNK):
         part = slice(sums.rows.start, sums.rows.stop)
         bound = witness.bound(sums.terms, sums.scale, sums.answer) + extra[part]
         yield part, sums.answer, bound

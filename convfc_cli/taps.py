@@ -20,6 +20,9 @@ from convfc_cli.geometry import LARGEST, Axis
 
 Index = tuple[int, ...]
 
+SHALLOW = 4
+"""Input channels that are multiplied in the time that one takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowTaps:
@@ -286,6 +289,14 @@ class IndexMap:
     def nnz(self) -> int:
         """Nonzeros of the matrix, D * (C/G) * the axes' taps, known before anything is built."""
         return self.kernel_shape[0] * self.kernel_shape[1] * prod(map(count_taps, self.axes))
+
+    @property
+    def products(self) -> int:
+        """Output channels x input channels of a group x taps x positions; of fewer than `SHALLOW`
+        channels as of so many, for they take no less time.
+        """
+        near, depth, *taps = self.kernel_shape
+        return near * max(depth, SHALLOW) * prod(taps) * prod(axis.outputs for axis in self.axes)
 
     def adjoint(self) -> "IndexMap":
         """The map of the transposed matrix."""

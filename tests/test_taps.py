@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import LARGEST, Axis
 from convfc_cli.layout import Layout
-from convfc_cli.taps import IndexMap, Tap, colouring, count_taps, row_taps, segments, tap_interval
+from convfc_cli.taps import (
+    SHALLOW,
+    IndexMap,
+    Tap,
+    colouring,
+    count_taps,
+    row_taps,
+    segments,
+    tap_interval,
+)
 from tests import brute
 from tests.strategies import axes, layouts, problems
 
@@ -377,3 +386,10 @@ def test_a_depthwise_layer_reads_each_channel_alone_by_hand():
     assert index_map.kernel_of((2, 1), (0, 1)) is None
     assert index_map.kernel_of((2, 1), (1, 4)) is None
     assert index_map.kernel_of((2, 1), (1, 3)) == (2, 0, 2)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_are_of_every_output_channel_input_channel_tap_and_position(transposed):
+    axes = (Axis(6, 4, 3, 1, 1, 0), Axis(5, 2, 2, 2, 1, 1))  # also by the zeros around
+    assert IndexMap((4, 5, 3, 2), axes, 2, transposed).products == 4 * 5 * 6 * 8
+    assert IndexMap((4, 1, 3, 2), axes, 4, transposed).products == 4 * SHALLOW * 6 * 8

@@ -27,6 +27,7 @@ from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Linear, Slab, Strip
 from convfc_cli.matrices.format import Block
 from convfc_cli.report import EVERY_ENTRY, Finding
+from convfc_cli.rounding import LARGEST_PRODUCTS
 from convfc_cli.runtimes.runtime import Runtime
 from convfc_cli.streams import CHUNK
 
@@ -37,6 +38,15 @@ PART = 24
 
 BATCH = 2**22
 """Elements of the tensors that a runtime is given, or gives, at once."""
+
+
+FREE = 2**33
+"""Products that any layer may take: some seconds."""
+
+EACH = 2**11
+"""Products that each entry may take besides, as in a kernel of 10 x 10. A kernel as wide as its
+input takes about the square of its entries.
+"""
 
 
 class _NoAnswer(Exception):
@@ -70,7 +80,10 @@ class Impulses(Check):
         self._subject, self._runtimes = subject, list(runtimes)
         self._asked: list[str] = []
         self._reasons: list[str] = []
-        if not subject.layer.exact:
+        self._most = self._left = 0
+        if subject.layer.exact:
+            self._most = self._left = FREE + EACH * subject.layer.nnz
+        else:
             self._runtimes = []
             self._reasons = [f"the entries of a {subject.layer.kind} are sums, not single weights"]
         self._entries = self._colours = 0
@@ -109,7 +122,7 @@ class Impulses(Check):
 
     def finding(self) -> Finding:
         if not self._runtimes:
-            return Finding(self.name, None, "; ".join(self._reasons))
+            return Finding(self.name, None, "; ".join(dict.fromkeys(self._reasons)))
         told = (
             f"{self._entries:,} entries and every zero, compared one by one; inputs lit in "
             f"{self._colours:,} turns"
@@ -127,7 +140,10 @@ class Impulses(Check):
             colours = layer.colours()
             count = int(colours.max()) + 1
             self._colour[column] = colours.ravel() + done
-            size = max(1, BATCH // max(colours.size, len(slab.rows)))
+            once = layer.outline.products
+            self._spend(count * once)
+            room = min(BATCH // max(colours.size, len(slab.rows)), LARGEST_PRODUCTS // once)
+            size = max(1, room)
             for start in range(0, count, size):
                 batch = np.arange(start, min(start + size, count))
                 answers.append(self._batch(runtime, strip, colours, batch, column))
@@ -137,6 +153,18 @@ class Impulses(Check):
             np.concatenate([answer.columns for answer in answers]),
             np.concatenate([answer.values for answer in answers]),
         )
+
+    def _spend(self, products: int) -> None:
+        """Take a pass of so many products off what may be made, for each part of what is asked:
+        count, label and value. Raises `_NoAnswer` where less is left.
+        """
+        parts = 2 + -(-8 * self._subject.layer.dtype.itemsize // PART)
+        self._left -= parts * products
+        if self._left < 0:
+            raise _NoAnswer(
+                f"its impulses take more than {self._most:,} products, the most that are made for "
+                f"its {self._subject.layer.nnz:,} entries"
+            )
 
     def _batch(
         self, runtime: Runtime, strip: Strip, colours: Array, batch: Array, column: Array

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.checks.check import Check, Subject, add_product
-from convfc_cli.errors import WrongContents
+from convfc_cli.errors import Refused, WrongContents
 from convfc_cli.layers.linear import Slab, as_float64
 from convfc_cli.matrices.format import Block
 from convfc_cli.report import ROUNDING, Finding
@@ -39,7 +39,11 @@ class Reals(Check):
         self._x = subject.vector(as_float64(witness.x))
         self._sums = as_float64(subject.vector(layer.bias_tensor()))
         # By the oracle, not by the file that is checked.
-        parts = bounds(layer, witness, subject.matrix.layout)
+        try:
+            parts = bounds(layer, witness, subject.matrix.layout)
+        except Refused as error:
+            self._witness = str(error)
+            return
         self._bound = np.concatenate([bound for _, _, bound in parts])
 
     def expect(self, slab: Slab) -> None:

@@ -203,14 +203,15 @@ class Linear(ABC):
 
     def sums(self, x: Array, layout: Layout, most: int) -> Iterator[Sums]:
         """What the outputs for x are sums of, by the oracle, in the order of `slabs`."""
-        x, ones = as_float64(x), np.ones(self.input_shape, np.uint64)
+        x, ones = as_float64(x), np.ones(self.input_shape)
         vector = layout.vector(self.bias_tensor())
         for slab in self.slabs(layout, most):
             bias = as_float64(vector[slab.rows.start : slab.rows.stop])
             with np.errstate(all="ignore"):  # a stranger's weights may overflow
                 answer = slab.apply(x, as_float64) + bias
                 scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
-            yield Sums(slab.rows, answer, scale, slab.apply(ones, as_ones).astype(np.float64) + 1)
+            terms = slab.apply(ones, lambda w: np.ones(w.shape)) + 1
+            yield Sums(slab.rows, answer, scale, terms)
 
     def reads(self, output: Index) -> Iterator[tuple[Tap, Any]]:
         """What one output element reads, by rising column, each with its weight.

@@ -379,6 +379,11 @@ class Filled(Sized):
         return int(self.product.counts.sum()) if stated is None else stated
 
     @property
+    def products(self) -> int:
+        """Those of its factors, one after another."""
+        return sum(factor.outline.products for factor in self.product.factors)
+
+    @property
     def held(self) -> int:
         """Bytes of the factors' arrays."""
         return sum(array.nbytes for array in self.product.arrays().values())
