@@ -4,13 +4,17 @@
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import kernels
 from tests.cli_models import net
 from tests.faults import Figures
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before any test imports onnxruntime itself
 
 COMMON = {
     "deadline": None,
@@ -24,6 +28,13 @@ settings.register_profile("thorough", max_examples=2500, **COMMON)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "derandomized" if os.environ.get("CI") else "local")
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def integer_kernels() -> Iterator[None]:
+    """Those of the processor, unless the environment asks for others (`tests.kernels`)."""
+    with kernels.chosen():
+        yield
 
 
 @pytest.fixture

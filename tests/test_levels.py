@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from convfc_cli import budget, rounding
 from convfc_cli.checks import check, impulses, integers, probes
 from convfc_cli.checks.check import Check, Subject, shown
 from convfc_cli.checks.impulses import Impulses
@@ -1007,3 +1008,70 @@ def test_the_number_of_colours_is_known_without_making_them():
 def test_exhaustive_from_the_command(model: Path):
     run("convert", model, "-o", "c.npz").succeeded()
     assert run("verify", "c.npz", "--exhaustive").succeeded().out == "proven\tc.npz\tevery entry\n"
+
+
+def wide(inputs: int, kernel: int, channels: int = 1) -> Convolution:
+    """A 1-D convolution of so many channels, each of which reads all of them."""
+    axis = Axis(inputs, inputs - kernel + 1, kernel, 1, 1, 0)
+    shape = (channels, channels, kernel)
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return Convolution(values, IndexMap(shape, (axis,)))
+
+
+def test_a_kernel_as_wide_as_its_input_is_not_compared_entry_by_entry(tmp_path: Path) -> None:
+    """Of 65,536 entries each would take all products: 790 kB took 50 seconds."""
+    path = tmp_path / "m.npz"
+    path.write_bytes(rendered(NPZ, Matrix(wide(2**16, 2**16), Spec(Layout()))))
+    done = run("verify", path, "--exhaustive")
+    assert done.code == 4
+    assert (
+        "not checked (impulses): its impulses take more than 8,724,152,320 products, the most "
+        "that are made for its 65,536 entries"
+    ) in done.err
+    assert done.lines[0].split("\t")[0] == "proven"  # by the probes
+
+
+def test_impulses_take_a_kernel_of_10_by_10(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing to spare: what an entry may take is enough for it."""
+    monkeypatch.setattr(impulses, "FREE", 0)
+    axes = (Axis(24, 15, 10, 1, 1, 0),) * 2
+    layer = Convolution(np.ones((2, 3, 10, 10), np.float32), IndexMap((2, 3, 10, 10), axes))
+    report = crafted.checked(rendered(NPZ, Matrix(layer, Spec(Layout()))), exhaustive=True)
+    assert findings(report)["impulses"].holds
+
+
+def test_impulses_are_put_in_a_few_at_a_time_where_products_ask_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, asked = wide(9, 3), []
+    monkeypatch.setattr(impulses, "LARGEST_PRODUCTS", 2 * layer.outline.products + 1)
+    whole = type(ORACLE).apply
+
+    def apply(self: Any, given: Linear, x: Any) -> Any:
+        asked.append(len(x))
+        return whole(self, given, x)
+
+    monkeypatch.setattr(type(ORACLE), "apply", apply)
+    monkeypatch.setattr(onnxruntime, "find_spec", lambda name: None)
+    report = crafted.checked(rendered(NPZ, Matrix(layer, Spec(Layout()))), exhaustive=True)
+    assert findings(report)["impulses"].holds
+    assert set(asked) == {2, 1}  # of three colours
+
+
+@pytest.mark.parametrize("most", ["products", "budget"])
+def test_reals_of_too_many_products_are_not_compared(
+    most: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime has run it once; the oracle would three times more."""
+    layer = wide(9, 3)
+    stored = rendered(NPZ, Matrix(layer, Spec(Layout())))
+    with budget.command() as whole:
+        if most == "budget":
+            whole.products = 2 * layer.outline.products
+        else:
+            monkeypatch.setattr(rounding, "LARGEST_PRODUCTS", layer.outline.products - 1)
+        report = crafted.checked(stored, against="reference")
+    told = findings(report)["reals"]
+    assert told.holds is None
+    assert "products" in told.detail
+    assert report.ok

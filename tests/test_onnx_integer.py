@@ -23,9 +23,10 @@ from convfc_cli.errors import MalformedInput, Unsupported, UsageError
 from convfc_cli.models.model import Entry
 from convfc_cli.models.onnx_integer import MOST_NOTED
 from convfc_cli.rounding import check_runtime
-from convfc_cli.runtimes import onnxruntime
+from convfc_cli.runtimes import onnx_node, onnxruntime
 from convfc_cli.runtimes.registry import runtime
 from convfc_cli.runtimes.runtime import as_read
+from tests import kernels
 from tests.cli_models import arrays, matrix_of, rewritten, run
 from tests.models import conv_model, dense, info, listed, make_model, only, ramp, save, tensor
 
@@ -126,6 +127,18 @@ def linear_model(
         "y_zero_point": np.array(100, y_dtype),
     }
     return model_of("QLinearConv", w, input_shape, **{**SCALES, **zeros, **rest})
+
+
+def wrong_here(name: str, x: str = "uint8", w: str = "int8", op: str = "QLinearConv") -> str:
+    """Why this runtime is not asked on this processor, or nothing."""
+    return onnx_node.unfit(runtime(name), op, x, w)
+
+
+def held_against(name: str, *arguments: Any) -> None:
+    """`verify --against` of a QLinearConv of uint8 with int8 that is right."""
+    done = run("verify", *arguments, "--against", name)
+    told = wrong_here(name)
+    assert (done.code, told in done.err) == (4 if told else 0, True), done
 
 
 def findings(entry: Entry) -> dict[str, Any]:
@@ -315,10 +328,9 @@ def test_of_a_qlinearconv_all_but_the_weights_may_be_computed(what: str, tmp_pat
     entry = only(linear_model(w, computed=[what]), tmp_path)
     assert entry.noted()[what] == RUN_TIME
     assert [key for key, value in entry.noted().items() if value == RUN_TIME] == [what]
-    for finding in findings(entry).values():
-        assert finding.holds, finding
-    for finding in findings(entry.as_real()).values():
-        assert finding.holds, finding
+    for found in (findings(entry), findings(entry.as_real())):
+        for name, finding in found.items():
+            assert finding == told if (told := wrong_here(name)) else finding.holds, finding
 
 
 @pytest.mark.parametrize("what", ["w", "w_scale", "w_zero_point", "B"])
@@ -395,7 +407,7 @@ def test_dequantize_by_the_command(tmp_path: Path) -> None:
         assert convfc.load(file).origin.dequantized is dequantized
         run("verify", file, "--model", path).succeeded()
         for name in ("reference",) + ("onnxruntime",) * HAS_ONNXRUNTIME:
-            run("verify", file, "--model", path, "--against", name, "--exhaustive").succeeded()
+            held_against(name, file, "--model", path, "--exhaustive")
     other = save(linear_model(w, w_scale=np.float32(0.25)), tmp_path, "other.onnx")
     assert "not" in run("verify", real, "--model", other).err
     assert run("verify", whole, "--model", other).code == 1  # its notes are others
@@ -448,6 +460,9 @@ def test_a_wrong_weight_is_seen_by_the_original(real: bool, tmp_path: Path) -> N
     assert entry.original is not None
     for name in ("reference",) + ("onnxruntime",) * HAS_ONNXRUNTIME:
         witness = entry.original.witness(runtime(name), random)
+        if told := wrong_here(name):
+            assert witness == told
+            continue
         assert check_runtime(layer, witness).holds
         finding = check_runtime(layer.with_kernel(kernel), witness)
         assert finding.holds is False
@@ -493,11 +508,16 @@ def test_outputs_beyond_the_codes_are_left_out(tmp_path: Path) -> None:
     w = np.ones((2, 1, 1), np.int8)
     bias = np.array([0, 10**6], np.int32)
     model = linear_model(w, (1, 1, 50), x_dtype="uint8", B=bias, y_scale=np.float32(0.01))
-    for finding in findings(only(model, tmp_path)).values():
+    for name, finding in findings(only(model, tmp_path)).items():
+        if told := wrong_here(name):
+            assert finding == told
+            continue
         assert finding.holds
         assert "50 outputs left out, saturated" in finding.detail
     model = linear_model(w, (1, 1, 50), B=np.full(2, 10**6, np.int32), y_scale=np.float32(0.01))
-    for finding in findings(only(model, tmp_path)).values():
+    for name, finding in findings(only(model, tmp_path)).items():
+        if wrong_here(name):
+            continue
         assert finding.holds is None
         assert "all 100 overflow or are saturated" in finding.detail
 
@@ -512,27 +532,49 @@ def test_what_no_runtime_runs_is_said(tmp_path: Path) -> None:
         assert "onnxruntime cannot run it" in told
 
 
+EXTREME = np.full((1, 2, 3), 255, np.uint8)
+
+
 @needs_onnxruntime
-def test_sums_that_a_processor_may_saturate_are_not_asked_for(tmp_path: Path) -> None:
-    """uint8 by int8, in pairs of products: 255 x 127 x 2 is beyond 16 bits."""
-    w = np.full((1, 2, 3), 127, np.int8)
-    for zero, asked in ((0, True), (129, True), (130, False)):
-        rest = {"x_zero_point": np.uint8(zero)}
-        for model in (
-            model_of("ConvInteger", w, (1, 2, 5), **rest),
-            linear_model(w, (1, 2, 5), **rest),
-        ):
-            entry = only(model, tmp_path)
-            assert entry.original is not None
-            witness = entry.original.witness(runtime("onnxruntime"), np.random.default_rng(0))
-            assert isinstance(witness, str) is not asked
-            if asked:
-                assert (witness.x + zero).max() <= 129
-            else:
-                assert "saturates such 8-bit sums" in witness
-            assert findings(entry)["reference"].holds
-    entry = only(model_of("ConvInteger", w.astype(np.uint8), (1, 2, 5), **rest), tmp_path)
-    assert findings(entry)["onnxruntime"].holds
+@pytest.mark.parametrize("right", [True, False])
+def test_a_kernel_that_is_wrong_on_this_processor_is_not_asked(
+    right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """int8 by uint8, as without VNNI: the next runtime is asked, and the first is named."""
+    if right:
+        kernels.use_right(monkeypatch)
+    else:
+        kernels.use_wrong(monkeypatch, "int8", "uint8")
+    model = model_of("ConvInteger", EXTREME, (1, 2, 5), x_dtype="int8")
+    path, out = save(model, tmp_path), tmp_path / "m.npz"
+    done = run("convert", path, "-o", out, "--json").succeeded()
+    (told,) = json.loads(done.out)["matrices"]
+    (finding,) = (f for f in told["report"]["findings"] if f["check"] == "runtime")
+    first, second = runtime("onnxruntime").label, runtime("reference").label
+    refused = (
+        f"{first} computes ConvInteger of int8 with uint8 wrongly on this processor: not asked"
+    )
+    assert finding["holds"] is True
+    assert finding["against"] == (first if right else second)
+    assert (refused in finding["detail"]) is not right
+    done = run("verify", out, "--model", path, "--against", "onnxruntime")
+    assert done.code == (0 if right else 4)
+    assert (f"not checked (reals): {refused}" in done.err) is not right
+    assert "WRONG" not in done.err
+
+
+@needs_onnxruntime
+def test_only_the_kernel_that_is_wrong_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels.use_right(monkeypatch)
+    kernels.use_wrong(monkeypatch, "int8", "uint8")
+    for x, w in product(("int8", "uint8"), repeat=2):
+        assert bool(wrong_here("onnxruntime", x, w, "ConvInteger")) is ((x, w) == ("int8", "uint8"))
+        weights = codes(np.random.default_rng(3), w, 8, 4, 3, 3)
+        entry = only(model_of("ConvInteger", weights, (1, 4, 6, 6), x_dtype=x), tmp_path)
+        found = findings(entry)["onnxruntime"]
+        assert isinstance(found, str) if (x, w) == ("int8", "uint8") else found.holds
 
 
 def test_a_large_node_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -585,7 +627,7 @@ def test_every_form_of_whole_numbers_is_written_read_and_proven(
         return
     for name in ("reference",) + ("onnxruntime",) * HAS_ONNXRUNTIME:
         run("verify", path, "--exhaustive", "--against", name).succeeded()
-        run("verify", path, "--against", name, "--model", integer_model).succeeded()
+        held_against(name, path, "--model", integer_model)
 
 
 def test_the_matrix_is_of_whole_numbers(integer_model: Path, tmp_path: Path) -> None:

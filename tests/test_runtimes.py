@@ -1,23 +1,35 @@
 """Other runtimes, given a layer that no model has: any six numbers an axis at all."""
 
-from typing import Any
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
+from convfc_cli import budget, contained
 from convfc_cli.cli.main import cli
 from convfc_cli.errors import UsageError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
+from convfc_cli.rounding import LARGEST_PRODUCTS
 from convfc_cli.runtimes import onnxruntime, registry
-from convfc_cli.runtimes.onnx_node import TOO_LARGE, stated
+from convfc_cli.runtimes.onnx_known import known
+from convfc_cli.runtimes.onnx_node import TOO_LARGE, NodeRuntime, stated, unfit
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import NAMES, runtime, runtimes
 from convfc_cli.runtimes.runtime import Runtime, as_read
 from convfc_cli.taps import IndexMap
 from tests import brute
+from tests.cli_models import run
+from tests.models import conv_model, info, make_model, ramp, save, tensor
 from tests.strategies import problems
 
 some_examples = settings(max_examples=max(20, settings().max_examples // 3))
@@ -132,3 +144,191 @@ def test_a_layer_as_it_was_read_is_its_own_witness(dtype: Any) -> None:
     x = np.ones((2, 2, 6), np.float32)
     answers = original.apply(runtime("reference"), x, np.ones((1, 2, 3), np.float32))
     assert np.array_equal(answers, np.full((2, 1, 4), 6))
+
+
+# --- layers whose answers are known ---------------------------------------------------------------
+
+FLOATS = ("bfloat16", "float16", "float32", "float64")
+CODES = ("int8", "uint8")
+KNOWN = [
+    *((op, x, x) for op in ("Conv", "ConvTranspose", "Gemm", "MatMul") for x in FLOATS),
+    *((op, x, x) for op in ("AveragePool", "GlobalAveragePool") for x in FLOATS),
+    *((op, x, w) for op in ("ConvInteger", "QLinearConv") for x in CODES for w in CODES),
+]
+
+
+@pytest.mark.parametrize(("op", "x", "weights"), KNOWN, ids=" ".join)
+def test_the_known_answers_are_those_of_the_evaluator(op: str, x: str, weights: str) -> None:
+    """They are worked out by definition: whoever computes in Python comes to the same."""
+    assert unfit(runtime("reference"), op, x, weights) == ""
+
+
+@pytest.mark.parametrize(("x", "weights"), [("int8", "uint8"), ("uint8", "int8")])
+def test_a_known_answer_tells_of_pairs_that_saturate(x: str, weights: str) -> None:
+    """What a processor without sums of four 8-bit products makes of it, by hand."""
+    layer = known("ConvInteger", x, weights)
+    assert layer is not None
+    windows = np.lib.stride_tricks.sliding_window_view(layer.x[0].astype(int), (3, 3), (1, 2))
+    read = windows.transpose(1, 2, 0, 3, 4).reshape(36, -1, 2)
+    pairs = np.einsum("pkt,okt->opk", read, layer.constants["w"].astype(int).reshape(16, -1, 2))
+    assert (pairs.sum(2).reshape(layer.answer.shape) == layer.answer).all()
+    saturated = np.clip(pairs, -(2**15), 2**15 - 1).sum(2).reshape(layer.answer.shape)
+    assert (saturated != layer.answer).mean() > 0.9
+
+
+def test_an_operator_that_adds_nothing_up_has_no_known_answer() -> None:
+    assert known("Transpose", "float32", "float32") is None
+    assert unfit(runtime("reference"), "Transpose", "float32", "float32") == ""
+
+
+# --- in the contained child -----------------------------------------------------------------------
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux")
+
+
+class Aborting(NodeRuntime):
+    name = label = "aborting"
+    rules: ClassVar = {}
+
+    def missing(self) -> str:
+        return ""
+
+    @staticmethod
+    def compute(model: bytes, feeds: dict[str, Any], products: int) -> Any:
+        os.abort()
+
+
+def of_nodes(nodes: list[onnx.NodeProto], **stored: Any) -> onnx.ModelProto:
+    arrays = [tensor(name, np.asarray(array)) for name, array in stored.items()]
+    return make_model(nodes, [info("x", (1, 2))], arrays)
+
+
+def hungry(size: int) -> onnx.ModelProto:
+    """A model that fills a tensor of so many elements on its way."""
+    node = helper.make_node
+    nodes = [
+        node("ConstantOfShape", ["s"], ["big"]),
+        node("Exp", ["big"], ["e"]),
+        node("ReduceSum", ["e"], ["r"], keepdims=0),
+        node("Add", ["x", "r"], ["y"]),
+    ]
+    return of_nodes(nodes, s=[size])
+
+
+def endless() -> onnx.ModelProto:
+    """A model that goes round for ever."""
+    node, kind = helper.make_node, TensorProto
+    inner = helper.make_graph(
+        [node("Identity", ["c"], ["c2"]), node("Add", ["v", "v"], ["v2"])],
+        "body",
+        [info("i", (), kind.INT64), info("c", (), kind.BOOL), info("v", (1, 2))],
+        [info("c2", (), kind.BOOL), info("v2", (1, 2))],
+    )
+    return of_nodes([node("Loop", ["n", "", "x"], ["y"], body=inner)], n=2**62)
+
+
+X = {"x": np.ones((1, 2), np.float32)}
+
+
+@on_linux
+def test_a_runtime_that_crashes_cannot_run_it() -> None:
+    assert Aborting().answer(hungry(2), X, 8, 0) == "aborting cannot run it (it crashes (signal 6))"
+    assert np.array_equal(asked("reference").answer(hungry(2), X, 8, 0), [[3, 3]])
+
+
+@on_linux
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [2**28, 2**40])
+def test_a_node_that_takes_too_much_memory_cannot_be_run(name: str, size: int) -> None:
+    """1 GiB, which a machine may have, and 4 TiB: an exception, an abort or a refusal."""
+    found = asked(name)
+    told = found.answer(hungry(size), X, 8, 0)
+    assert isinstance(told, str)
+    assert told.startswith(f"{name} cannot run it (")
+    assert np.array_equal(found.answer(hungry(2), X, 8, 0), [[3, 3]])
+
+
+@on_linux
+def test_a_node_that_takes_too_long_cannot_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "convfc_cli.runtimes.onnx_node.Limits",
+        lambda memory: contained.Limits(memory=memory, seconds=1),
+    )
+    begun = time.process_time()
+    told = asked("onnxruntime").answer(endless(), X, 8, 0)
+    assert told == "onnxruntime cannot run it (it takes more than 1 seconds of CPU time)"
+    assert time.process_time() - begun < 1
+
+
+@on_linux
+def test_onnxruntime_is_imported_in_the_child_alone(folder: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = save(conv_model(ramp(2, 1, 3), None, {}, (1, 1, 6)), folder)
+    script = (
+        "import sys, convfc_cli; "
+        f"found = convfc_cli.convert({str(path)!r}, 'm.npz'); "
+        "print(found.results[0].report.findings[-1].detail, 'onnxruntime' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "run by onnxruntime" in done.stdout, done
+    assert done.stdout.endswith(" False\n")
+
+
+def test_onnxruntime_leaves_nothing_behind_in_the_home_folder(folder: Path) -> None:
+    """1.32 writes a device id and its events there, unless told not to before its import."""
+    pytest.importorskip("onnxruntime")
+    path = save(conv_model(ramp(2, 1, 3), None, {}, (1, 1, 6)), folder)
+    home = folder / "home"
+    home.mkdir()
+    places = {f"XDG_{what}_HOME": str(home / what) for what in ("CACHE", "CONFIG", "DATA", "STATE")}
+    kept = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-m", "convfc_cli", "convert", str(path), "-o", str(folder / "m.npz")],
+        env={**kept, **places, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert "run by onnxruntime" in done.stderr, done
+    assert list(home.rglob("*")) == []
+
+
+# --- within a budget ------------------------------------------------------------------------------
+
+
+def wide(inputs: int, kernel: int) -> Convolution:
+    """One channel of a 1-D convolution."""
+    axis = Axis(inputs, inputs - kernel + 1, kernel, 1, 1, 0)
+    return Convolution(np.ones((1, 1, kernel), np.float32), IndexMap((1, 1, kernel), (axis,)))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "oracle"])
+def test_a_layer_of_too_many_products_is_not_run(name: str) -> None:
+    layer = wide(2**17, 2**16)
+    begun = time.process_time()
+    told = asked(name).apply(layer, np.zeros((1, 1, 2**17), np.float32))
+    assert time.process_time() - begun < 1
+    assert isinstance(told, str)
+    assert name == "reference" or f"{4 * 2**16 * (2**16 + 1):,} products" in told
+    assert name == "reference" or f"{LARGEST_PRODUCTS:,}" in told
+
+
+@pytest.mark.parametrize("name", [*NAMES, "oracle"])
+def test_layers_that_are_run_draw_on_the_budget_of_the_command(name: str) -> None:
+    layer, x = wide(9, 3), np.ones((2, 1, 9), np.float32)
+    with budget.command() as whole:
+        before = whole.products
+        assert not isinstance(asked(name).apply(layer, x), str)
+        assert before - whole.products == 2 * 4 * 3 * 7
+        whole.products = 2 * 4 * 3 * 7 - 1
+        told = asked(name).apply(layer, x)
+    assert isinstance(told, str)
+    assert "the command has 167 left" in told
+
+
+def test_a_node_of_too_many_products_is_written_and_not_run(tmp_path: Path) -> None:
+    """Half a megabyte that asks for some 10^10 products."""
+    model = conv_model(np.ones((1, 1, 2**17), np.float32), None, {}, (1, 1, 2**18))
+    path, out = save(model, tmp_path), tmp_path / "m.npz"
+    done = run("convert", path, "-o", out, "--form", "operator").succeeded()
+    assert "the original node was not run: applying it takes about" in done.err
+    assert f"{4 * 2**17 * (2**17 + 1):,} products" in done.err

@@ -21,10 +21,6 @@ from convfc_cli.runtimes.runtime import LARGEST, Original, Runtime
 
 Array = NDArray[Any]
 
-PAIR = 2**15 - 1
-"""The most that two products of a uint8 and an int8 may add up to: processors without instructions
-for such sums make them of pairs, saturated at 16 bits."""
-
 SPREAD = 40
 """The standard deviation, in codes, of the outputs that inputs are drawn for."""
 
@@ -49,7 +45,7 @@ def original(found: Quantized, *, real: bool) -> Original:
     def witness(runtime: Runtime, random: Any) -> Witness | str:
         if found.index.rows + found.index.columns > LARGEST:  # before the weights are decoded
             return TOO_LARGE
-        given, codes, fits = _drawn(found, random)
+        given, codes = _drawn(found, random)
         drawn = {
             found.names[what]: array for what, array in given.items() if not found.constant(what)
         }
@@ -58,7 +54,7 @@ def original(found: Quantized, *, real: bool) -> Original:
         node = replace(
             stated(plain, found.node.op_type, model, found.index),
             per_channel=any(array.ndim for what, array in given.items() if what[0] == "w"),
-            saturating=not fits,
+            weights=found.dtype("w"),
         )
         y = run(runtime, node, codes)
         if isinstance(y, str):
@@ -71,14 +67,11 @@ def original(found: Quantized, *, real: bool) -> Original:
     return Original(ORIGINAL, witness, applied(plain, found.scope, found.index))
 
 
-def _drawn(found: Quantized, random: Any) -> tuple[dict[str, Array], Array, bool]:
-    """(scales and zero points, x, whether no pair of products goes beyond 16 bits)."""
+def _drawn(found: Quantized, random: Any) -> tuple[dict[str, Array], Array]:
+    """(scales and zero points, x)."""
     given = {what: found.value(what) for what in found.places if found.constant(what)}
     dtype = np.dtype(found.dtype("x"))
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-    if (dtype.name, found.dtype("w")) == ("uint8", "int8"):
-        largest = int(np.abs(found.value("w").astype(np.int32)).max(initial=1))
-        high = min(high, PAIR // (2 * largest))
     if "x_zero_point" not in given:
         given["x_zero_point"] = np.array(random.integers(low, high, endpoint=True), dtype)
     zero = int(given["x_zero_point"].item())
@@ -86,7 +79,7 @@ def _drawn(found: Quantized, random: Any) -> tuple[dict[str, Array], Array, bool
     if found.node.op_type == "QLinearConv":
         reach = _settled(found, random, given, x - zero)
         x = zero + np.rint((x - zero) * reach).astype(int)
-    return given, x.astype(dtype), zero <= high
+    return given, x.astype(dtype)
 
 
 def _settled(found: Quantized, random: Any, given: dict[str, Array], x: Array) -> float:

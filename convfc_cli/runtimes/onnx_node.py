@@ -4,7 +4,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from textwrap import shorten
 from typing import Any, ClassVar
@@ -13,10 +13,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from convfc_cli import contained
+from convfc_cli.contained import Limits
+from convfc_cli.errors import Refused
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.linear import Linear
 from convfc_cli.outline import Outline
+from convfc_cli.rounding import spend
+from convfc_cli.runtimes.onnx_known import known
 from convfc_cli.runtimes.runtime import LARGEST, Array, Runtime
 from convfc_cli.taps import IndexMap
 
@@ -43,8 +48,8 @@ class Node:
     per_channel: bool = False
     """Whether it has a zero point or a scale for each output channel, as a vector."""
 
-    saturating: bool = False
-    """Whether two products of its 8-bit numbers may add up to more than 16 bits hold."""
+    weights: str = ""
+    """The dtype of its weights, where that is not the dtype of `x`."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,18 @@ def _padded(axis: Axis) -> int:
     return max(axis.inputs, (axis.outputs - 1) * axis.stride + axis.span)
 
 
+LEAST_MEMORY = 2**30
+"""Bytes that running a node may take whatever its size: those of a runtime's import included."""
+
+COPIES = 8
+"""How often its tensors and weights may be held, and as what is wider, beside that."""
+
+
 class NodeRuntime(Runtime):
-    """A runtime of ONNX nodes: how a layer is put to it, and how its failures are told."""
+    """A runtime of ONNX nodes: how a layer is put to it, and how its failures are told.
+
+    Nodes are run in the contained child, which alone imports the runtime.
+    """
 
     rules: ClassVar[dict[str, Callable[[Node, int], str]]]
     """By operator: why its answer on so many inputs would be worth nothing; otherwise nothing."""
@@ -147,15 +162,54 @@ class NodeRuntime(Runtime):
         """What the node makes of its inputs, or why the runtime is not asked."""
         if node.outline.rows + node.outline.columns > LARGEST:
             return TOO_LARGE
-        if node.op in self.rules and (why := self.rules[node.op](node, len(feeds["x"]))):
+        x = feeds["x"]
+        if node.op in self.rules and (why := self.rules[node.op](node, len(x))):
             return f"{self.name} {why}"
+        products = len(x) * node.outline.products
         try:
-            with np.errstate(all="ignore"):
-                return np.asarray(self.answer(node, feeds))
+            spend(products)
+        except Refused as error:
+            return str(error)
+        if why := unfit(self, node.op, x.dtype.name, node.weights or x.dtype.name):
+            return why
+        return self.answer(node.model, feeds, 8 * len(x) * node.outline.rows, products)
+
+    def answer(
+        self, model: onnx.ModelProto, feeds: dict[str, Array], size: int, products: int
+    ) -> Array | str:
+        """The output of a model, of `size` bytes at most, or why the runtime has none."""
+        try:
+            whole = model.SerializeToString()
+            size += len(whole) + sum(array.nbytes for array in feeds.values())
+            limits = Limits(memory=LEAST_MEMORY + COPIES * size)
+            given = (whole, feeds, products)
+            return np.asarray(contained.call(type(self).compute, *given, what="it", limits=limits))
         except Exception as error:  # it raises types of its own for whatever it does not implement
-            told = re.sub(r"^(\[ONNXRuntimeError\] : \d+ : |.*Status Message: )", "", str(error))
+            prefix = r"^(.*Status Message: |\[ONNXRuntimeError\] : \d+ : )"
+            told = re.sub(prefix, "", str(error), flags=re.DOTALL)
             return f"{self.name} cannot run it ({shorten(told, 100, placeholder=' ...')})"
 
+    @staticmethod
     @abstractmethod
-    def answer(self, node: Node, feeds: dict[str, Array]) -> Any:
-        """The output of the node; raises whatever it likes."""
+    def compute(model: bytes, feeds: dict[str, Array], products: int) -> Any:
+        """The output of a model that takes about so many products; raises whatever it likes.
+
+        It is called in the contained child.
+        """
+
+
+@cache
+def unfit(runtime: NodeRuntime, op: str, x: str, weights: str) -> str:
+    """Why what a runtime makes of an operator with inputs and weights of these dtypes is worth
+    nothing on this machine, by a layer whose answer is known; otherwise nothing.
+    """
+    layer = known(op, x, weights)
+    if layer is None:
+        return ""
+    y = runtime.answer(layer.model(), {"x": layer.x}, layer.answer.nbytes, 0)
+    if isinstance(y, str):
+        return y
+    if np.array_equal(y, layer.answer):
+        return ""
+    dtypes = x if weights == x else f"{x} with {weights}"
+    return f"{runtime.label} computes {op} of {dtypes} wrongly on this processor: not asked"

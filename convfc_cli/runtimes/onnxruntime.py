@@ -1,20 +1,31 @@
 """onnxruntime, where it is installed: the runtime that most models run on."""
 
+import os
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from math import prod
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
+from convfc_cli import contained
+from convfc_cli.contained import Failed
+from convfc_cli.errors import ConvfcError
 from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
 from convfc_cli.runtimes.runtime import Array
+
+MOST_THREADS = 4
+"""Each has a stack, which counts as memory."""
+
+WORTH_THREADS = 2**26
+"""Products that more than one thread is started for."""
+
+LARGEST_KEPT = 2**20
+"""Bytes of a model whose session is kept."""
 
 LARGEST_SCATTER = 2**27
 """Products of a transposed convolution that it holds before it adds them up: 512 MiB."""
 
 
 def _convolution(node: Node, batch: int) -> str:
-    if node.saturating:
-        return "saturates such 8-bit sums at 16 bits on some processors"
     if node.auto_pad.startswith("SAME") and any(axis.stride > axis.span for axis in node.axes):
         return "is known to be wrong for SAME padding with a stride beyond the kernel"
     return ""
@@ -47,33 +58,56 @@ class Onnxruntime(NodeRuntime):
 
     @property
     def label(self) -> str:
-        import onnxruntime  # also of builds that are distributed under other names
-
-        return f"onnxruntime {onnxruntime.__version__}"
+        return f"onnxruntime {version}" if (version := _version()) else "onnxruntime"
 
     def missing(self) -> str:
         return "" if find_spec("onnxruntime") else "pip install 'convfc[onnxruntime]'"
 
-    def answer(self, node: Node, feeds: dict[str, Array]) -> Any:
-        session = _sessions.get(node)
-        if session is None:
-            session = _sessions[node] = _session(node)
+    @staticmethod
+    def compute(model: bytes, feeds: dict[str, Array], products: int) -> Any:
+        threads = min(MOST_THREADS, os.cpu_count() or 1) if products > WORTH_THREADS else 1
+        session = (_kept if len(model) <= LARGEST_KEPT else _session)(model, threads)
         return session.run(None, feeds)[0]
 
 
-_sessions: WeakKeyDictionary[Node, Any] = WeakKeyDictionary()
-"""What running a node again saves: it goes when the node does, and the node's weights with it."""
-
-
-def _session(node: Node) -> Any:
+@cache
+def library() -> Any:
+    """onnxruntime, imported when it is needed, and told before that to record and send nothing:
+    1.32 puts a device's id and a list of events into the home folder otherwise.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    return onnxruntime
+
+
+@cache
+def _version() -> str:
+    """That of the library, also of builds that are distributed under other names; empty where it
+    cannot be imported.
+    """
+    try:
+        found: str = contained.call(_imported_version, what="importing onnxruntime")
+    except (ConvfcError, Failed):
+        return ""
+    return found
+
+
+def _imported_version() -> str:
+    return str(library().__version__)
+
+
+def _session(model: bytes, threads: int) -> Any:
+    options = library().SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        node.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    options.graph_optimization_level = library().GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return library().InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+_kept = lru_cache(maxsize=8)(_session)
+"""What running a small model again saves."""
 
 
 RUNTIME = Onnxruntime()
