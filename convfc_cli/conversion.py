@@ -47,6 +47,7 @@ from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.runtime import Original
 from convfc_cli.verification import USUAL, Proof
 from convfc_cli.verification import verify as verify_stored
+from convfc_cli.witnesses import believed
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -411,19 +412,17 @@ def _run_original(entry: Entry, layer: Linear) -> Finding:
     """
     if entry.parts:
         layers = [chain.real(part) for part in entry.parts]
-        _hold_to_parts(entry, layer, layers)
+        whole = _hold_to_parts(entry, layer, layers)
         findings = [_run_original(part, part.load()) for part in entry.parts]
         unclear = [finding for finding in findings if finding.holds is None]
         told = (unclear or sorted(findings, key=lambda finding: finding.worst or 0))[-1]
         detail = f"of {len(findings)} layers, one by one, the worst: {told.detail}"
+        if whole.holds is None:
+            return replace(whole, detail=f"{whole.detail}; {detail}")
         return replace(told, detail=detail)
     note = "; the kernel was flipped after that" if entry.flipped else ""
     layer = layer.flipped() if entry.flipped and isinstance(layer, Convolution) else layer
-    witness = entry.run(np.random.default_rng(secrets.randbits(128)))
-    if isinstance(witness, str):
-        return Finding("runtime", None, f"the original node was not run: {witness}")
-    assert entry.original is not None
-    finding = check_runtime(layer, witness, entry.original.name)
+    finding = believed(_accounts(entry, layer))
     if finding.holds is False:
         raise WrongContents(
             f"layer {entry.name}: {finding.detail}; one of them misreads the model, so nothing is "
@@ -432,15 +431,30 @@ def _run_original(entry: Entry, layer: Linear) -> Finding:
     return replace(finding, detail=finding.detail + note)
 
 
-def _hold_to_parts(entry: Entry, layer: Linear, layers: Sequence[Linear]) -> None:
-    """Raise unless a chain computes what its layers do, one after another, by their oracles: also
-    where numbers for each channel have gone into a kernel.
+def _accounts(entry: Entry, layer: Linear) -> Iterator[Finding]:
+    """What one runtime after another says of the layer as it was read."""
+    for witness in entry.witnesses(np.random.default_rng(secrets.randbits(128))):
+        if isinstance(witness, str):
+            yield Finding("runtime", None, witness)
+        else:
+            assert entry.original is not None
+            yield check_runtime(layer, witness, entry.original.name)
+
+
+def _hold_to_parts(entry: Entry, layer: Linear, layers: Sequence[Linear]) -> Finding:
+    """Hold a chain to what its layers compute, one after another, by their oracles: also where
+    numbers for each channel have gone into a kernel. Raises where they differ.
     """
+    name = "the chain, its layers one by one"
     x = np.random.default_rng(secrets.randbits(128)).standard_normal(layer.input_shape)
     x = x.astype(layer.dtype)
-    (y,) = ORACLE.apply(Product(layers), x[None])
-    if check_runtime(layer, Witness.of(ORACLE.label, x, y)).holds is False:
+    y = ORACLE.apply(Product(layers), x[None])
+    if isinstance(y, str):
+        return Finding("runtime", None, f"{name}, was not run: {y}")
+    finding = check_runtime(layer, Witness.of(ORACLE.label, x, y[0]), name)
+    if finding.holds is False:
         raise Defect(f"the chain {entry.name} does not compute what its layers do")
+    return finding
 
 
 def _rounded(layer: Linear, dtype: str | None) -> Linear:

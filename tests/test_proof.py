@@ -179,7 +179,7 @@ def test_what_is_left_out_and_what_is_worst_is_told_of_all_slabs(chunk, monkeypa
     assert answered(line([np.nan]), y[:1]).holds is None
 
 
-def test_a_layer_is_applied_a_quarter_of_a_chunk_at_a_time(monkeypatch):
+def test_a_layer_is_applied_a_chunk_at_a_time(monkeypatch):
     asked, honest = [], Convolution.slabs
     monkeypatch.setattr(rounding, "CHUNK", 12)
     monkeypatch.setattr(
@@ -188,7 +188,7 @@ def test_a_layer_is_applied_a_quarter_of_a_chunk_at_a_time(monkeypatch):
         lambda self, layout, most: asked.append(most) or honest(self, layout, most),
     )
     assert answered(line([1, 1, 1]), np.ones((3, 3))).holds is True
-    assert asked == [3]
+    assert asked == [12]
 
 
 # --- what is asked of a proof, and what it costs ------------------------------------------------

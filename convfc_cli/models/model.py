@@ -6,7 +6,7 @@ layer's weights are read when it is loaded, and a layer that nobody selects need
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
@@ -221,18 +221,26 @@ class Entry:
             )
         return replace(self.real(), flipped=self.flipped, dequantized=True)
 
-    def run(self, random: Any) -> Witness | str:
-        """The original layer run by the first runtime that can, on inputs drawn from the NumPy
-        generator `random`; the reasons where none can.
+    def witnesses(self, random: Any) -> Iterator[Witness | str]:
+        """The original layer run by one runtime after another, or why one does not run it.
+
+        All are given the same inputs, drawn from the NumPy generator `random`. Those that are not
+        installed come last.
         """
         if self.original is None:
-            return "no runtime runs this kind of file"
+            yield "no runtime runs this kind of file"
+            return
+        missing = {runtime: runtime.missing() for runtime in runtimes()}
+        for runtime in sorted(missing, key=lambda runtime: bool(missing[runtime])):
+            if missing[runtime]:
+                yield f"{runtime.name} is not installed: {missing[runtime]}"
+            else:
+                yield self.original.witness(runtime, deepcopy(random))
+
+    def run(self, random: Any) -> Witness | str:
+        """The first of the `witnesses` that is one; the reasons where none is."""
         reasons = []
-        for runtime in runtimes():
-            if missing := runtime.missing():
-                reasons.append(f"{runtime.name} is not installed: {missing}")
-                continue
-            witness = self.original.witness(runtime, random)
+        for witness in self.witnesses(random):
             if not isinstance(witness, str):
                 return witness
             reasons.append(witness)
