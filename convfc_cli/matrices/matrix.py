@@ -52,7 +52,7 @@ class Origin:
     """Of a chain of layers the output of the first; `output` is that of the last."""
 
     weight: str = ""
-    """What the model calls the weights, where that is another name; files may be without it."""
+    """What the model calls the weights; a file says nothing of it where it is empty."""
 
     notes: dict[str, Any] = field(default_factory=dict)
     """What the model says besides: scales, zero points, an activation."""
@@ -134,10 +134,17 @@ def describe(matrix: Matrix) -> str:
         "kernel_index": matrix.spec.kernel_index,
         "layout": asdict(matrix.layout),
         **described(matrix.layer),
-        "origin": asdict(matrix.origin),
+        "origin": _stated(matrix.origin),
         "digest": digest(matrix.layer),
     }
     return json.dumps(content)
+
+
+def _stated(origin: Origin) -> dict[str, Any]:
+    found = asdict(origin)
+    if not origin.weight:
+        del found["weight"]
+    return found
 
 
 def restore(text: str, name: str, read: Read) -> Matrix:
