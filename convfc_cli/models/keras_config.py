@@ -68,8 +68,8 @@ class Layer:
     implied: bool = False
     """Whether no file mentions it: the input of a Sequential that has none."""
 
-    training: bool = False
-    """Whether it is called to do always what it does in training."""
+    flags: frozenset[str] = frozenset()
+    """The arguments that some call of it has, and true: `training`, `reverse`."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ def _layer(item: Config, depth: int) -> Layer:
         name,
         config,
         module=str(item.get("module") or ""),
-        own=_is_own(item, kind),
+        own=is_own(item, kind),
         operation=_is_operation(item, config),
         calls=tuple(_calls(item.get("inbound_nodes") or ())),
         constants=tuple(_constants(item.get("inbound_nodes"))),
-        training=_is_training(item.get("inbound_nodes")),
+        flags=frozenset(_flags(item.get("inbound_nodes"))),
         built=_shape(_mapping(item.get("build_config") or {}).get("input_shape")),
     )
     if isinstance(config.get("layers"), list):
@@ -130,7 +130,8 @@ def _layer(item: Config, depth: int) -> Layer:
     return layer
 
 
-def _is_own(item: Config, kind: str) -> bool:
+def is_own(item: Config, kind: str) -> bool:
+    """Whether the class of an object in a configuration is one of Keras's own."""
     if ">" in kind or item.get("registered_name") not in (None, kind):
         return False
     return str(item.get("module") or "keras").split(".")[0] in ("keras", "tf_keras", "tensorflow")
@@ -337,11 +338,16 @@ def _is_array(value: Any) -> bool:
     )
 
 
-def _is_training(value: Any) -> bool:
-    """Whether some call of a layer has the argument `training`, and true."""
-    if isinstance(value, dict):
-        return value.get("training") is True or any(map(_is_training, value.values()))
-    return isinstance(value, list) and any(map(_is_training, value))
+def _flags(value: Any) -> Iterator[str]:
+    """The names of what is true in the calls of a layer."""
+    for key, part in value.items() if isinstance(value, dict) else ():
+        if part is True:
+            yield key
+        else:
+            yield from _flags(part)
+    for part in value if isinstance(value, list) else ():
+        if isinstance(part, dict | list):
+            yield from _flags(part)
 
 
 def _lengths(value: Any) -> tuple[int, ...]:

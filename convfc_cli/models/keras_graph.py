@@ -14,6 +14,7 @@ from typing import Any
 from convfc_cli.errors import (
     ConvfcError,
     GeometryError,
+    MalformedInput,
     SizeMissing,
     Unsupported,
     UsageError,
@@ -26,15 +27,17 @@ from convfc_cli.models.keras_config import (
     Layer,
     Shape,
     activation,
-    input_shape,
     modern,
 )
+from convfc_cli.models.keras_hints import Hints
 from convfc_cli.models.keras_layer import LOCAL, OTHERS, READ, SEPARABLE, Attributes, Built
+from convfc_cli.models.keras_shapes import ATTENTIONS
 from convfc_cli.models.keras_walk import WRAPPERS, Call, Place, Walk, after, batch_axes
 from convfc_cli.models.keras_weights import Weights
 from convfc_cli.models.model import Entry, Shapes
+from convfc_cli.models.sizes import Account, agreed
 
-KERNELS = ("EinsumDense", "MultiHeadAttention", "GroupQueryAttention")
+KERNELS = ("EinsumDense", *ATTENTIONS)
 """Classes of Keras's own whose kernels have the rank of a convolution's."""
 
 
@@ -55,29 +58,116 @@ def list_layers(
 ) -> tuple[Entries, Callable[[], Entries]]:
     """All convolutions of a model, in the order of its configuration, and what lists its other
     linear layers.
+
+    Raises `MalformedInput` where the file contradicts itself, `UsageError` where it contradicts
+    `shapes`, or where a shape settles nothing.
     """
     assert model.graph is not None
+    reading = _Reading(model.graph, weights, origin)
     given = _named(model.graph, name, shapes)
-    walk = Walk(given, _is_channels_last(model.graph))
-    try:
-        walk.graph(model.graph, None, (), ())
-    except GeometryError as error:
-        raise (UsageError(f"{error} (see --input-shape)") if shapes else error) from error
-    if missed := sorted(given.keys() - walk.met):
-        inputs = ", ".join(model.graph.inputs)
-        raise UsageError(f"{name} has no tensor {missed[0]!r} (its inputs: {inputs})")
-    calls = sorted(walk.calls, key=lambda call: call.place)
-    names = dict(zip((call.place for call in calls), _numbered(calls), strict=True))
-    make = _Entries(model.graph, weights, origin, bool(shapes), names)
-    entries: list[Entry] = []
-    for call in calls:
-        if not call.linear:
-            entries += make.convolutions(len(entries), call)
-    linear = [call for call in calls if call.linear]
-    count = len(entries)
-    return tuple(entries), lambda: tuple(
-        make.linear(number, call) for number, call in enumerate(linear, count)
-    )
+    plain = reading.walk({})  # raises what is the file's own fault
+    if not given:
+        return reading.listed(plain)
+    return reading.sized(plain, given, name)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One model that is listed with several sizes."""
+
+    graph: Graph
+    weights: Weights
+    origin: Origin
+
+    def walk(self, given: Mapping[str, Sequence[int]]) -> Walk:
+        """The calls of the model with these shapes. Raises `MalformedInput`, `UsageError`."""
+        walk = Walk(given, _is_channels_last(self.graph))
+        walk.graph(self.graph, None, (), ())
+        walk.calls.sort(key=lambda call: call.place)
+        return walk
+
+    def listed(
+        self, walk: Walk, *, hinted: bool = True
+    ) -> tuple[tuple[Entry, ...], Callable[[], Entries]]:
+        """The entries of its calls, as `list_layers` returns them."""
+        calls = walk.calls
+        names = dict(zip((call.place for call in calls), _numbered(calls), strict=True))
+        fits = partial(self._fits, walk)
+        hint = Hints(self.graph, len(calls), fits).hint if hinted else lambda call, guess: ""
+        make = _Entries(self.graph, self.weights, self.origin, hint, names)
+        entries: list[Entry] = []
+        for call in calls:
+            if not call.linear:
+                entries += make.convolutions(len(entries), call)
+        linear = [call for call in calls if call.linear]
+        count = len(entries)
+        return tuple(entries), lambda: tuple(
+            make.linear(number, call) for number, call in enumerate(linear, count)
+        )
+
+    def sized(
+        self, plain: Walk, given: Mapping[str, Sequence[int]], name: str
+    ) -> tuple[Entries, Callable[[], Entries]]:
+        """The layers with shapes that the user gives, each held against all that the file says."""
+        try:
+            walk = self.walk(given)
+        except MalformedInput as error:
+            raise UsageError(f"{error} (see --input-shape)") from error
+        inputs = self.graph.inputs
+        if missed := sorted(given.keys() - walk.met):
+            raise UsageError(
+                f"{name} has no tensor {missed[0]!r} (its inputs: {', '.join(inputs)})"
+            )
+        for tensor in given.keys() - set(inputs):
+            rest = self.walk({other: given[other] for other in given if other != tensor})
+            if [call.shape for call in rest.calls] == [call.shape for call in walk.calls]:
+                shape = ",".join(map(str, given[tensor]))
+                raise UsageError(
+                    f"--input-shape {tensor}={shape} settles no layer's size: either they follow "
+                    f"from the rest, or no layer reads it; leave it out"
+                )
+            _hold_to_making(rest, walk)
+        found, others = self.listed(walk)
+        rest_found = others()
+        self._hold_to_weights(plain, [*found, *rest_found])
+        return found, lambda: rest_found
+
+    def _hold_to_weights(self, plain: Walk, found: Sequence[Entry]) -> None:
+        """Raise where a size that is given makes a layer impossible, by its weights for one."""
+        convolutions, others = self.listed(plain, hinted=False)
+        for entry, other in zip(found, [*convolutions, *others()], strict=True):
+            own = isinstance(other.error, GeometryError)  # the file's fault, whatever is given
+            if isinstance(entry.error, GeometryError) and not own:
+                raise UsageError(
+                    f"layer {entry.name} ({entry.op}): {entry.error} (see --input-shape)"
+                )
+
+    def _fits(self, plain: Walk, given: Mapping[str, Sequence[int]]) -> bool:
+        """Whether nothing in the file contradicts these shapes."""
+        try:
+            found, others = self.listed(self.walk(given), hinted=False)
+            self._hold_to_weights(plain, [*found, *others()])
+        except (MalformedInput, UsageError):
+            return False
+        return True
+
+
+def _hold_to_making(rest: Walk, walk: Walk) -> None:
+    """Raise where a size that an inner tensor's given shape settles is another than that for which
+    a layer was made.
+
+    Nothing else is held to that: a layer may be made for one size and applied to another, and Keras
+    keeps the first (`build_config`).
+    """
+    for before, call in zip(rest.calls, walk.calls, strict=True):
+        layer, shape = call.layer, call.shape
+        if shape is None or layer.built is None or len(layer.calls) > 1 or shape == before.shape:
+            continue
+        if len(shape) != len(layer.built):  # of a layer that is wrapped: with axes of its own
+            continue
+        given = Account(shape, "--input-shape", given=True)
+        made = Account((None, *layer.built[1:]), f"the build_config of {call.name!r}")
+        agreed(f"input of {call.name}", given, made)
 
 
 def _is_channels_last(graph: Graph) -> bool:
@@ -128,7 +218,9 @@ class _Entries:
     graph: Graph
     weights: Weights
     origin: Origin
-    sized: bool
+    hint: Callable[[Call, Sequence[int]], str]
+    """What to say for the size of a call, and a guess of what it reads."""
+
     names: Mapping[Place, str]
     """What each call is called."""
 
@@ -181,7 +273,7 @@ class _Entries:
         shape = None if call.shape is None else call.shape[1:]
         guess = [size or 64 for size in shape or ()]
         own = keras_linear.own_shape(shape, call.channels_last)
-        return self._sized(entry, make, own, lambda: self._hint(call, guess))
+        return self._sized(entry, make, own, lambda: self.hint(call, guess))
 
     def _entry(self, position: int, call: Call) -> Entry:
         name, source = self.names[call.place], call.input.source
@@ -252,7 +344,7 @@ class _Entries:
             kernel = self.weights.of(self.graph, call.chain)["kernel"].shape
             channels = keras_layer.channels_of(first or found, kernel) or 1
             sizes = (64,) * found.rank
-            return self._hint(
+            return self.hint(
                 call, (*sizes, channels) if found.channels_last else (channels, *sizes)
             )
 
@@ -281,12 +373,7 @@ class _Entries:
                 error.hint = hint()
             except ConvfcError as worse:
                 return replace(entry, error=worse)
-            return replace(entry, error=error, resizer=resized)
-        except GeometryError as error:
-            told: ConvfcError = error
-            if self.sized:
-                told = UsageError(f"{error} (see --input-shape)")
-            return replace(entry, error=told)
+            return replace(entry, error=error, resizer=resized, known=own)
         except ConvfcError as error:
             return replace(entry, error=error)
 
@@ -327,19 +414,3 @@ class _Entries:
             shapes = ", ".join(f"{dataset.path} {dataset.shape}" for dataset in large[:3])
             told += f"; --weight takes a kernel out of it: {shapes}"
         return replace(entry, error=Unsupported(told))
-
-    def _hint(self, call: Call, guess: Sequence[int]) -> str:
-        """What --input-shape might be: of the model's input if that is open, else what the layer
-        reads, of the size that is guessed.
-        """
-        for name in self.graph.inputs:
-            shape = input_shape(self.graph.by_name[name])
-            if shape is not None and None in shape[1:]:
-                guesses = {2: (100,), 3: (1000, 4), 4: (224, 224, 3), 5: (16, 112, 112, 3)}
-                guess = guesses.get(len(shape), (1,) * (len(shape) - 1))
-                sizes = [size or other for size, other in zip(shape[1:], guess, strict=True)]
-                return f"{name}={','.join(map(str, (1, *sizes)))}"
-        before = call.layer.calls[0][0].layer if call.layer.calls and call.layer.calls[0] else ""
-        scope = "/".join(step.name for step in call.chain[:-1])
-        tensor = f"{scope}/{before}".strip("/") or self.graph.inputs[0]
-        return f"{tensor}={','.join(map(str, (1, *guess)))}"

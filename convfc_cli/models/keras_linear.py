@@ -98,7 +98,7 @@ def build(
             f"its input has the shape {shape}: a {layer.kind} takes {rank + 1} axes"
         )
     known = variables(layer)
-    given = Given(config, rank, shape, channels_last, arrays, known, layer.training)
+    given = Given(config, rank, shape, channels_last, arrays, known, "training" in layer.flags)
     try:
         return LINEAR[layer.kind](given)
     except ConvfcError:

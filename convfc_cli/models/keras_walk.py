@@ -7,12 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from convfc_cli.errors import (
-    GeometryError,
-    MalformedInput,
-    Refused,
-    UsageError,
-)
+from convfc_cli.errors import GeometryError, MalformedInput, Refused
 from convfc_cli.models import keras_layer
 from convfc_cli.models.keras_config import (
     CONVOLUTION,
@@ -26,7 +21,8 @@ from convfc_cli.models.keras_config import (
 )
 from convfc_cli.models.keras_layer import READ, Attributes
 from convfc_cli.models.keras_linear import LINEAR, ORDERLESS, PASSING
-from convfc_cli.models.keras_shapes import SHAPES, agreed, merged, output_shape
+from convfc_cli.models.keras_shapes import SHAPES, output_shapes, without
+from convfc_cli.models.sizes import Account, agreed
 
 MOST_CALLS = 10_000
 """Calls of layers: a model may apply others twice, which apply others twice."""
@@ -62,6 +58,8 @@ class Tensor:
 
     shape: Shape
     source: Source
+    impossible: str = ""
+    """Why its layer cannot make it, whatever its shape."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,11 @@ class Walk:
         """A model's outputs, given its inputs; its calls are collected.
 
         Shapes that the file states are those of the model's making. They hold of the outermost
-        model (`inputs` None), and in one that is applied once (`alone`), not of every call.
+        model (`inputs` None), and in one that is applied once (`alone`), not of every call: there
+        what they contradict is open.
+
+        Raises `MalformedInput` where the file contradicts itself, `UsageError` where it contradicts
+        a shape that is given.
         """
         made: dict[tuple[str, int], list[Tensor]] = {}
         fed: dict[str, Tensor] = {}
@@ -144,11 +146,10 @@ class Walk:
             if missing is not None:
                 waiting.setdefault((missing.layer, missing.call), []).append((number, layer, call))
                 continue
-            tensors = [self._tensor(ref, made, alone) for ref in needed]
+            tensors = [self._tensor(ref, made, alone, layer.name) for ref in needed]
             if layer.name in fed:
-                own, stated = fed[layer.name], input_shape(layer)
-                open_ = own.shape is None and alone
-                found = [replace(own, shape=stated if open_ else agreed(own.shape, stated))]
+                own, told = fed[layer.name], f"the {layer.kind} {layer.name!r}"
+                found = [_stated(layer.name, own, input_shape(layer), told, alone)]
             elif layer.kind == "InputLayer":
                 found = [Tensor(input_shape(layer), self._input(layer.name))]
             else:
@@ -161,7 +162,7 @@ class Walk:
             )
             names = ", ".join(name for _, name in left[:3])
             raise MalformedInput(f"its layers wait for each other in a circle: {names}")
-        return [self._tensor(ref, made, alone) for ref in graph.outputs]
+        return [self._tensor(ref, made, alone, "the model itself") for ref in graph.outputs]
 
     def layer(
         self,
@@ -184,14 +185,15 @@ class Walk:
         for number, inside in enumerate(hidden):
             self._hidden(inside, (*chain, inside), (*place, number))
         if hidden:
-            return [Tensor(output_shape(layer, shapes), _source(call))]
+            return [Tensor(shape, _source(call)) for shape in output_shapes(layer, shapes)]
         if len(tensors) == 1 and _is_passing(layer):
-            return [Tensor(output_shape(layer, shapes), first.source)]
+            return [Tensor(shape, first.source) for shape in output_shapes(layer, shapes)]
         unknown = CONVOLUTION.search(layer.kind) or not layer.own or layer.kind not in KNOWN
         if unknown or call.linear:
             self.calls.append(call)
-        shape = _convolved(layer, first.shape) if call.convolves else output_shape(layer, shapes)
-        return [Tensor(shape, _source(call))]
+        if call.convolves:
+            return [_convolved(layer, first.shape, _source(call))]
+        return [Tensor(shape, _source(call)) for shape in output_shapes(layer, shapes)]
 
     def _input(self, name: str) -> Source:
         return Source(f"the input {name!r}", channels_last=self.channels_last)
@@ -237,24 +239,47 @@ class Walk:
         return ref.call >= max(1, len(graph.by_name[ref.layer].calls))
 
     def _tensor(
-        self, ref: Ref, made: Mapping[tuple[str, int], Sequence[Tensor]], alone: bool
+        self,
+        ref: Ref,
+        made: Mapping[tuple[str, int], Sequence[Tensor]],
+        alone: bool,
+        reader: str,
     ) -> Tensor:
         found = made.get((ref.layer, ref.call), ())
         own = found[ref.output] if ref.output < len(found) else _unknown(ref.layer)
-        shape = (merged if alone else agreed)(own.shape, ref.stated)
-        return replace(own, shape=shape)
+        return _stated(ref.layer, own, ref.stated, f"what {reader!r} is called on", alone)
 
     def _settled(
         self, found: list[Tensor], chain: tuple[Layer, ...], layer: Layer, call: int
     ) -> list[Tensor]:
         """A layer's outputs, with what the user says of the first."""
         name = "/".join(step.name for step in (*chain, layer))
-        for given in (f"{name}:{call}", name):
-            if given in self.given:
-                self.met.add(given)
+        for tensor in (f"{name}:{call}", name):
+            if tensor in self.given:
+                self.met.add(tensor)
                 own = found[0] if found else _unknown(name)
-                return [replace(own, shape=_agreed(given, tuple(self.given[given]), own.shape))]
+                if own.impossible:
+                    raise GeometryError(own.impossible)
+                given = Account(self.given[tensor], "--input-shape", given=True)
+                shape = agreed(tensor, given, Account(_batched(own.shape), own.source.told))
+                return [replace(own, shape=_batched(shape)), *found[1:]]
         return found
+
+
+def _stated(name: str, own: Tensor, stated: Shape, told: str, alone: bool) -> Tensor:
+    """A tensor of which a file states this shape; its batch is whatever it is fed with.
+
+    Raises `MalformedInput` where a model that is applied once (`alone`) has it otherwise.
+    """
+    if not alone:
+        return replace(own, shape=without(own.shape, stated))
+    shape = agreed(name, Account(own.shape, own.source.told), Account(_batched(stated), told))
+    return replace(own, shape=shape)
+
+
+def _batched(shape: Shape) -> Shape:
+    """The shape with its batch open."""
+    return (None, *shape[1:]) if shape else shape
 
 
 def _unknown(name: str) -> Tensor:
@@ -268,7 +293,7 @@ def _folded(tensor: Tensor, shape: Shape, batch: int) -> Tensor:
 
 def _is_passing(layer: Layer) -> bool:
     """Whether a layer's output is its input, once the model is trained."""
-    if not layer.own or layer.operation or layer.training:
+    if not layer.own or layer.operation or "training" in layer.flags:
         return False
     return activation(layer) is None if layer.kind == "Activation" else layer.kind in PASSING
 
@@ -299,30 +324,21 @@ def batch_axes(call: Call) -> int:
     return max(1, len(call.shape) - READ[call.layer.kind] - 1)
 
 
-def _agreed(name: str, given: tuple[int, ...], known: Shape) -> Shape:
-    if known is not None:
-        if len(known) != len(given):
-            raise UsageError(
-                f"--input-shape {name}: {len(given)} sizes, where the model has {len(known)}"
-            )
-        for size, own in list(zip(given, known, strict=True))[1:]:
-            if own not in (None, size):
-                told = ",".join(str(s or "?") for s in known)
-                raise UsageError(f"--input-shape {name}: the model has it as {told}")
-    return (None, *given[1:])
-
-
-def _convolved(layer: Layer, shape: Shape) -> Shape:
-    """The shape of a convolution's output, sizes that are open left open."""
+def _convolved(layer: Layer, shape: Shape, source: Source) -> Tensor:
+    """A convolution's output, sizes that are open left open."""
     try:
-        found = keras_layer.attributes(layer, keras1=False)
+        return Tensor(after(keras_layer.attributes(layer, keras1=False), shape), source)
+    except GeometryError as error:
+        return Tensor(None, source, f"{layer.kind} {layer.name}: {error}")
     except MalformedInput:
-        return None
-    return after(found, shape)
+        return Tensor(None, source)
 
 
 def after(found: Attributes, shape: Shape) -> Shape:
-    """The shape of what a convolution with these attributes makes of a tensor."""
+    """The shape of what a convolution with these attributes makes of a tensor.
+
+    Raises `GeometryError` where that has no elements.
+    """
     own = keras_layer.own_shape(found, shape)
     if own is None or shape is None:
         return None
@@ -341,10 +357,7 @@ def after(found: Attributes, shape: Shape) -> Shape:
             filters=1,
             groups=1,
         )
-        try:
-            index = None if size is None else keras_layer.index_map(single, (1, size))
-        except GeometryError:
-            return None
+        index = None if size is None else keras_layer.index_map(single, (1, size))
         sizes.append(None if index is None else index.output_shape[1])
     batch = shape[: len(shape) - len(own)]
     return (*batch, *sizes, channels) if found.channels_last else (*batch, channels, *sizes)

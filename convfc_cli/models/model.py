@@ -17,6 +17,7 @@ from convfc_cli.errors import ConvfcError, Defect, SizeMissing, UsageError, Weig
 from convfc_cli.files import Input
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.linear import Linear
+from convfc_cli.models.sizes import Account, Sizes, agreed
 from convfc_cli.naming import Label, pick
 from convfc_cli.outline import Outline
 from convfc_cli.rounding import Witness
@@ -97,6 +98,9 @@ class Entry:
 
     outline: Outline | None = None
     """All of the layer but its weights; None where there is an `error`."""
+
+    known: Sizes | None = None
+    """Of a layer whose size is open, what is known of its input, (channels, *spatial)."""
 
     stored: tuple[int, ...] | None = None
     """The shape of weights that the file has alone, saying nothing of how they are used."""
@@ -201,7 +205,16 @@ class Entry:
         return (shape[-1], *shape[:-1]) if self.channels_last else tuple(shape)
 
     def at(self, input_shape: tuple[int, ...]) -> "Entry":
-        """The layer on an input of this (channels, *spatial), whatever size its model gives it."""
+        """The layer on an input of this (channels, *spatial).
+
+        Raises `UsageError` where its model gives it another.
+        """
+        known = self.known if self.outline is None else self.outline.input_shape
+        agreed(
+            f"input of {self.name}",
+            Account(input_shape, "--input-shape", given=True),
+            Account(known, "the model, channels first"),
+        )
         if self.resizer is None:
             self.require()
             raise UsageError(f"layer {self.name} has the size that its model gives it")
