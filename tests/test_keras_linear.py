@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.sparse import load_npz
 
 import convfc_cli as convfc
 from convfc_cli.errors import GeometryError, MalformedInput, Refused, SizeMissing, Unsupported
@@ -26,6 +27,7 @@ from convfc_cli.models.keras_linear import LINEAR
 from convfc_cli.models.keras_shapes import SHAPES
 from convfc_cli.models.keras_weights import snake_case
 from convfc_cli.models.model import Entry, Model
+from tests.cli_models import run
 from tests.keras_files import (
     Config,
     functional,
@@ -182,7 +184,7 @@ def of_layer(model: Model, path: str) -> list[Entry]:
 
 
 def activated(entry: Entry, y: Array) -> Array:
-    return np.maximum(y, 0) if entry.noted() == {"activation": "relu"} else y
+    return np.maximum(y, 0) if entry.noted().get("activation") == "relu" else y
 
 
 @pytest.mark.parametrize(("name", "paths", "tensors"), models())
@@ -751,17 +753,102 @@ def test_a_normalization_is_rounded_once(tmp_path: Path) -> None:
     assert found.bias == np.float32(1 - 1e4 * scale)
 
 
-def test_the_layout_is_that_in_which_the_model_flattens(tmp_path: Path) -> None:
-    first = {"data_format": "channels_first"}
-    for flatten, layout in ((first, "channels-last"), ({}, "channels-first")):
+FIRST = {"data_format": "channels_first"}
+
+
+def test_the_layout_is_the_order_of_the_models_own_tensors(tmp_path: Path) -> None:
+    """Whether or not a Flatten turns them; where one does, that is noted."""
+    for flatten, told in ((FIRST, True), ({}, False)):
         model = sequential(
             given_input("x", 2, 3, 4),
-            conv("a", **first),
+            conv("a", **FIRST),
             norm("b", axis=1),
             layer("Flatten", "flat", **flatten),
         )
         found = convfc.read(legacy(tmp_path / "m.h5", model, {}))
-        assert {entry.layout for entry in found.others} == {layout}
+        entries = (*found.entries, *found.others)
+        assert {entry.layout for entry in entries} == {"channels-first"}
+        notes = {entry.noted().get("flatten", "") for entry in entries}
+        assert all(("--layout channels-last" in note) is told for note in notes), notes
         flat = found.layer("flat").load()
-        rows = flat.rows(Layout(layout))
+        rows = flat.rows(Layout("channels-last" if told else "channels-first"))
         assert np.array_equal(rows.indices.array(), np.arange(24))
+
+
+def flattened(order: str) -> Config:
+    """A convolution, a Flatten and a Dense layer, in this data format."""
+    config: Config = {"data_format": order}
+    shape = (3, 5, 4) if order == "channels_first" else (5, 4, 3)
+    return functional(
+        [
+            given_input("x", *shape),
+            conv("c", "x", filters=2, kernel_size=[3, 2], use_bias=True, **config),
+            layer("Flatten", "f", "c", **config),
+            layer("Dense", "d", "f", units=4, use_bias=True),
+        ],
+        ["d"],
+    )
+
+
+def convolved(x: Array, kernel: Array, bias: Array, order: str) -> Array:
+    """Keras's Conv2D, `valid`, of one image in its own order, by its definition."""
+    image = np.moveaxis(x, 0, -1) if order == "channels_first" else x
+    high, wide, _, filters = kernel.shape
+    rows, columns = image.shape[0] - high + 1, image.shape[1] - wide + 1
+    y = np.zeros((rows, columns, filters))
+    for i in range(rows):
+        for j in range(columns):
+            y[i, j] = np.einsum("yxc,yxco->o", image[i : i + high, j : j + wide], kernel) + bias
+    return np.moveaxis(y, -1, 0) if order == "channels_first" else y
+
+
+@pytest.mark.parametrize("order", ["channels_first", "channels_last"])
+def test_a_matrix_takes_the_memory_of_the_models_own_tensor(order: str, tmp_path: Path) -> None:
+    """M @ x.ravel() + b is conv(x).ravel(); in channels-last it fits the Dense layer behind a
+    Flatten, and the chain through both is what the model computes.
+    """
+    random = np.random.default_rng(7)
+    kernel, bias = random.standard_normal((3, 2, 3, 2)), random.standard_normal(2)
+    dense, added = random.standard_normal((18, 4)), random.standard_normal(4)
+    held = {
+        "c": [("c/kernel:0", kernel), ("c/bias:0", bias)],
+        "d": [("d/kernel:0", dense), ("d/bias:0", added)],
+    }
+    path = legacy(tmp_path / "m.h5", flattened(order), held)
+    x = random.standard_normal((3, 5, 4) if order == "channels_first" else (5, 4, 3))
+    y = convolved(x, kernel, bias, order)
+    last = np.moveaxis(y, 0, -1) if order == "channels_first" else y
+    answer = last.ravel() @ dense + added  # a Flatten takes them channels last, whatever they are
+
+    def written(name: str, *options: str) -> tuple[Any, Array]:
+        out = tmp_path / f"{name}.npz"
+        run("convert", path, "-o", out, *options).succeeded()
+        with np.load(out) as members:
+            return load_npz(out), members["bias"]
+
+    own, added_own = written("own", "-l", "c")
+    assert np.allclose(own @ x.ravel() + added_own, y.ravel())
+    turned, added_turned = written("last", "-l", "c", "--layout", "channels-last")
+    image = np.moveaxis(x, 0, -1) if order == "channels_first" else x
+    fits = turned @ image.ravel() + added_turned
+    assert np.allclose(fits @ dense + added, answer)
+    chain, added_chain = written("chain", "--compose", "c:d")
+    assert np.allclose(chain @ x.ravel() + added_chain, answer)
+
+
+def test_the_plan_says_the_layout_of_each_file_and_what_a_flatten_turns(tmp_path: Path) -> None:
+    items = [
+        given_input("x", 3, 5, 4),
+        conv("first", "x", kernel_size=2, **FIRST),
+        layer("Permute", "p", "first", dims=[2, 3, 1]),
+        conv("last", "p", kernel_size=2),
+        layer("Flatten", "flat", "first", **FIRST),
+    ]
+    kernels = {"first": ramp(2, 2, 3, 2), "last": ramp(2, 2, 2, 2)}
+    held = {name: [(f"{name}/kernel:0", kernel)] for name, kernel in kernels.items()}
+    path = legacy(tmp_path / "m.h5", functional(items, ["last", "flat"]), held)
+    done = run("convert", path, "-o", f"{tmp_path}/o/").succeeded()
+    assert "channels-first (first), channels-last (last)" in done.err
+    assert "noted of first: flatten 'flat' takes channels last: --layout channels-last" in done.err
+    same = run("convert", path, "-o", f"{tmp_path}/p/", "--layout", "channels-last").succeeded()
+    assert "nonzeros, channels-last, about" in same.err

@@ -68,8 +68,8 @@ Examples:
 @click.option(
     "--layout",
     type=click.Choice(list(ORDERS)),
-    help="How rows and columns flatten their tensors; by default as the model's own Flatten does: "
-    "channels-first in ONNX, channels-last in Keras.",
+    help="How rows and columns flatten their tensors; by default as the model has them in memory: "
+    "channels-first in ONNX, in Keras as each layer's data_format says.",
 )
 @click.option(
     "--transpose",

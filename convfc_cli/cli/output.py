@@ -134,6 +134,18 @@ def print_report(report: "Report") -> None:
         screen.print(f"  trusted: {_escaped(trusted)}")
 
 
+def _orders(plan: "Plan") -> str:
+    """The layout of all files, or which files have which."""
+    from convfc_cli.naming import first_few
+
+    found: dict[str, list[str]] = {}
+    for item in plan.items:
+        found.setdefault(item.spec.layout.order, []).append(item.entry.name)
+    if len(found) == 1:
+        return next(iter(found))
+    return ", ".join(f"{order} ({first_few(names)})" for order, names in sorted(found.items()))
+
+
 class Reporter:
     """Tells of a job on standard error: the plan, a progress bar, a line for each file, and at its
     end why original nodes were not run.
@@ -169,7 +181,7 @@ class Reporter:
         count = len(plan.items)
         what = f"{count} matrices" if count > 1 else "1 matrix"
         nonzeros = sum(item.entry.require().nnz for item in plan.items)
-        orders = " and ".join(sorted({item.spec.layout.order for item in plan.items}))
+        orders = _orders(plan)
         say(f"{what}, {nonzeros:,} nonzeros, {orders}, about {human(plan.size)}", quiet=self._quiet)
         noted: dict[str, list[str]] = {}
         for item in plan.items:

@@ -50,6 +50,8 @@ class Origin:
     """Whether its backend was Theano, which flips kernels; None where the file does not say."""
 
 
+FITS = "--layout channels-last fits the Dense layer behind it"
+
 Entries = tuple[Entry, ...]
 
 
@@ -180,6 +182,11 @@ def _is_channels_last(graph: Graph) -> bool:
     return "channels_first" not in found or "channels_last" in found
 
 
+def _layout(channels_last: bool) -> str:
+    """The order of the model's own tensors in memory."""
+    return "channels-last" if channels_last else "channels-first"
+
+
 def _all_layers(graph: Graph) -> Iterator[Layer]:
     for layer in graph.layers:
         yield layer
@@ -239,7 +246,7 @@ class _Entries:
         except ConvfcError as error:
             return [replace(entry, error=error)]
         entry = replace(
-            entry, layout=self._layout(found.channels_last), channels_last=found.channels_last
+            entry, layout=_layout(found.channels_last), channels_last=found.channels_last
         )
         if layer.kind not in SEPARABLE:
             return [self._convolution(entry, call, found, call.shape)]
@@ -262,7 +269,7 @@ class _Entries:
         entry = replace(
             self._entry(position, call),
             channels_last=call.channels_last,
-            layout=self._layout(call.channels_last),
+            layout=_layout(call.channels_last),
         )
 
         def make(shape: Shape) -> Built:
@@ -285,6 +292,7 @@ class _Entries:
                 behind = f"{source.told}, whose axes are taken in another order"
         found = activation(call.layer)
         noted: dict[str, Any] = {"activation": found} if found else {}
+        noted |= {} if call.channels_last else self._turned
         return Entry(
             position,
             name,
@@ -377,18 +385,15 @@ class _Entries:
         except ConvfcError as error:
             return replace(entry, error=error)
 
-    def _layout(self, channels_last: bool) -> str:
-        """How the model flattens the layer's tensors: channels last, also where they come first,
-        for Flatten turns those round, unless the model has one that was not told of it.
-        """
-        return "channels-first" if self._untold and not channels_last else "channels-last"
-
     @cached_property
-    def _untold(self) -> bool:
-        return any(
-            layer.kind == "Flatten" and layer.config.get("data_format") != "channels_first"
+    def _turned(self) -> dict[str, Any]:
+        """A note for layers that have their channels first, where a Flatten turns them last."""
+        names = [
+            layer.name
             for layer in _all_layers(self.graph)
-        )
+            if layer.kind == "Flatten" and layer.config.get("data_format") == "channels_first"
+        ]
+        return {"flatten": f"{names[0]!r} takes channels last: {FITS}"} if names else {}
 
     def _check_theano(self, found: Attributes) -> None:
         """Theano pads `same` by half the kernel at both ends, whatever the stride."""
