@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from convfc_cli.errors import MalformedInput, Refused
+from convfc_cli.models.sizes import Account, agreed
 
 Shape = tuple[int | None, ...] | None
 """A tensor's shape with its batch, None where a size is open; None altogether where nothing is
@@ -188,15 +189,15 @@ def _chained(layers: Sequence[Layer], model: Layer) -> list[Layer]:
     """The layers of a Sequential, each called on the one before."""
     if not layers:
         raise ValueError(f"{model.name} has no layers")
+    shape = agreed(
+        f"input of {model.name}",
+        Account(unbatched(input_shape(layers[0])), f"the {layers[0].kind} {layers[0].name!r}"),
+        Account(unbatched(_shape(model.config.get("build_input_shape"))), "its build_input_shape"),
+        Account(unbatched(model.built), "its build_config"),
+    )
     if layers[0].kind != "InputLayer":
-        shape = input_shape(layers[0]) or _shape(model.config.get("build_input_shape"))
-        first = Layer(
-            "InputLayer",
-            f"{layers[0].name}_input",
-            {"batch_shape": shape or model.built},
-            implied=True,
-        )
-        layers = [first, *layers]
+        name = f"{layers[0].name}_input"
+        layers = [Layer("InputLayer", name, {"batch_shape": shape}, implied=True), *layers]
     chained = [replace(layers[0], calls=((),))]
     for layer in layers[1:]:
         chained.append(replace(layer, calls=((Ref(chained[-1].name, 0),),)))
@@ -205,20 +206,27 @@ def _chained(layers: Sequence[Layer], model: Layer) -> list[Layer]:
 
 def input_shape(layer: Layer) -> Shape:
     """The shape of a layer's input as its own configuration states it."""
-    config = layer.config
+    config, accounts = layer.config, []
     for key, batch in (("batch_shape", ()), ("batch_input_shape", ()), ("input_shape", (None,))):
         if config.get(key) is not None:
             shape = _shape(config[key])
             if shape is None and layer.kind == "InputLayer":
                 raise MalformedInput(
-                    f"{layer.name}: its {key} is {str(config[key])[:40]}, no shape"
+                    f"{layer.name}: its {key} is {str(config[key])[:40]}, not a shape"
                 )
-            return None if shape is None else (*batch, *shape)
+            accounts.append(Account(shape if shape is None else (*batch, *shape), f"its {key}"))
+    if accounts:
+        return agreed(layer.name, *accounts)
     if layer.graph is not None and len(layer.graph.inputs) == 1:
         return input_shape(layer.graph.by_name[layer.graph.inputs[0]])
     if layer.inner is not None and layer.kind != "TimeDistributed":
         return input_shape(layer.inner)
     return None
+
+
+def unbatched(shape: Shape) -> Shape:
+    """The shape with its batch open: it is whatever a model is fed with."""
+    return (None, *shape[1:]) if shape else shape
 
 
 def modern(config: Config, kind: str) -> Config:

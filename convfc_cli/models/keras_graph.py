@@ -147,7 +147,10 @@ class _Reading:
     def _fits(self, plain: Walk, given: Mapping[str, Sequence[int]]) -> bool:
         """Whether nothing in the file contradicts these shapes."""
         try:
-            found, others = self.listed(self.walk(given), hinted=False)
+            walk = self.walk(given)
+            if not given.keys() <= set(self.graph.inputs):
+                _hold_to_making(plain, walk)
+            found, others = self.listed(walk, hinted=False)
             self._hold_to_weights(plain, [*found, *others()])
         except (MalformedInput, UsageError):
             return False

@@ -77,13 +77,14 @@ class Hints:
         return self._found[key]
 
     def _tried(
-        self, tensor: str, shape: tuple[int | None, ...], guess: Sequence[int], channels: int
+        self, tensor: str, shape: Sequence[int | None], guess: Sequence[int], channels: int
     ) -> Sequence[object]:
         """The shape with a size for each that is open; `?` where none is found that fits."""
+        if len(guess) > 1 and not shape[channels]:
+            shape = [*shape]
+            shape[channels] = guess[channels]
         for size in (None, *TRIED):
-            trial = list(guess) if size is None else [size] * len(guess)
-            if len(guess) > 1:
-                trial[channels] = guess[channels]
+            trial = guess if size is None else [size] * len(guess)
             sizes = [own or other for own, other in zip(shape, trial, strict=True)]
             self.left -= self.calls
             if self.left < 0:

@@ -18,6 +18,7 @@ from convfc_cli.models.keras_config import (
     activation,
     input_shape,
     modern,
+    unbatched,
 )
 from convfc_cli.models.keras_layer import READ, Attributes
 from convfc_cli.models.keras_linear import LINEAR, ORDERLESS, PASSING
@@ -60,6 +61,9 @@ class Tensor:
     source: Source
     impossible: str = ""
     """Why its layer cannot make it, whatever its shape."""
+
+    given: bool = False
+    """Whether its shape is the user's."""
 
 
 @dataclass(frozen=True)
@@ -261,25 +265,22 @@ class Walk:
                 if own.impossible:
                     raise GeometryError(own.impossible)
                 given = Account(self.given[tensor], "--input-shape", given=True)
-                shape = agreed(tensor, given, Account(_batched(own.shape), own.source.told))
-                return [replace(own, shape=_batched(shape)), *found[1:]]
+                shape = agreed(tensor, given, Account(unbatched(own.shape), own.source.told))
+                return [replace(own, shape=unbatched(shape), given=True), *found[1:]]
         return found
 
 
 def _stated(name: str, own: Tensor, stated: Shape, told: str, alone: bool) -> Tensor:
     """A tensor of which a file states this shape; its batch is whatever it is fed with.
 
-    Raises `MalformedInput` where a model that is applied once (`alone`) has it otherwise.
+    Raises `MalformedInput`, or `UsageError` for a shape that is given, where a model that is
+    applied once (`alone`) has it otherwise.
     """
     if not alone:
         return replace(own, shape=without(own.shape, stated))
-    shape = agreed(name, Account(own.shape, own.source.told), Account(_batched(stated), told))
-    return replace(own, shape=shape)
-
-
-def _batched(shape: Shape) -> Shape:
-    """The shape with its batch open."""
-    return (None, *shape[1:]) if shape else shape
+    source = "--input-shape" if own.given else own.source.told
+    account = Account(own.shape, source, given=own.given)
+    return replace(own, shape=agreed(name, account, Account(unbatched(stated), told)))
 
 
 def _unknown(name: str) -> Tensor:
