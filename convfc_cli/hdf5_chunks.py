@@ -1,12 +1,14 @@
 """The chunks of an HDF5 dataset, read and expanded here.
 
 HDF5 itself would expand until the compressed bytes end, whatever memory that takes, and some of its
-filters crash on bytes that are not theirs. So it is asked where a chunk lies and nothing else; gzip
-and shuffle are undone, within the size that the chunk has.
+filters crash on bytes that are not theirs. So it is asked where the chunks lie and nothing else;
+gzip and shuffle are undone, within the size that the chunk has.
 """
 
 import math
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Protocol
 
@@ -33,8 +35,8 @@ SLACK = 2**16
 SMALL_CHUNK = 2**13
 """Bytes of a chunk below which a read may touch no more than `SLACK` chunks."""
 
-LONGEST_NAME = 40
-"""Characters of a filter's name in a message."""
+DEFLATE, SHUFFLE = 1, 2
+"""The filters that are undone, by their numbers."""
 
 
 class Source(Protocol):
@@ -42,41 +44,52 @@ class Source(Protocol):
 
     size: int
 
-    def at(self, position: int, count: int) -> bytes: ...
+    def at(self, position: int, count: int) -> bytes | bytearray: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a file says of the chunks of a dataset."""
+
+    steps: tuple[int, ...]
+    """The shape of a chunk."""
+
+    filters: list[tuple[int, tuple[int, ...], str]]
+    """Number, parameters and name of each filter, in the order of writing."""
+
+    index: NDArray[np.uint64] | None
+    """Of each chunk that was written its number, in C order of all, and where it begins, how many
+    bytes it has and its filter mask; in order of number. None where there are too many.
+    """
 
 
 class Chunks:
     """The chunks of one dataset.
 
-    `h5` is h5py, `handle` its dataset, `item` the bytes of an element, which is of `dtype`; `place`
-    is how messages name it. A damaged chunk raises `ValueError`, `OSError` or `zlib.error`.
+    `item` are the bytes of an element, which is of `dtype`; `filler` stands where nothing was
+    written, and `place` is how messages name the dataset. A damaged chunk raises `ValueError`,
+    `OSError` or `zlib.error`.
     """
 
     def __init__(
         self,
-        h5: Any,
-        handle: Any,
+        plan: Plan,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         item: int,
+        filler: Any,
         source: Source,
         place: str,
     ) -> None:
-        self._h5, self._handle, self._shape = h5, handle, shape
-        self._dtype, self._item, self._source, self._place = dtype, item, source, place
-        self._plan = handle.get_create_plist()
-        self._steps: tuple[int, ...] = self._plan.get_chunk()
-        found = (self._plan.get_filter(index) for index in range(self._plan.get_nfilters()))
-        self._filters = [(code, values, _shown(name)) for code, _, values, name in found]
-        """Number, parameters and name of each filter, in the order of writing."""
-
+        self._shape, self._dtype, self._item, self._filler = shape, dtype, item, filler
+        self._source, self._place = source, place
+        self._steps, self._filters, self._index = plan.steps, plan.filters, plan.index
         self._last: tuple[tuple[int, ...], NDArray[Any] | None] = ((), None)
 
     def check(self) -> None:
         """Raise `Unsupported` for filters that are not undone here, `Refused` for large chunks."""
-        h5z = self._h5.h5z
         for code, _, name in self._filters:
-            if code not in (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE):
+            if code not in (DEFLATE, SHUFFLE):
                 told = f"{name} (number {code})" if name else f"number {code}"
                 raise Unsupported(
                     f"{self._place} is compressed by filter {told}: only gzip and shuffle are "
@@ -85,8 +98,7 @@ class Chunks:
         if len({code for code, _, _ in self._filters}) < len(self._filters):
             raise Refused(f"{self._place} is compressed more than once: it is not expanded")
         whole, chunk = math.prod(self._shape) * self._item, math.prod(self._steps) * self._item
-        counts = (-(-size // step) for size, step in zip(self._shape, self._steps, strict=True))
-        padded = math.prod(counts) * chunk
+        padded = math.prod(grid(self._shape, self._steps)) * chunk
         if chunk > READ_CEILING or padded > CHUNK_CEILING + PADDING * whole:
             raise Refused(
                 f"{self._place} declares {whole} bytes in chunks of {chunk}, {padded} in all: so "
@@ -110,7 +122,7 @@ class Chunks:
                 f"{self._place} has {values.nbytes} bytes in {count} chunks: "
                 f"so many small ones are not read"
             )
-        values[...] = self._filler()
+        values[...] = self._filler
         for corner in product(*spans):
             block = self._chunk(corner)
             if block is not None:
@@ -122,48 +134,56 @@ class Chunks:
                 here = tuple(slice(first - at, last - at) for _, first, last, at in cut)
                 values[there] = block[here]
 
-    def _filler(self) -> Any:
-        """What stands where nothing was written."""
-        value = np.zeros((), self._dtype)
-        if self._plan.fill_value_defined() == self._h5.h5d.FILL_VALUE_USER_DEFINED:
-            self._plan.get_fill_value(value)
-        return value
-
     def _chunk(self, corner: tuple[int, ...]) -> NDArray[Any] | None:
         """One chunk, None if it was never written. The last is kept: parts may be smaller."""
         if self._last[0] == corner:
             return self._last[1]
-        found = self._handle.get_chunk_info_by_coord(corner)
-        if found.byte_offset is None:
+        found = self._stored(corner)
+        if found is None:
             return None
+        offset, count, mask = found
         size = math.prod(self._steps) * self._item
-        if found.size > min(self._source.size, size + size // 8 + SLACK):
-            raise ValueError(f"{found.size} bytes are stored for a chunk of {size}")
-        packed = self._source.at(found.byte_offset, found.size)
-        block = self._unpacked(packed, found.filter_mask, size)
+        if count > min(self._source.size, size + size // 8 + SLACK):
+            raise ValueError(f"{count} bytes are stored for a chunk of {size}")
+        block = self._unpacked(self._source.at(offset, count), mask, size)
         self._last = corner, np.frombuffer(block, self._dtype).reshape(self._steps)
         return self._last[1]
 
-    def _unpacked(self, packed: bytes, mask: int, size: int) -> bytes:
+    def _stored(self, corner: tuple[int, ...]) -> tuple[int, int, int] | None:
+        """Where a chunk begins, how many bytes it has and its filter mask."""
+        if self._index is None:
+            raise Refused(f"{self._place} has too many chunks: not all of them are looked up")
+        counts = grid(self._shape, self._steps)
+        number = 0
+        for at, step, count in zip(corner, self._steps, counts, strict=True):
+            number = number * count + at // step
+        row = int(np.searchsorted(self._index[:, 0], np.uint64(number)))
+        if row == len(self._index) or int(self._index[row, 0]) != number:
+            return None
+        _, offset, size, mask = map(int, self._index[row])
+        return offset, size, mask
+
+    def _unpacked(self, packed: bytes | bytearray, mask: int, size: int) -> bytes | bytearray:
         """The bytes of a chunk, the filters undone."""
         for index, (code, values, _) in reversed(list(enumerate(self._filters))):
             if mask >> index & 1:  # this chunk did not get smaller by it
                 continue
-            if code == self._h5.h5z.FILTER_DEFLATE:
-                packed = _inflated(packed, size)
-            else:
-                packed = _unshuffled(packed, values[0])
+            packed = _inflated(packed, size) if code == DEFLATE else _unshuffled(packed, values[0])
         if len(packed) != size:
             raise ValueError(f"a chunk of {len(packed)} bytes where {size} belong")
         return packed
 
 
-def _shown(name: bytes) -> str:
-    text = name.decode("ascii", "replace")
-    return "".join(character for character in text if character.isprintable())[:LONGEST_NAME]
+def grid(shape: Sequence[int], steps: Sequence[int]) -> list[int]:
+    """How many chunks there are along each axis.
+
+    >>> grid((10, 4), (4, 4))
+    [3, 1]
+    """
+    return [-(-size // step) for size, step in zip(shape, steps, strict=True)]
 
 
-def _inflated(packed: bytes, most: int) -> bytes:
+def _inflated(packed: bytes | bytearray, most: int) -> bytes:
     """Deflate undone."""
     stream = zlib.decompressobj()
     plain = stream.decompress(packed, most + 1)
@@ -172,7 +192,7 @@ def _inflated(packed: bytes, most: int) -> bytes:
     return plain
 
 
-def _unshuffled(packed: bytes, width: int) -> bytes:
+def _unshuffled(packed: bytes | bytearray, width: int) -> bytes:
     """Bytes of like place in their elements stood together; what fills no element is last."""
     whole = len(packed) - len(packed) % width
     planes = np.frombuffer(packed, np.uint8, whole).reshape(width, -1)

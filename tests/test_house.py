@@ -24,7 +24,9 @@ MODULES = sorted(
 ORDER = (
     {"errors"},
     {"files", "geometry", "hdf5_chunks", "layout", "naming", "outline", "plain", "streams"},
-    {"taps", "hdf5_input"},
+    {"contained", "hdf5_heaps", "taps"},
+    {"hdf5_survey"},
+    {"hdf5_input"},
     {"toeplitz", "direct"},
     {"layers.linear"},
     {"layers.convolution", "layers.blockwise"},
