@@ -16,7 +16,7 @@ import io
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
@@ -84,32 +84,50 @@ def open_tree(source: Input) -> "Group":
     that takes too long or too much memory to list.
     """
     if source not in _trees:
-        _trees[source] = _listed(source)
+        (_trees[source],) = open_trees([source], source.name)
     return _trees[source]
 
 
-def _listed(source: Input) -> "Group":
+def open_trees(sources: Iterable[Input], name: str) -> "list[Group]":
+    """The roots of several files, as `open_tree`; the limits are those of all together.
+
+    Each source may be closed when the next one is asked for. `name` is what belongs to all of them,
+    for messages.
+    """
+    h5 = library()
+    files = [(source.name, _bytes(source)) for source in sources]
+
+    def listed() -> list[Survey]:
+        return [_listed(h5, content, file) for file, content in files]
+
+    surveys = run(listed, f"{name}: listing what it holds", LIMITS)
+    return [
+        _root(_Tree(file, content, found))
+        for (file, content), found in zip(files, surveys, strict=True)
+    ]
+
+
+def _bytes(source: Input) -> "_Bytes":
     start = _start(source)
     if start is None:
         raise MalformedInput(f"{source.name} is not an HDF5 file: the signature is missing")
-    content = _Bytes(source.file.fileno(), start, source.size - start)
-    h5 = library()
+    return _Bytes(source.file.fileno(), start, source.size - start)
 
-    def listed() -> Survey:
-        try:
-            return survey(h5, h5.File(content, "r"), content, source.name)
-        except (ConvfcError, MemoryError):
-            raise
-        except Exception as error:
-            raise MalformedInput(
-                f"{source.name} is a damaged HDF5 file: {reason(error)}"
-            ) from error
 
-    found = run(listed, f"{source.name}: listing what it holds", LIMITS)
-    root = _given(found.objects[found.root])
+def _listed(h5: Any, content: "_Bytes", name: str) -> Survey:
+    try:
+        return survey(h5, h5.File(content, "r"), content, name)
+    except (ConvfcError, MemoryError):
+        raise
+    except Exception as error:
+        raise MalformedInput(f"{name} is a damaged HDF5 file: {reason(error)}") from error
+
+
+def _root(tree: "_Tree") -> "Group":
+    root = _given(tree.survey.objects[tree.survey.root])
     if not isinstance(root, Folder):
-        raise MalformedInput(f"{source.name} is a damaged HDF5 file: its root is not a group")
-    return Group(_Tree(source.name, content, found), "/", found.root, root)
+        raise MalformedInput(f"{tree.name} is a damaged HDF5 file: its root is not a group")
+    return Group(tree, "/", tree.survey.root, root)
 
 
 @cache
@@ -371,7 +389,7 @@ class Group(_Object):
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a link of that name, of whatever kind."""
-        *above, last = self._steps(name)
+        *above, last = self.steps(name)
         holder = self._follow(above)
         return isinstance(holder, Group) and last in _given(holder._folder.links)
 
@@ -380,7 +398,7 @@ class Group(_Object):
 
         Raises `Refused` where a link on the way is not a hard link.
         """
-        return self._follow(self._steps(name))
+        return self._follow(self.steps(name))
 
     def group(self, name: str) -> "Group | None":
         """The group of that name; None where there is none."""
@@ -414,8 +432,8 @@ class Group(_Object):
             else:
                 todo.append((found, iter(found.names())))
 
-    def _steps(self, path: str) -> list[str]:
-        """The names that a relative path goes through."""
+    def steps(self, path: str) -> list[str]:
+        """The names that a relative path goes through; raises `Refused` where it leads out."""
         steps = path.split("/")
         if path.startswith("/") or ".." in steps:
             raise Refused(f"{self._place}: the path '{shown(path)}' leads out of it")

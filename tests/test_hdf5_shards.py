@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ import numpy as np
 import pytest
 
 import convfc_cli as convfc
+from convfc_cli import hdf5_input
 from convfc_cli.errors import MalformedInput
+from convfc_cli.files import opened
+from convfc_cli.hdf5_input import Group
+from convfc_cli.models.hdf5_bare import candidates
+from convfc_cli.models.hdf5_shards import shards
 from convfc_cli.models.model import Bare
 from tests.cli_models import listing, matrix_of, process, run
 from tests.hdf5_files import matrix, nir, node, ramp, recorded, sharded, weights
@@ -222,6 +228,53 @@ def test_a_map_of_too_many_files(folder: Path) -> None:
     assert "names 1001 files, more than 1000" in run("inspect", path).failed(5)
     path = sharded(folder / "w.json", {str(n): f"{n}.h5" for n in range(1000)})
     assert "names '0.h5': no such file" in run("inspect", path).failed(3)
+
+
+def test_a_map_is_read_in_linear_time(folder: Path) -> None:
+    """As large as is read: a million times one file, and hundreds of thousands of files."""
+    weights(folder / "w.h5", {"k": KERNEL})
+    begun = time.process_time()
+    path = sharded(folder / "w.json", {"/a/vars": 10**6 * ["w.h5"]})
+    assert 2**22 < path.stat().st_size < 2**23
+    assert [entry.name for entry in convfc.read(path).entries] == ["k"]
+    path.write_text(json.dumps({"weight_map": {"a": list(map(str, range(600_000)))}}))
+    assert "names 600000 files, more than 1000" in run("inspect", path).failed(5)
+    assert time.process_time() - begun < 10
+
+
+def test_many_files_are_looked_through_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 400 datasets may have a bias under four names in any of 41 files."""
+    for number in range(40):
+        names = {f"layers/c{number}_{n}/vars/0": KERNEL[:1, :1] for n in range(10)}
+        weights(folder / f"{number}.h5", names)
+    weights(folder / "bias.h5", {"layers/c7_3/vars/1": ramp(2)})
+    files = [*(f"{number}.h5" for number in range(40)), "bias.h5"]
+    with opened(sharded(folder / "w.json", {"/layers": files})) as source:
+        tree = shards(source)
+    lookups: list[str] = []
+    actual = Group._open
+    monkeypatch.setattr(
+        Group, "_open", lambda self, name: lookups.append(name) or actual(self, name)
+    )
+    found = candidates(tree)
+    assert len(lookups) < 400 * 10  # 400 * 41 at least when each file is asked
+    assert len(found) == 400
+    (biased,) = [entry for entry in found if "(bias: layers/c7_3/vars/1)" in str(entry.error)]
+    assert biased.name == "layers/c7_3/vars/0"
+    assert tree.dataset("layers/c9_3/vars/1") is None
+    assert tree.dataset("layers") is None
+    assert tree.dataset("layers/c7_3/vars/1/x") is None
+
+
+def test_files_are_listed_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one child, and within the limits of one file."""
+    asked: list[str] = []
+    actual = hdf5_input.run
+    monkeypatch.setattr(
+        hdf5_input, "run", lambda listed, what, limits: asked.append(what) or actual(listed, what)
+    )
+    run("inspect", two(folder)).succeeded()
+    assert asked == [f"{folder}/w.weights.json: listing what it holds"]
 
 
 def test_json_too_large_to_parse(folder: Path) -> None:

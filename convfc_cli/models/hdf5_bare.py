@@ -53,8 +53,9 @@ PAIRS = (
 """How files call a kernel, and the bias that lies beside it."""
 
 
-MOST_COMPARED = 2000
-"""Names that are looked through for one like what was asked for: a millisecond for two."""
+MOST_COMPARED, LONGEST_COMPARED = 2000, 200
+"""Names, and characters of a name, that are compared with what was asked for: a millisecond for
+two names, and more than in proportion for long ones."""
 
 
 class Tree(Protocol):
@@ -366,7 +367,8 @@ def _weight(tree: Tree, name: str) -> Weight:
         return Weight(dataset)
     paths = [found.path.removeprefix("/") for found in tree.walk()]
     close = [path for path in paths if name.strip("/") in path][:3] if name.strip("/") else []
-    close = close or get_close_matches(name, paths[:MOST_COMPARED], n=3, cutoff=0.5) or paths[:4]
+    short = [path for path in paths[:MOST_COMPARED] if len(path) <= LONGEST_COMPARED]
+    close = close or get_close_matches(name, short, n=3, cutoff=0.5) or paths[:4]
     raise UsageError(f"the file has no dataset {name!r}; there are {', '.join(close) or 'none'}")
 
 

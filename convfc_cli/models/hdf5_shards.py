@@ -5,13 +5,13 @@ The files must lie in the JSON's own folder, as plain names; their trees are rea
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from convfc_cli.errors import MalformedInput, Refused, UsageError
 from convfc_cli.files import Input, sibling
-from convfc_cli.hdf5_input import Dataset, Group, open_tree
+from convfc_cli.hdf5_input import Dataset, Group, open_trees
 
 LONGEST = 2**23
 """Bytes of the JSON that are read: parsed, they may take twenty times as many."""
@@ -25,6 +25,7 @@ class Shards:
 
     def __init__(self, roots: list[Group], paths: list[Path]) -> None:
         self._roots, self.paths = roots, paths
+        self._merged: dict[str, dict[str, list[Group]]] = {}
 
     def walk(self) -> Iterator[Dataset]:
         """All datasets, file by file."""
@@ -33,8 +34,30 @@ class Shards:
 
     def dataset(self, name: str) -> Dataset | None:
         """The dataset of this path, in whichever file it is."""
-        found = (root.dataset(name) for root in self._roots)
+        if not self._roots:
+            return None
+        *above, last = self._roots[0].steps(name)
+        path, holders = "", self._merged.get("") or self._merge("", self._roots)
+        for step in above:
+            path += f"/{step}"
+            if path not in self._merged:
+                inside = (holder.group(step) for holder in holders.get(step, ()))
+                self._merge(path, [group for group in inside if group is not None])
+            holders = self._merged[path]
+        found = (holder.dataset(last) for holder in holders.get(last, ()))
         return next((dataset for dataset in found if dataset is not None), None)
+
+    def _merge(self, path: str, groups: list[Group]) -> dict[str, list[Group]]:
+        """For each name in the groups of a path those that have it, file by file.
+
+        Each path is merged once: there may be as many lookups as names, and a thousand files.
+        """
+        holders: dict[str, list[Group]] = {}
+        for group in groups:
+            for name in group.names():
+                holders.setdefault(name, []).append(group)
+        self._merged[path] = holders
+        return holders
 
 
 def is_sharded(source: Input) -> bool:
@@ -55,31 +78,34 @@ def shards(source: Input) -> Shards:
         raise MalformedInput(f"{source.name} is no JSON of sharded weights, or a damaged one")
     if source.path is None:
         raise UsageError(f"{source.name} names other files: give its path, not its content")
-    names: list[str] = []
+    names: dict[str, None] = {}
     for files in content["weight_map"].values():
         for name in files if isinstance(files, list) else [files]:
             if not isinstance(name, str):
                 raise MalformedInput(f"{source.name} maps weights to {str(name)[:40]!r}, no file")
-            if name not in names:
-                names.append(name)
+            names[name] = None
     if len(names) > MOST:
         raise Refused(f"{source.name} names {len(names)} files, more than {MOST}")
     folder = source.path.parent
-    roots = [_opened(folder, name, source.name) for name in names]
+    roots = open_trees(_beside(folder, names, source.name), source.name)
     return Shards(roots, [folder / name for name in names])
 
 
-def _opened(folder: Path, name: str, where: str) -> Group:
-    path = folder / name
-    if Path(name).name != name or "\\" in name or os.path.islink(path):
-        raise Refused(f"{where} names {name!r}: only a file in its own folder is opened, no link")
-    if not os.path.isfile(path):
-        raise MalformedInput(f"{where} names {name[:200]!r}: no such file lies beside it")
-    try:
-        with sibling(path) as shard:
-            return open_tree(shard)
-    except MalformedInput as error:
-        raise MalformedInput(f"{where} names {name!r}: {error}") from error
+def _beside(folder: Path, names: Iterable[str], where: str) -> Iterator[Input]:
+    """The files of these names in a folder, each open until the next one is."""
+    for name in names:
+        path = folder / name
+        if Path(name).name != name or "\\" in name or os.path.islink(path):
+            raise Refused(
+                f"{where} names {name!r}: only a file in its own folder is opened, no link"
+            )
+        if not os.path.isfile(path):
+            raise MalformedInput(f"{where} names {name[:200]!r}: no such file lies beside it")
+        try:
+            with sibling(path) as shard:
+                yield shard
+        except MalformedInput as error:
+            raise MalformedInput(f"{where} names {name!r}: {error}") from error
 
 
 def _content(source: Input) -> dict[str, Any] | None:
