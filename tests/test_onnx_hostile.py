@@ -536,7 +536,7 @@ def test_a_bomb(name: str, tmp_path: Path) -> None:
     assert found
     for kind, ours, message in found:
         assert ours, f"{kind}: {message}"
-        assert kind in ("MalformedInput", "GeometryError", "Refused", "Unsupported", "SizeMissing")
+        assert kind in ("MalformedInput", "GeometryError", "Refused", "Unsupported", "OpenSize")
         assert message
 
 

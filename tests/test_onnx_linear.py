@@ -1045,7 +1045,7 @@ def test_others_are_numbered_on_from_the_convolutions_and_listed_when_asked_for(
     with pytest.raises(UsageError, match="no linear layer of the operator 'gemm'"):
         found.select([], ["Gemm"])
     again = listed(model, tmp_path)
-    monkeypatch.setattr("convfc_cli.models.onnx_graph.inferred_shapes", None)
+    monkeypatch.setattr("convfc_cli.models.onnx_graph.listed", None)
     with pytest.raises(TypeError):
         _ = again.others  # it is only now that more is looked at
 

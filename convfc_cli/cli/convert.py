@@ -174,8 +174,8 @@ def convert(
     if as_json:
         print_json(_json(done))
     for _, error in done.failures:
-        hint = f" (such as --input-shape {error.hint})" if isinstance(error, SizeMissing) else ""
-        say(f"convfc: error: {error}{hint}")
+        hint = error.hint if isinstance(error, SizeMissing) else ""
+        say(f"convfc: error: {error}" + (f" (such as --input-shape {hint})" if hint else ""))
     if done.plan.folder is not None and done.results:  # without any there is no manifest
         for path in unlisted(done.plan.folder, [result.item.path for result in done.results]):
             say(f"convfc: {path} was there before and is not in the manifest", quiet=quiet)

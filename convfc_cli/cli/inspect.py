@@ -121,11 +121,13 @@ def inspect(
         )
     if statuses := _chains_in(found):
         say(f"{_counted(statuses)}: --chains lists them", quiet=quiet)
-    hints = [entry.error.hint for entry in entries if isinstance(entry.error, SizeMissing)]
-    if hints:
+    missing = [entry.error for entry in entries if isinstance(entry.error, SizeMissing)]
+    if missing:
         arguments = click.get_current_context().find_root().obj or ["inspect", model]
-        command = shlex.join(["convfc", *arguments, "--input-shape", hints[0]])
-        say(f"sizes are open; for instance: {command}", quiet=quiet)
+        hint = missing[0].hint
+        command = shlex.join(["convfc", *arguments, "--input-shape", hint])
+        way = f"for instance: {command}" if hint else "say them with --input-shape"
+        say(f"sizes are open; {way}", quiet=quiet)
     alone = [entry.error.hint for entry in entries if isinstance(entry.error, WeightsAlone)]
     if alone:
         command = f"{shlex.join(['convfc', 'convert', model])} {alone[0]}"

@@ -154,9 +154,12 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             help_ = f" (see {error.ctx.command_path} --help)"
         return _line(f"error: {error.format_message()}{help_}", 2)
-    if isinstance(error, SizeMissing) and error.hint:
-        command = shlex.join(["convfc", *arguments, "--input-shape", error.hint])
-        return _line(f"error: {error}; say it, for instance: {command}", error.exit_code)
+    if isinstance(error, SizeMissing):
+        way = "say it with --input-shape"
+        if error.hint:
+            command = shlex.join(["convfc", *arguments, "--input-shape", error.hint])
+            way = f"say it, for instance: {command}"
+        return _line(f"error: {error}; {way}", error.exit_code)
     if isinstance(error, WeightsAlone) and error.hint:
         sized = any(argument.startswith("--input-shape") for argument in arguments)
         hint = error.hint.partition(" --input-shape ")[0] if sized else error.hint

@@ -25,6 +25,7 @@ from convfc_cli import contained
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.models import onnx_quant
 from convfc_cli.models.onnx_scope import STANDARD, Scope, operator
+from convfc_cli.models.sizes import complete, shown
 from convfc_cli.naming import first_few
 
 Array = NDArray[Any]
@@ -42,12 +43,15 @@ memory has room for, whatever the budget of the command."""
 LIMITS = contained.Limits(memory=850_000_000)
 """Of the child, for one constant: BUDGET elements dequantized fit."""
 
+LARGEST_IDENTITY = 2**20
+"""Elements of an identity matrix that is as large as a tensor of the network."""
+
 _SAME_SIZE = frozenset(
-    "Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Cos Cosh CumSum Erf Exp Flatten Floor "
-    "Identity IsInf IsNaN Log LpNormalization Neg Not Reciprocal ReduceL1 ReduceL2 ReduceLogSum "
-    "ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu "
-    "Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Sinh Size Slice Softmax "
-    "Softplus Split Sqrt Squeeze Tan Tanh Transpose Trilu Unsqueeze".split()
+    "Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Cos Cosh CumSum Erf Exp EyeLike "
+    "Flatten Floor Identity IsInf IsNaN Log LpNormalization Neg Not Reciprocal ReduceL1 ReduceL2 "
+    "ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
+    "ReduceSumSquare Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Sinh "
+    "Size Slice Softmax Softplus Split Sqrt Squeeze Tan Tanh Transpose Trilu Unsqueeze".split()
 )
 """Operators whose result is no larger than the larger of its inputs."""
 
@@ -88,8 +92,57 @@ def folded(node: onnx.NodeProto) -> bool:
     )
 
 
-def dynamic(scope: Scope, name: str) -> str | None:
-    """Why a tensor is not constant, or None if it is."""
+MEASURED = {"CastLike": 1, "EyeLike": 0, "Shape": 0, "Size": 0}
+"""Operators that take the type or the sizes of an input and none of its numbers: of which."""
+
+
+def of_constants(scope: Scope, node: onnx.NodeProto, *, batch: bool) -> onnx.NodeProto | str:
+    """What makes the same as a node from nothing but values: the node itself, or one in its place
+    where it takes only the type or the sizes of an input; or why these are not known.
+
+    With `batch`, a free batch is 1; without, it is not known.
+    """
+    place = MEASURED.get(node.op_type) if node.domain in STANDARD else None
+    if place is None or place >= len(node.input):
+        return node
+    name = node.input[place]
+    if node.op_type == "CastLike":
+        kind = scope.kind(name)
+        if not kind:
+            return f"it has the type of {name!r}, which is not known"
+        return onnx.helper.make_node("Cast", node.input[:1], node.output, to=kind)
+    given = {attribute.name: attribute.i for attribute in node.attribute}
+    asked = slice(given.get("start"), given.get("end")) if node.op_type == "Shape" else slice(None)
+    shape, of_one = (
+        complete((scope.shape(name, batch=b) or (None,))[asked]) for b in (batch, True)
+    )
+    if shape is None:
+        told = "the size" if of_one is None else "the batch"
+        return f"it depends on {told} of {name!r}, which is open"
+    if node.op_type == "EyeLike":
+        return _identity(scope, node, shape, given)
+    array = np.array(shape if node.op_type == "Shape" else prod(shape), np.int64)
+    return onnx.helper.make_node("Constant", [], node.output, value=numpy_helper.from_array(array))
+
+
+def _identity(
+    scope: Scope, node: onnx.NodeProto, shape: tuple[int, ...], given: dict[str, int]
+) -> onnx.NodeProto | str:
+    """The Constant that an EyeLike of an input of this shape makes, or why there is none."""
+    kind = given.get("dtype") or scope.kind(node.input[0])
+    rows, columns = shape if len(shape) == 2 else (0, 0)
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    except KeyError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "bfiu" or not 0 < rows * columns <= LARGEST_IDENTITY:
+        return f"it is an EyeLike of {shown(shape)} and of type {kind}, which is not folded"
+    array = np.eye(rows, columns, given.get("k", 0), dtype)
+    return onnx.helper.make_node("Constant", [], node.output, value=numpy_helper.from_array(array))
+
+
+def dynamic(scope: Scope, name: str, *, batch: bool = False) -> str | None:
+    """Why a tensor is not constant, or None if it is; with `batch`, for a batch of 1."""
     seen: set[tuple[int, str]] = set()
     waiting: list[tuple[Scope, str]] = [(scope, name)]
     while waiting:
@@ -97,7 +150,8 @@ def dynamic(scope: Scope, name: str) -> str | None:
         home = place.home(tensor)
         if home is None:
             return f"{tensor!r} is defined nowhere in the model"
-        if (id(home), tensor) in seen or tensor in home.stored or tensor in home.constant:
+        known = tensor in home.fixed or (batch and tensor in home.constant)
+        if known or (id(home), tensor) in seen or tensor in home.stored:
             continue
         seen.add((id(home), tensor))
         node = home.producers.get(tensor)
@@ -106,11 +160,14 @@ def dynamic(scope: Scope, name: str) -> str | None:
         if not folded(node):
             kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             return f"it is computed by {kind} (tensor {tensor!r}), which is not folded"
-        waiting.extend((home, source) for source in node.input if source)
+        plain = of_constants(home, node, batch=batch)
+        if isinstance(plain, str):
+            return plain
+        waiting.extend((home, source) for source in plain.input if source)
     return None
 
 
-def sources(scope: Scope, name: str) -> list[tuple[Scope, onnx.NodeProto]]:
+def sources(scope: Scope, name: str, *, batch: bool = False) -> list[tuple[Scope, onnx.NodeProto]]:
     """The nodes that a constant is computed by, in an order in which they can be run. Raises
     `MalformedInput` for one that is computed from itself.
     """
@@ -127,16 +184,21 @@ def sources(scope: Scope, name: str) -> list[tuple[Scope, onnx.NodeProto]]:
             cycle = [wanted for wanted, *_ in path.values()][list(path).index(id(node)) :]
             told = first_few([repr(one) for one in cycle])
             raise MalformedInput(f"{name!r} is computed from itself, in a cycle: {told}")
-        if id(node) not in order:
-            path[id(node)] = (tensor, home, node, iter(node.input))
+        if id(node) in order:
+            return
+        plain = of_constants(home, node, batch=batch)
+        if isinstance(plain, str):
+            raise Unsupported(plain)
+        path[id(node)] = (tensor, home, plain, iter(plain.input))
 
     enter(scope, name)
     while path:
-        _, home, node, waiting = path[next(reversed(path))]
+        last = next(reversed(path))
+        _, home, node, waiting = path[last]
         source = next(waiting, None)
         if source is None:
-            del path[id(node)]
-            order[id(node)] = (home, node)
+            del path[last]
+            order[last] = (home, node)
         elif source:
             enter(home, source)
     return list(order.values())
@@ -152,11 +214,12 @@ class Step:
     outputs: tuple[int, ...]
 
 
-def value(scope: Scope, name: str, budget: int = BUDGET) -> Array:
-    """A constant tensor. Raises `Unsupported` if it is not constant, `Refused` if more than
-    `budget` elements would have to be computed on the way, or more than the command has left.
+def value(scope: Scope, name: str, budget: int = BUDGET, *, batch: bool = False) -> Array:
+    """A constant tensor; with `batch`, for a batch of 1. Raises `Unsupported` if it is not
+    constant, `Refused` if more than `budget` elements would have to be computed on the way, or more
+    than the command has left.
     """
-    reason = dynamic(scope, name)
+    reason = dynamic(scope, name, batch=batch)
     if reason:
         raise Unsupported(reason)
     steps: list[Step] = []
@@ -172,7 +235,7 @@ def value(scope: Scope, name: str, budget: int = BUDGET) -> Array:
         return found
 
     with budgets.current().timed(f"the constant {name!r}") as left:
-        nodes = sources(scope, name)
+        nodes = sources(scope, name, batch=batch)
         left.spend(f"the constant {name!r}", operations=len(nodes))
         for place, node in nodes:
             if node.domain in STANDARD and node.op_type == "Constant":

@@ -1,13 +1,47 @@
 """How a node is listed: what every entry says, and what becomes of a node that is not readable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from convfc_cli.errors import ConvfcError, GeometryError, SizeMissing, UsageError
 from convfc_cli.models.model import Entry
 from convfc_cli.models.onnx_scope import Scope
+from convfc_cli.models.sizes import Sizes, shown
 
 Resized = Callable[[tuple[int, ...]], Entry]
+
+Fit = Callable[[str, tuple[int, ...]], tuple[int, ...] | None]
+"""How a size given for a tensor fits, by axes: empty where it settles an entry and the model takes
+it, else as `onnx_sizes.Contradiction` has it; None where that is not known.
+"""
+
+MOST = 1024
+"""The largest size that is tried for a hint."""
+
+TRIES = 32
+"""How many sizes are tried for a hint."""
+
+USUAL = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112, 112)}
+"""Of a tensor with so many axes: sizes to begin with."""
+
+
+class OpenSize(SizeMissing):
+    """A size that is missing, with a hint that is looked for when it is asked for."""
+
+    def __init__(self, message: str, find: Callable[[], str] = str) -> None:
+        super().__init__(message)
+        self._find: Callable[[], str] | None = find
+
+    @property
+    def hint(self) -> str:
+        """A value of --input-shape that the model takes; empty where none is found."""
+        if self._find is not None:
+            self._hint, self._find = self._find(), None
+        return self._hint
+
+    @hint.setter
+    def hint(self, hint: str) -> None:
+        self._hint = hint
 
 
 def settled(
@@ -24,8 +58,7 @@ def settled(
     try:
         return resized(shape())
     except SizeMissing as error:
-        error.hint = hint()
-        return replace(entry, error=error, resizer=resized)
+        return replace(entry, error=OpenSize(str(error), hint), resizer=resized)
     except GeometryError as error:
         return replace(entry, error=UsageError(f"{error} (see --input-shape)") if sized else error)
     except ConvfcError as error:
@@ -54,18 +87,63 @@ def weight_name(scope: Scope, name: str) -> str:
     return name if home is not None and name in home.stored else ""
 
 
-def size_hint(scope: Scope, name: str, rank: int, channels: int | None = None) -> str:
-    """What --input-shape might be, for instance: of the model's input if that is open, else of the
-    tensor of this name, which has so many axes and, where it is known, channels.
+def size_hint(
+    scope: Scope, name: str, known: Sizes | None, rank: int, fit: Fit, beside: Sequence[Sizes] = ()
+) -> str:
+    """What --input-shape might be, for instance: of an input of the model that is open, else of the
+    tensor of this name, of which so much is known, or so many axes. `beside` are the shapes of
+    constants that it meets. Empty where nothing that is tried fits.
     """
-    free = scope.open_input
-    sizes = scope.top.shapes.get(free) if free else scope.shape(name)
-    tensor = free or name
-    if not sizes or len(sizes) < 2:
-        sizes = (None,) * rank
-    usual = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112, 112)}
-    guess = usual.get(len(sizes), (1,) * len(sizes))
-    values = [size or other for size, other in zip(sizes, guess, strict=True)]
-    if tensor == name and channels is not None:
-        values[1] = channels
-    return f"{tensor}={','.join(map(str, values))}"
+    left = TRIES
+
+    def tried(tensor: str, guess: tuple[int, ...]) -> tuple[int, ...] | None:
+        nonlocal left
+        left -= 1
+        return fit(tensor, guess) if left >= 0 else None
+
+    for tensor in dict.fromkeys([*scope.open_inputs, name]):
+        sizes = known if tensor == name else scope.top.shape(tensor)
+        if not sizes or len(sizes) < 2:
+            sizes = (None,) * rank
+        for template in dict.fromkeys([sizes, *_beside(sizes, beside)]):
+            guess = _fitting(tensor, template, tried)
+            if guess is not None:
+                return f"{tensor}={shown(guess)}"
+    return ""
+
+
+def _beside(sizes: Sizes, constants: Sequence[Sizes]) -> Iterator[Sizes]:
+    """The sizes with open ones taken from those of constants."""
+    for constant in constants:
+        own = (*(None,) * (len(sizes) - len(constant)), *constant)[-len(sizes) :]
+        yield tuple(
+            size or (other if other != 1 else None) for size, other in zip(sizes, own, strict=True)
+        )
+    for size in dict.fromkeys(size for constant in constants for size in constant):
+        for axis in range(1, len(sizes)):
+            if sizes[axis] is None:
+                yield (*sizes[:axis], size, *sizes[axis + 1 :])
+
+
+def _fitting(tensor: str, sizes: Sizes, fit: Fit) -> tuple[int, ...] | None:
+    """Sizes that fit, in place of those that are open: the usual ones, or larger or smaller ones,
+    found by bisection along each axis.
+    """
+    usual = USUAL.get(len(sizes), (1,) * len(sizes))
+    guess = [size or other for size, other in zip(sizes, usual, strict=True)]
+    low, high = [0] * len(sizes), [2 * MOST] * len(sizes)
+    while 0 not in guess:
+        excess = fit(tensor, tuple(guess))
+        if excess is None:
+            return None
+        if not any(excess):
+            return tuple(guess)
+        before = list(guess)
+        for axis in range(2, len(sizes)):
+            sign = excess[axis] if len(excess) == len(sizes) else max(excess, key=abs)
+            if sizes[axis] is None and sign:
+                (high if sign > 0 else low)[axis] = guess[axis]
+                guess[axis] = (low[axis] + high[axis]) // 2
+        if guess == before:
+            return None
+    return None

@@ -1,29 +1,29 @@
 """The layers of a parsed ONNX model: the walk through its graphs, and what sizes are known.
 
 The graph, the bodies of If, Loop and Scan, and the functions of the model are walked in order.
-Sizes come from ONNX's own shape inference, on a copy of the model without its weights, after the
-sizes that the user gave have been written in and a free batch has been taken as 1.
+Sizes are those of `onnx_sizes`.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import onnx
 
-from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
+from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
 from convfc_cli.models import onnx_layer
 from convfc_cli.models.model import Entry, Shapes
 from convfc_cli.models.onnx_check import check
 from convfc_cli.models.onnx_constants import LARGEST_RANK, dynamic, value
-from convfc_cli.models.onnx_entry import settled, size_hint, weight_name
-from convfc_cli.models.onnx_linear import listed
+from convfc_cli.models.onnx_entry import Fit, settled, size_hint, weight_name
+from convfc_cli.models.onnx_linear import KINDS, listed
 from convfc_cli.models.onnx_links import Links, Walked
 from convfc_cli.models.onnx_readers import READERS
-from convfc_cli.models.onnx_scope import Scope, operator, scope_of, walk
-from convfc_cli.models.onnx_site import Site, open_size
-from convfc_cli.models.onnx_sizes import inferred_shapes
+from convfc_cli.models.onnx_scope import STANDARD, Scope, operator, read_within, walk
+from convfc_cli.models.onnx_site import Site, check_doubts, open_size
+from convfc_cli.models.onnx_sizes import Contradiction, scope_of
 from convfc_cli.models.onnx_wire import MOST_NODES
 
 _CHANNELS_LAST = (
@@ -76,32 +76,60 @@ def list_layers(
         _check_expansion(model, name)
         model = _inlined(model, name)
         check(model, name)
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    top, settled = scope_of(model, shapes, name, folder)
+    nodes = list(walk(top))
+    links = Links(nodes)
+    for tensor in settled:
+        _check_needed(tensor, nodes, name)
 
-    def walked(*, thorough: bool) -> tuple[list[Walked], Links]:
-        inferred = inferred_shapes(model, shapes, name, thorough=thorough)
-        top = scope_of(model.graph, inferred, None, opsets, folder)
-        nodes = list(walk(top, inferred))
-        return nodes, Links(nodes)
+    def fit(position: int, tensor: str, sizes: tuple[int, ...]) -> tuple[int, ...] | None:
+        """How a size would fit; see `onnx_entry.Fit`."""
+        try:
+            found, others = list_layers(model, name, folder, {**shapes, tensor: sizes})
+            entry = found[position] if position < len(found) else others()[position - len(found)]
+        except Contradiction as error:
+            return error.excess or None
+        except ConvfcError:
+            return None
+        return () if entry.status == "ready" else None
 
     entries: list[Entry] = []
-    nodes, links = walked(thorough=False)
     for path, scope, node in nodes:
-        entry = _entry(len(entries), path, scope, node, links, sized=bool(shapes))
+        fits = partial(fit, len(entries))
+        entry = _entry(len(entries), path, scope, node, links, fits, sized=bool(shapes))
         if entry is not None:
             entries.append(entry)
 
     def others() -> tuple[Entry, ...]:
         found: list[Entry] = []
-        nodes, links = walked(thorough=True)
         for path, scope, node in nodes:
             place = links.place(scope, node)
             if place is not None:
-                entry = _named(len(entries) + len(found), path, scope, node, links, place)
-                found.append(listed(entry, Site(scope, node, place), sized=bool(shapes)))
+                position = len(entries) + len(found)
+                entry = _named(position, path, scope, node, links, place)
+                site, fits = Site(scope, node, place), partial(fit, position)
+                found.append(listed(entry, site, fits, sized=bool(shapes)))
         return tuple(found)
 
     return tuple(entries), others
+
+
+def _check_needed(tensor: str, nodes: Iterable[Walked], name: str) -> None:
+    """Raise `UsageError` unless a layer's size may depend on that of a tensor."""
+    reached = {tensor}
+    for _, _, node in nodes:
+        below = [graph for a in node.attribute for graph in (a.g, *a.graphs)]
+        read = {*node.input, *(found for graph in below for found in read_within(graph))}
+        if reached.isdisjoint(read):
+            continue
+        if _is_convolution(node) or (node.domain in STANDARD and node.op_type in KINDS):
+            return
+        reached.update(node.output, (info.name for graph in below for info in graph.input))
+    raise UsageError(f"the size of {tensor!r} is given, but no layer of {name} depends on it")
+
+
+def _is_convolution(node: onnx.NodeProto) -> bool:
+    return operator(node) in READERS or CONVOLUTION.search(node.op_type) is not None
 
 
 def _check_expansion(model: onnx.ModelProto, name: str) -> None:
@@ -154,12 +182,21 @@ def _named(
 
 
 def _entry(
-    position: int, path: str, scope: Scope, node: onnx.NodeProto, links: Links, *, sized: bool
+    position: int,
+    path: str,
+    scope: Scope,
+    node: onnx.NodeProto,
+    links: Links,
+    fit: Fit,
+    *,
+    sized: bool,
 ) -> Entry | None:
-    """The entry of a node that is a convolution; `sized` where the user gave sizes."""
+    """The entry of a node that is a convolution; `sized` where the user gave sizes, `fit` how
+    others would fit.
+    """
     kind = operator(node)
     reader = READERS.get(kind)
-    if reader is None and not CONVOLUTION.search(node.op_type):
+    if not _is_convolution(node):
         return None
     entry = _named(position, path, scope, node, links)
     if reader is None:
@@ -182,7 +219,9 @@ def _entry(
 
     def hint() -> str:
         kernel = _kernel_shape(scope, conv)
-        return size_hint(scope, conv.input[0], len(kernel), _channels(conv, kernel))
+        sizes = scope.shape(conv.input[0]) or (None,) * len(kernel)
+        known = (*sizes[:1], _channels(conv, kernel), *sizes[2:])
+        return size_hint(scope, conv.input[0], known, len(kernel), fit)
 
     return settled(entry, resized, shape, hint, sized=sized)
 
@@ -193,16 +232,17 @@ def _check_constant(scope: Scope, node: onnx.NodeProto) -> None:
         raise MalformedInput(f"a {node.op_type} without input, weights or output")
     if len(node.input) > 3:
         raise MalformedInput(f"a {node.op_type} with {len(node.input)} inputs; it takes three")
-    for what, name in zip(("weights", "bias"), node.input[1:], strict=False):
+    for what, name in zip(("weights are", "bias is"), node.input[1:], strict=False):
         reason = dynamic(scope, name) if name else None
         if reason:
-            raise Unsupported(f"its {what} are not constant: {reason}")
+            raise Unsupported(f"its {what} not constant: {reason}")
 
 
 def _input_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
     """(channels, *spatial) of the node's input."""
     kernel = _kernel_shape(scope, node)
     onnx_layer.attributes(node, kernel[2:])  # what is wrong in them is wrong whatever the size
+    check_doubts(scope, node)
     sizes = scope.shape(node.input[0])
     if sizes is None or len(sizes) < 2 or None in sizes[2:]:
         raise open_size(scope, node.input[0], sizes)
@@ -214,7 +254,7 @@ def _input_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
 
 def _kernel_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
     """The shape of the weights, without reading them where that is possible."""
-    shape = scope.shape(node.input[1])
+    shape = scope.shape(node.input[1], batch=False)
     if shape is None or None in shape:
         shape = value(scope, node.input[1]).shape
     known = tuple(size for size in shape if size is not None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from convfc_cli.errors import MalformedInput
 from convfc_cli.models import onnx_affine, onnx_moves, onnx_pool
 from convfc_cli.models.model import Entry
-from convfc_cli.models.onnx_entry import settled, size_hint, weight_name
+from convfc_cli.models.onnx_entry import Fit, settled, size_hint, weight_name
 from convfc_cli.models.onnx_original import as_listed
 from convfc_cli.models.onnx_site import Part, Shape, Site, Sizes
 
@@ -59,8 +59,10 @@ KINDS = {
 """By operator."""
 
 
-def listed(entry: Entry, site: Site, *, sized: bool) -> Entry:
-    """The entry of a node that is one of `KINDS`; `sized` where the user gave sizes."""
+def listed(entry: Entry, site: Site, fit: Fit, *, sized: bool) -> Entry:
+    """The entry of a node that is one of `KINDS`; `sized` where the user gave sizes,
+    `fit` how others would fit.
+    """
     kind, scope, name = KINDS[site.node.op_type], site.scope, site.node.input[site.place]
     if (kind.sides or kind.weighted) and site.has(1 - site.place):
         entry = replace(entry, weight=weight_name(scope, site.node.input[1 - site.place]))
@@ -86,6 +88,10 @@ def listed(entry: Entry, site: Site, *, sized: bool) -> Entry:
         return site.shape(kind.known(site, site.sizes()))
 
     def hint() -> str:
-        return size_hint(scope, name, len(site.sizes() or (1,) * 4))
+        known = kind.known(site, site.sizes())
+        others = [scope.shape(other) for other in site.node.input if other != name]
+        block = site.found.get("blocksize", 1)
+        beside = [(block * block,), *(shape for shape in others if shape is not None)]
+        return size_hint(scope, name, known, len(known or (1,) * 4), fit, beside)
 
     return settled(entry, resized, shape, hint, sized=sized)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from convfc_cli.errors import ConvfcError
-from convfc_cli.models.onnx_constants import dynamic, folded, value
+from convfc_cli.models.onnx_constants import dynamic, folded, of_constants, value
 from convfc_cli.models.onnx_linear import KINDS
 from convfc_cli.models.onnx_scope import STANDARD, Scope, operator
 from convfc_cli.models.onnx_site import FLOATS, opset
@@ -36,8 +36,14 @@ class Links:
             for name in {*scope.stored, *scope.producers, *(i.name for i in scope.graph.input)}
         )
         for _, scope, node in nodes:
-            if folded(node) and all(self.constant(scope, name) for name in node.input if name):
+            plain = of_constants(scope, node, batch=True) if folded(node) else ""
+            if isinstance(plain, str):
+                continue
+            names = [name for name in plain.input if name]
+            if all(self.constant(scope, name) for name in names):
                 scope.constant.update(node.output)
+                if plain.op_type == node.op_type and all(_is_fixed(scope, name) for name in names):
+                    scope.fixed.update(node.output)
 
     def constant(self, scope: Scope, name: str) -> bool:
         """Whether a tensor is the same whatever the network is given."""
@@ -97,6 +103,11 @@ class Links:
         if not layer or node.output[0] != name:
             return told
         return "" if unique else f"{told}, whose output {name!r} has the name of another tensor"
+
+
+def _is_fixed(scope: Scope, name: str) -> bool:
+    home = scope.home(name)
+    return home is not None and (name in home.stored or name in home.fixed)
 
 
 def _passes(home: Scope, name: str) -> str | None:

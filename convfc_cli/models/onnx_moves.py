@@ -251,8 +251,7 @@ def _factors(site: Site, sizes: list[int]) -> list[int]:
     else:
         place = 1 if site.opset < 11 else 2
         if site.has(place):
-            site.measure(place, "list of scales")
-            factors = value(site.scope, site.node.input[place]).reshape(-1).tolist()
+            factors = site.listed(place, "list of scales").reshape(-1).tolist()
         else:
             factors = list(site.found.get("scales", ()))
     if len(factors) != len(sizes):

@@ -168,12 +168,13 @@ def cut_out(
         copy.name = copy.output[0]
         nodes.append(copy)
 
-    done: set[int] = set()
+    done: set[tuple[int, str]] = set()
     for place, name in enumerate(node.input):
         needed = name and place != data and name not in drawn
-        for where, source in sources(scope, name) if needed else []:
-            if id(source) not in done:
-                done.add(id(source))
+        for where, source in sources(scope, name, batch=True) if needed else []:
+            key = (id(where), next(filter(None, source.output)))
+            if key not in done:
+                done.add(key)
                 add(where, source)
     add(scope, node)
     return _model(scope, outline, nodes, list(initializers.values()), dtypes, 1)

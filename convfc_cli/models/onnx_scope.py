@@ -3,13 +3,15 @@
 Only what is declared or inferred; what a constant's value is, `onnx_constants` finds out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
+
+from convfc_cli.models.sizes import Sizes
 
 STANDARD = ("", "ai.onnx")
 """The two spellings of ONNX's own operator set."""
@@ -20,6 +22,42 @@ def operator(node: onnx.NodeProto) -> tuple[str, str]:
     return ("" if node.domain in STANDARD else node.domain, node.op_type)
 
 
+Inner = tuple[int, int, int]
+"""An inner graph: the numbers of its node, of the attribute, and its own among several."""
+
+
+def inner_graphs(
+    graph: onnx.GraphProto,
+) -> Iterator[tuple[Inner, onnx.AttributeProto, onnx.GraphProto]]:
+    """The graphs directly within a graph, in the order of its nodes."""
+    for number, node in enumerate(graph.node):
+        for place, attribute in enumerate(node.attribute):
+            found = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+            for which, inner in enumerate(found):
+                yield (number, place, which), attribute, inner
+
+
+def read_within(graph: onnx.GraphProto) -> Iterator[str]:
+    """The tensors that the nodes of a graph and of those within it read, and its outputs."""
+    for node in graph.node:
+        yield from node.input
+    yield from (info.name for info in graph.output)
+    for _, _, inner in inner_graphs(graph):
+        yield from read_within(inner)
+
+
+@dataclass
+class Facts:
+    """What is known of the tensors of one graph, and of those of the graphs within it."""
+
+    shapes: dict[str, Sizes] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
+    """What contradicts the sizes of a tensor."""
+
+    inner: dict[Inner, "Facts"] = field(default_factory=dict)
+
+
 @dataclass
 class Scope:
     """One graph of a model, within the graphs around it, with what is known of its tensors."""
@@ -28,16 +66,24 @@ class Scope:
     parent: "Scope | None"
     opsets: dict[str, int]
     folder: Path | None
-    shapes: dict[str, tuple[int | None, ...]]
-    types: dict[str, int]
+    facts: Facts
+    sure: Callable[[], Facts]
+    """What is known as well where a free batch is not taken as 1."""
+
     path: str = ""
     """Where in the model it is, for names."""
+
+    lost: str = ""
+    """Why the sizes of the model were not inferred; empty where they were."""
 
     stored: dict[str, onnx.TensorProto | onnx.SparseTensorProto] = field(default_factory=dict)
     producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
     inputs: set[str] = field(default_factory=set)
     constant: set[str] = field(default_factory=set)
-    """Tensors that are known to be constant beside those that are stored."""
+    """Tensors that are known to be constant, for a batch of 1, beside those that are stored."""
+
+    fixed: set[str] = field(default_factory=set)
+    """Those of them that depend on no size of another tensor."""
 
     zeros: set[tuple[str, int]] = field(default_factory=set)
     """(tensor, axis) of the sizes that are declared as 0. They are taken for open ones."""
@@ -54,12 +100,12 @@ class Scope:
                     self.zeros.add((value.name, axis))
 
     @cached_property
-    def open_input(self) -> str | None:
-        """The first input of the model whose size is open, beside its batch."""
+    def open_inputs(self) -> list[str]:
+        """The inputs of the model whose sizes are open, beside the batch."""
         if self.parent is not None:
-            return self.parent.open_input
+            return self.parent.open_inputs
         names = (value.name for value in self.graph.input if value.name not in self.stored)
-        return next((name for name in names if None in self.shapes.get(name, (None,))[1:]), None)
+        return [name for name in names if None in self.facts.shapes.get(name, (None,) * 2)[1:]]
 
     @property
     def top(self) -> "Scope":
@@ -77,78 +123,59 @@ class Scope:
 
     def dtype(self, name: str) -> str:
         """The element type of a tensor as NumPy calls it; empty where it is not known."""
-        scope = self.home(name)
-        tensor = scope.stored.get(name) if scope else None
-        if isinstance(tensor, onnx.TensorProto):
-            kind = tensor.data_type
-        else:
-            kind = scope.types.get(name, 0) if scope else 0
+        kind = self.kind(name)
         try:
             return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name if kind else ""
         except KeyError:
             return ""
 
-    def shape(self, name: str) -> tuple[int | None, ...] | None:
-        """The dimensions of a tensor, None where one is not known."""
+    def kind(self, name: str) -> int:
+        """The element type of a tensor as ONNX numbers it; 0 where it is not known."""
+        scope = self.home(name)
+        if scope is None:
+            return 0
+        tensor = scope.stored.get(name)
+        if isinstance(tensor, onnx.TensorProto):
+            return int(tensor.data_type)
+        return scope.facts.types.get(name, 0)
+
+    def shape(self, name: str, *, batch: bool = True) -> Sizes | None:
+        """The dimensions of a tensor, None where one is not known; without `batch`, where it is
+        known only of a batch of 1.
+        """
         scope = self.home(name)
         if scope is None:
             return None
         tensor = scope.stored.get(name)
         if tensor is not None:
             return tuple(tensor.dims)
-        node = scope.producers.get(name)
-        if node is not None and node.op_type == "Constant" and node.domain in STANDARD:
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    return tuple(attribute.t.dims)
-        return scope.shapes.get(name)
+        facts = scope.facts if batch or name in scope.fixed else scope.sure()
+        return facts.shapes.get(name)
+
+    def doubt(self, name: str) -> str:
+        """What contradicts the sizes of a tensor; empty where nothing does."""
+        scope = self.home(name)
+        return scope.facts.doubts.get(name, "") if scope else ""
 
 
-def scope_of(
-    graph: onnx.GraphProto,
-    inferred: onnx.GraphProto,
-    parent: Scope | None,
-    opsets: dict[str, int],
-    folder: Path | None,
-    path: str = "",
-) -> Scope:
-    """The scope of a graph, with what shape inference found of its twin `inferred`: sizes that
-    a Shape node reads there are as good as stored.
-    """
-    shapes: dict[str, tuple[int | None, ...]] = {}
-    types: dict[str, int] = {}
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        kind = value.type.tensor_type
-        types[value.name] = kind.elem_type
-        if kind.HasField("shape"):
-            shapes[value.name] = tuple(
-                dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim
-            )
-    scope = Scope(graph, parent, opsets, folder, shapes, types, path)
-    for node in inferred.node:
-        if node.op_type == "Constant" and node.output:
-            source = scope.producers.get(node.output[0])
-            if source is not None and source.op_type == "Shape" and source.domain in STANDARD:
-                scope.stored[node.output[0]] = node.attribute[0].t
-    return scope
-
-
-def walk(
-    scope: Scope, inferred: onnx.GraphProto, path: str = ""
-) -> Iterator[tuple[str, Scope, onnx.NodeProto]]:
+def walk(scope: Scope) -> Iterator[tuple[str, Scope, onnx.NodeProto]]:
     """(path, scope, node) for every node, those of inner graphs where their node stands."""
-    twins = {tuple(node.output): node for node in inferred.node}
+    inner: dict[int, list[tuple[Inner, onnx.AttributeProto, onnx.GraphProto]]] = {}
+    for found in inner_graphs(scope.graph):
+        inner.setdefault(found[0][0], []).append(found)
     for number, node in enumerate(scope.graph.node):
-        yield path, scope, node
-        for attribute in node.attribute:
-            graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-            if not graphs:
-                continue
-            twin = twins.get(tuple(node.output), node)
-            found = [a for a in twin.attribute if a.name == attribute.name] or [attribute]
-            inner = [found[0].g] if attribute.HasField("g") else list(found[0].graphs)
-            label = node.name or (node.output[0] if node.output else f"{node.op_type}_{number}")
-            for graph, shapes in zip(graphs, inner, strict=True):
-                place = f"{path}{label}/{attribute.name}/"
-                below = scope_of(graph, shapes, scope, scope.opsets, scope.folder, place)
-                yield from walk(below, shapes, place)
+        yield scope.path, scope, node
+        label = node.name or (node.output[0] if node.output else f"{node.op_type}_{number}")
+        for key, attribute, graph in inner.get(number, ()):
+            yield from walk(_below(scope, graph, key, f"{label}/{attribute.name}/"))
+
+
+def _below(scope: Scope, graph: onnx.GraphProto, key: Inner, path: str) -> Scope:
+    """The scope of a graph within another."""
+    facts = scope.facts.inner.get(key) or Facts()
+
+    def sure() -> Facts:
+        return scope.sure().inner.get(key) or Facts()
+
+    path, lost = scope.path + path, scope.lost
+    return Scope(graph, scope, scope.opsets, scope.folder, facts, sure, path, lost)

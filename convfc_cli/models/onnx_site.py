@@ -106,19 +106,21 @@ class Site:
         """Whether there is such an input."""
         return place < len(self.node.input) and bool(self.node.input[place])
 
-    def require(self, place: int, what: str) -> None:
-        """Raise `Unsupported` unless this input is constant; `what` it is, for errors."""
-        reason = dynamic(self.scope, self.node.input[place])
+    def require(self, place: int, what: str, *, batch: bool = False) -> None:
+        """Raise `Unsupported` unless this input is constant, with `batch` for a batch of 1; `what`
+        it is, for errors.
+        """
+        reason = dynamic(self.scope, self.node.input[place], batch=batch)
         if reason:
             raise Unsupported(f"its {what} is not constant: {reason}")
 
-    def measure(self, place: int, what: str) -> Shape:
+    def measure(self, place: int, what: str, *, batch: bool = False) -> Shape:
         """The shape of a constant input, which is not read where that is possible."""
-        self.require(place, what)
+        self.require(place, what, batch=batch)
         name = self.node.input[place]
-        shape = self.scope.shape(name)
+        shape = self.scope.shape(name, batch=batch)
         if shape is None or None in shape:
-            shape = value(self.scope, name).shape
+            shape = value(self.scope, name, batch=batch).shape
         return tuple(size for size in shape if size is not None)
 
     def constant(self, place: int) -> Array:
@@ -130,13 +132,17 @@ class Site:
         """The element type of an input, as it is in the model."""
         return self.scope.dtype(self.node.input[place])
 
+    def listed(self, place: int, what: str) -> Array:
+        """An input that lists numbers for axes, and is constant for a batch of 1."""
+        if prod(self.measure(place, what, batch=True)) > 2 * LARGEST_RANK:
+            raise MalformedInput(f"its {what} lists more than {2 * LARGEST_RANK} numbers")
+        return value(self.scope, self.node.input[place], batch=True)
+
     def integers(self, place: int, what: str) -> Shape | None:
         """A constant input that lists axes or sizes; None where it is not there."""
         if not self.has(place):
             return None
-        if prod(self.measure(place, what)) > 2 * LARGEST_RANK:
-            raise MalformedInput(f"its {what} lists more than {2 * LARGEST_RANK} numbers")
-        array = value(self.scope, self.node.input[place])
+        array = self.listed(place, what)
         if array.dtype.kind not in "iu":
             raise MalformedInput(f"its {what} is {array.dtype}; whole numbers are asked for")
         return tuple(array.reshape(-1).tolist())
@@ -146,8 +152,11 @@ class Site:
         return self.scope.shape(self.node.input[self.place])
 
     def shape(self, known: Sizes | None) -> Shape:
-        """The shape without its batch. Raises `SizeMissing` where it is open."""
+        """The shape without its batch. Raises `SizeMissing` where it is open, and what contradicts
+        it.
+        """
         name = self.node.input[self.place]
+        check_doubts(self.scope, self.node, self.place)
         if self.scope.home(name) is None:
             raise MalformedInput(f"its input {name!r} is defined nowhere in the model")
         if known is not None and len(known) < 2:
@@ -167,7 +176,15 @@ def open_size(scope: Scope, name: str, known: Sizes | None) -> SizeMissing:
     ]
     told = ", ".join(map(str, sizes)) or "nothing"
     note = "; a size that is declared as 0 counts as open" if 0 in sizes else ""
-    return SizeMissing(f"the size of its input {name!r} is open (known: {told}{note})")
+    why = f"; {scope.lost}" if scope.lost else ""
+    return SizeMissing(f"the size of its input {name!r} is open (known: {told}{note}){why}")
+
+
+def check_doubts(scope: Scope, node: onnx.NodeProto, place: int = 0) -> None:
+    """Raise where the model contradicts itself in the sizes of what a node maps, or makes."""
+    for name in (node.input[place], node.output[0]):
+        if doubt := scope.doubt(name):
+            raise MalformedInput(doubt)
 
 
 def opset(scope: Scope) -> int:

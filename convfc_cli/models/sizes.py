@@ -65,6 +65,16 @@ def _agree(first: Sequence[int | None], second: Sequence[int | None]) -> bool:
     )
 
 
+def complete(sizes: Sizes | None) -> tuple[int, ...] | None:
+    """A shape that has no open size; None for any other.
+
+    >>> complete((1, 3)), complete((1, None)), complete(None)
+    ((1, 3), None, None)
+    """
+    known = tuple(size for size in sizes or () if size is not None)
+    return known if sizes is not None and len(known) == len(sizes) else None
+
+
 def shown(sizes: Sequence[int | None]) -> str:
     """Return a shape as messages have it.
 
