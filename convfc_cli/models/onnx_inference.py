@@ -64,6 +64,11 @@ class Conflict:
     inferred: Sizes | None = None
     """Two accounts of the same; None where there are none."""
 
+    local: bool = False
+    """Whether it concerns nothing but what is made from the tensor: a branch of an If need not be
+    taken, and some exporters declare outputs with axes that they do not have.
+    """
+
 
 @dataclass
 class Pass:
@@ -126,8 +131,11 @@ class _Graph:
         run: Pass,
         inputs: Mapping[str, onnx.TypeProto],
         path: str = "",
+        *,
+        conditional: bool = False,
     ) -> None:
         self.graph, self.parent, self.run, self.path = graph, parent, run, path
+        self.conditional = conditional
         self.facts = Facts()
         self.types: dict[str, onnx.TypeProto] = {}
         self.constants: dict[str, _Constant] = {}
@@ -197,6 +205,8 @@ class _Graph:
         makers = {name: node for node in self.graph.node for name in node.output}
         seen: set[str] = set()
         for conflict in self.conflicts:
+            if conflict.local:
+                continue
             waiting = list(conflict.tensors)
             while waiting:
                 node = makers.get(waiting.pop())
@@ -230,7 +240,10 @@ class _Graph:
             sizes = agreed(name, *accounts)
         except (UsageError, MalformedInput) as error:
             sizes = next(tuple(a.sizes) for a in reversed(accounts) if a.sizes is not None)
-            self._contradict(name, Conflict(error, (name,), sizes, inferred))
+            is_users = isinstance(error, UsageError)
+            other_axes = inferred is not None and len(inferred) != len(sizes)
+            local = not is_users and (other_axes or self.conditional)
+            self._contradict(name, Conflict(error, (name,), sizes, inferred, local))
             self.facts.doubts[name] = str(error)
         if given is not None:
             before = agreed(name, *accounts[:-1]) if name not in self.facts.doubts else given
@@ -262,7 +275,9 @@ class _Graph:
         given = self._into_body(node)
         for key, _, inner in below:
             types = dict(zip((info.name for info in inner.input), given, strict=False))
-            found = _Graph(inner, self, self.run, types, f"{self.path}{key}/")
+            may_be_left_out = self.conditional or operator(node) == ("", "If")
+            path = f"{self.path}{key}/"
+            found = _Graph(inner, self, self.run, types, path, conditional=may_be_left_out)
             found.go()
             self.facts.inner[key] = found.facts
             names = [info.name for info in inner.output]
@@ -370,6 +385,10 @@ class _Graph:
             return _Refusal(reason.rpartition("[ShapeInferenceError]")[2].strip()[:160])
         node, kinds = model.graph.node[0], {info.name: info.type for info in inferred}
         made = [kinds.get(name, onnx.TypeProto()) for name in node.output]
+        for kind in made:
+            for dim in kind.tensor_type.shape.dim if kind.HasField("tensor_type") else ():
+                if dim.dim_value < 0:  # by which the inference of the next node ends the process
+                    dim.ClearField("dim_value")
         refusal = _contradicted(model.graph, made[0]) if made else None
         if refusal is not None:
             return refusal
@@ -401,7 +420,8 @@ class _Graph:
         """Note that a node does not take what it is given."""
         name = f"{node.op_type} {node.name or node.output[0]!r}"
         error = MalformedInput(f"{name} does not take its inputs: {found.reason}")
-        conflict = Conflict(error, tuple(node.input), found.stated, found.inferred)
+        about = (found.stated, found.inferred, self.conditional)
+        conflict = Conflict(error, tuple(node.input), *about)
         self._contradict(f"{node.output[0]} made", conflict)
 
     def _contradict(self, what: str, conflict: Conflict) -> None:

@@ -95,7 +95,7 @@ def _found(graph: onnx.GraphProto, whole: Pass) -> _Found:
         alone = replace(free, given={})
         alone.over(graph)
         for place, conflict in free.conflicts.items():
-            if place not in alone.conflicts:
+            if not conflict.local and place not in alone.conflicts:
                 return replace(found, conflict=conflict)
     return replace(found, facts=_joined(facts, sure))
 
