@@ -19,8 +19,11 @@ from convfc_cli.errors import ConvfcError, MalformedInput, Refused
 from convfc_cli.files import opened
 from convfc_cli.hdf5_heaps import Heaps
 from convfc_cli.hdf5_input import Group, open_tree
+from convfc_cli.models import keras_weights
 from tests.cli_models import run
+from tests.hdf5_files import nir, node
 from tests.hdf5_mutants import Mutable, checksum, files
+from tests.keras_files import given_input, layer, legacy, ramp, sequential, zipped
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -243,6 +246,52 @@ def test_chunks_of_a_file_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.read().tolist() == list(range(10))
     with pytest.raises(Refused, match="/b has too many chunks: not all of them are looked up"):
         second.read()
+
+
+def test_long_names_of_weights_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of 22 steps has 22 endings, which are kept: memory quadratic in its length."""
+    model = sequential(
+        given_input("x", 3, 3, 1), layer("Conv2D", "a", filters=1, kernel_size=[1, 1])
+    )
+    kernel = ramp(1, 1, 1, 1)
+    name = "/".join([*(20 * ["abc"]), "a", "kernel:0"])
+    kept = legacy(Path("kept.h5"), model, {"a": [(name, kernel)]})
+    stored = zipped(Path("kept.keras"), model, {"layers/conv2d": [kernel]})
+    for path in (kept, stored):
+        (entry,) = convfc.read(path).entries
+        assert entry.error is None
+    monkeypatch.setattr(keras_weights, "MOST_COMPARED", len(name) * 22 - 1)
+    (entry,) = convfc.read(kept).entries
+    assert isinstance(entry.error, Refused)
+    monkeypatch.setattr(keras_weights, "MOST_COMPARED", len("layers/conv2d") * 2 - 1)
+    with pytest.raises(Refused, match="the names of its weights are too long: at most 25 char"):
+        convfc.read(stored)
+
+
+def test_a_type_of_a_node_is_told_by_its_beginning() -> None:
+    path = nir(Path("g.nir"), {"c": node(ramp(1, 1, 3, 3), type="Conv" + 10**6 * "x")})
+    (entry,) = convfc.read(path).entries
+    assert entry.op == "Conv" + 76 * "x"
+    assert str(entry.error) == f"{entry.op} is not read by this version"
+    path = nir(Path("g.nir"), {"c": node(ramp(1, 1, 3, 3), padding=10**6 * "x")})
+    (entry,) = convfc.read(path).entries
+    assert len(str(entry.error)) < 200
+
+
+def test_graphs_that_hold_each_other_are_refused() -> None:
+    conv = {"type": "NIRGraph", "nodes": {"c": node(ramp(1, 1, 3, 3), input_shape=(5, 5))}}
+    path = nir(Path("g.nir"), {"one": conv, "two": conv, "three": {"type": "Flatten"}})
+    with h5py.File(path, "a") as file:
+        nodes = file["node/nodes"]
+        nodes["one/nodes/again"] = nodes["two"]
+        nodes["two/nodes/again"] = nodes["one"]
+    assert "lies more than 64 deep" in run("inspect", path).failed(5)
+    with h5py.File(path, "a") as file:
+        nodes = file["node/nodes"]
+        for number in range(20):
+            nodes[f"one/nodes/{number}"] = nodes["two"]
+            nodes[f"two/nodes/{number}"] = nodes["one"]
+    assert run("inspect", path).code == 5
 
 
 @pytest.mark.parametrize("version", ["earliest", "latest"])

@@ -26,6 +26,9 @@ from convfc_cli.naming import first_few
 
 ORDERS = {"Conv1d": "oiw", "Conv2d": "oihw"}
 
+LONGEST_TYPE = 80
+"""Characters of a node's type: what is longer is told by its beginning."""
+
 MOST = 4_000
 """Nodes of a graph that are looked at: one may lead to another by many ways."""
 
@@ -69,7 +72,7 @@ def _convolutions(
         if next(left, None) is None:
             raise Refused(f"{graph.path}: a graph of more than {MOST} nodes")
         node = nodes.group(name) if nodes is not None else None
-        kind = _text(node, "type") if node is not None else ""
+        kind = _text(node, "type")[:LONGEST_TYPE] if node is not None else ""
         if node is not None and kind == "NIRGraph":
             yield from _convolutions(node, f"{scope}{name}/", left)
         elif node is not None and kind.startswith("Conv"):
@@ -136,6 +139,6 @@ def _pads(node: Group, rank: int) -> Pads:
     if dataset.dtype.kind == "O":
         text = dataset.text()
         if text not in ("same", "valid"):
-            raise MalformedInput(f"{dataset.path} is {text!r}, neither same nor valid")
+            raise MalformedInput(f"{dataset.path} is {text[:40]!r}, neither same nor valid")
         return text
     return tuple((pad, pad) for pad in _whole(node, "padding", 1, rank))

@@ -97,7 +97,7 @@ def _beside(folder: Path, names: Iterable[str], where: str) -> Iterator[Input]:
         path = folder / name
         if Path(name).name != name or "\\" in name or os.path.islink(path):
             raise Refused(
-                f"{where} names {name!r}: only a file in its own folder is opened, no link"
+                f"{where} names {name[:200]!r}: only a file in its own folder is opened, no link"
             )
         if not os.path.isfile(path):
             raise MalformedInput(f"{where} names {name[:200]!r}: no such file lies beside it")
@@ -105,7 +105,7 @@ def _beside(folder: Path, names: Iterable[str], where: str) -> Iterator[Input]:
             with sibling(path) as shard:
                 yield shard
         except MalformedInput as error:
-            raise MalformedInput(f"{where} names {name!r}: {error}") from error
+            raise MalformedInput(f"{where} names {name[:200]!r}: {error}") from error
 
 
 def _content(source: Input) -> dict[str, Any] | None:

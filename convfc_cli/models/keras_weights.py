@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from convfc_cli.errors import MalformedInput
+from convfc_cli.errors import MalformedInput, Refused
 from convfc_cli.hdf5_input import Dataset, Group
 from convfc_cli.models.keras_config import CONVOLUTION, Graph, Layer
 
@@ -49,6 +49,10 @@ ROLES = {
 a variance."""
 
 LORA = {"lora_kernel_a", "lora_kernel_b"}
+
+MOST_COMPARED = 2**25
+"""Characters of the names of weights, each name counted once for each of its steps: so many endings
+of names are kept to tell layers by."""
 
 NORMALIZATIONS = ("BatchNormalization", "SyncBatchNormalization")
 
@@ -87,6 +91,7 @@ class Legacy(Weights):
     def __init__(self, root: Group) -> None:
         self._root = root
         self._held: dict[tuple[str, Family], _Held] = {}
+        self._left = MOST_COMPARED
 
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
         own = [(name, dataset) for name, dataset in self._own(chain) if _leaf(name) not in STATE]
@@ -106,7 +111,7 @@ class Legacy(Weights):
         alone = len(chain) - _wrappers(chain) == 1
         if alone and told and len(needed) <= len(own) <= len(expected):
             return {role: dataset for role, _, dataset in in_order}
-        names = ", ".join(name for name, _ in own[:4])
+        names = ", ".join(name[-80:] for name, _ in own[:4])
         raise MalformedInput(f"its weights cannot be told from {names or 'an empty group'}")
 
     def large(self, model: Graph, chain: Chain) -> list[Dataset]:
@@ -119,7 +124,9 @@ class Legacy(Weights):
         """(name, dataset) of the layer's weights, in Keras's order."""
         top, family = chain[0].name, _family(chain[-1])
         if (top, family) not in self._held:
-            self._held[top, family] = _Held(chain[0], self._listed(top), family)
+            found = self._listed(top)
+            self._left -= _check_names((name for name, _ in found), self._left)
+            self._held[top, family] = _Held(chain[0], found, family)
         return self._held[top, family].of(chain)
 
     def _listed(self, top: str) -> list[Named]:
@@ -131,7 +138,9 @@ class Legacy(Weights):
         for name in texts(group, "weight_names"):
             dataset = group.dataset(name)
             if dataset is None:
-                raise MalformedInput(f"{group.path} names a weight {name!r} that is not there")
+                raise MalformedInput(
+                    f"{group.path} names a weight {name[:200]!r} that is not there"
+                )
             found.append((name, dataset))
         return found
 
@@ -292,6 +301,7 @@ class Store(Weights):
                 self._places[place] = path.removeprefix("/")
                 if _is_large(dataset):
                     self._kernels.append((place, dataset))
+        _check_names(self._places, MOST_COMPARED)
         self._kernels.sort(key=lambda kernel: kernel[0])
         self._numbers: dict[int, tuple[Graph, Mapping[str, tuple[str, int, int]]]] = {}
         self._inside = {key: sorted(places) for key, places in _numbered_groups(self._places)}
@@ -376,6 +386,20 @@ class Store(Weights):
         outer = place.rpartition("/")[0] if place.endswith("/layer") else place
         found = [path for below, path in self._places.items() if _is_below(below, outer)]
         return found[0] if len(found) == 1 else None
+
+
+def _check_names(names: Iterable[str], most: int) -> int:
+    """How many characters names have, each name counted once for each of its steps.
+
+    Raises `Refused` where that is more than `most`.
+    """
+    size = sum(len(name) * (name.count("/") + 1) for name in names)
+    if size > most:
+        raise Refused(
+            f"the names of its weights are too long: at most {MOST_COMPARED} characters, counted "
+            f"once for each step of a name, are compared"
+        )
+    return size
 
 
 def _is_below(path: str, place: str) -> bool:
