@@ -35,12 +35,12 @@ from convfc_cli.manifest import MANIFEST, manifest
 from convfc_cli.matrices import registry as matrix_kinds
 from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.format import MatrixFormat, Stored
-from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.models import chain
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Bare, Entry, Model, Shapes, by_tensor
 from convfc_cli.naming import first_few
-from convfc_cli.planning import Item, Options, Plan, make_plan, select
+from convfc_cli.planning import Item, Options, Plan, make_plan, origin_of, select
 from convfc_cli.report import Finding, Report, wrong
 from convfc_cli.rounding import Witness, check_runtime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
@@ -185,7 +185,7 @@ def stream(
     item = plan.items[0]
     observer.started(item.entry.name, item.size)
     layer = _rounded(item.entry.load(), options.dtype)
-    matrix = Matrix(layer, item.spec, _origin(plan.model, item.entry))
+    matrix = Matrix(layer, item.spec, origin_of(plan.model, item.entry))
     try:
         item.kind.write([matrix], out, observer.advanced)
         out.flush()
@@ -344,7 +344,7 @@ class _Made:
 def _make(model: Model, item: Item, options: Options) -> _Made:
     layer = item.entry.load()
     runtime = _run_original(item.entry, layer) if options.verify else None
-    matrix = Matrix(_rounded(layer, options.dtype), item.spec, _origin(model, item.entry))
+    matrix = Matrix(_rounded(layer, options.dtype), item.spec, origin_of(model, item.entry))
     return _Made(item, matrix, runtime)
 
 
@@ -461,23 +461,6 @@ def _rounded(layer: Linear, dtype: str | None) -> Linear:
     return layer if dtype is None else layer.astype(dtype)
 
 
-def _origin(model: Model, entry: Entry) -> Origin:
-    return Origin(
-        file=Path(model.name).name,
-        sha256=model.sha256,
-        layer=entry.name,
-        output=entry.output,
-        position=entry.position,
-        first=entry.parts[0].output if entry.parts else "",
-        op=entry.op,
-        dtype=entry.dtype,
-        flipped=bool(entry.flipped),
-        dequantized=entry.dequantized,
-        weight=entry.weight,
-        notes=entry.noted(),
-    )
-
-
 def _original(model: Model, matrix: Matrix) -> tuple[Matrix, Original | None]:
     """What the model makes of the layer that a matrix says it came from, at the matrix's size where
     the model leaves it open; and its node, where that computes just this layer.
@@ -501,7 +484,7 @@ def _original(model: Model, matrix: Matrix) -> tuple[Matrix, Original | None]:
             layer = entry.load()
             changed = origin.flipped or layer.dtype != matrix.layer.dtype
             layer = layer.astype(matrix.layer.dtype.name)
-            found = Matrix(layer, matrix.spec, _origin(model, entry))
+            found = Matrix(layer, matrix.spec, origin_of(model, entry))
             return found, None if changed else entry.original
     if any(isinstance(entry.error, WeightsAlone) for entry in model.entries):
         raise UsageError(
@@ -523,4 +506,4 @@ def _original_chain(model: Model, matrix: Matrix) -> Matrix:
     if entry is None:
         raise WrongContents(f"{model.name} has no chain of layers {origin.layer!r}")
     layer = entry.load().astype(matrix.layer.dtype.name)
-    return Matrix(layer, matrix.spec, _origin(model, entry))
+    return Matrix(layer, matrix.spec, origin_of(model, entry))

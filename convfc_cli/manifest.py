@@ -86,6 +86,18 @@ def matrix_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]] | ConvfcE
             yield path, {**entry, "sha256": sha256}
 
 
+def check_length(told: Sequence[tuple[str, str]]) -> None:
+    """Raise `Refused` where a manifest that says this of its matrices, and as much as that beside
+    it, would not be read back.
+    """
+    length = sum(512 + len(json.dumps(texts)) for texts in told)
+    if len(told) > MOST or length > LONGEST:
+        raise Refused(
+            f"the manifest of {len(told)} matrices would have up to {length} bytes; at most "
+            f"{MOST} and {LONGEST} are read back: pick layers, -l, or write a file of all, -o *.h5"
+        )
+
+
 def is_ours(path: Path) -> bool:
     """Whether a file is a manifest that convfc wrote, by how it begins; it may be damaged further
     on.

@@ -1,8 +1,30 @@
 """What is known of a layer's matrix before any weight is read: what a plan is made of."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+
+class Kept(NamedTuple):
+    """What a file keeps of a layer beside its matrix, at most."""
+
+    arrays: int
+    nbytes: int
+    """Bytes of these arrays."""
+
+    text: int
+    """Characters of its description as JSON."""
+
+    @classmethod
+    def together(cls, parts: "Iterable[Kept]") -> "Kept":
+        """Of layers one after another."""
+        arrays, nbytes, text = zip((0, 0, TEXT), *parts, strict=True)
+        return cls(sum(arrays), sum(nbytes), sum(text))
+
+
+TEXT = 400
+"""Characters of a description beside its shapes and axes."""
 
 
 class Outline(Protocol):
@@ -24,9 +46,8 @@ class Outline(Protocol):
     def groups(self) -> int:
         """Parts that share no channel."""
 
-    @property
-    def held(self) -> int:
-        """Bytes that a file has of the layer beside its kernel and a bias for each channel."""
+    def kept(self, itemsize: int) -> Kept:
+        """What a file keeps of the layer whose weights have so many bytes each."""
 
     @property
     def rows(self) -> int:
@@ -76,8 +97,29 @@ class Extent(Sized):
     nnz: int
     groups: int = 1
     held: int = 0
+    """Bytes that a file has of the layer beside its weights."""
+
+    biases: int | None = None
+    """Weights beside the kernel; None is one for each output."""
+
+    factors: tuple[Outline, ...] = ()
+    """Of layers one after another, in the order in which they are applied, theirs."""
 
     @property
     def products(self) -> int:
-        """One for each entry."""
-        return self.nnz
+        """Those of its factors; without any one for each entry."""
+        return sum(factor.products for factor in self.factors) if self.factors else self.nnz
+
+    def kept(self, itemsize: int) -> Kept:
+        """What a file keeps of the layer whose weights have so many bytes each."""
+        if self.factors:
+            return Kept.together(factor.kept(itemsize) for factor in self.factors)
+        biases = self.rows if self.biases is None else self.biases
+        nbytes = self.held + (prod(self.kernel_shape) + biases) * itemsize
+        return Kept(2, nbytes, text_of(self))
+
+
+def text_of(outline: Outline) -> int:
+    """At most so many characters of a description: up to eight shapes, and axes of a kernel."""
+    shapes = (outline.input_shape, outline.output_shape, outline.kernel_shape)
+    return TEXT + 8 * max(len(str(shape)) for shape in shapes) + 200 * len(shapes[1])

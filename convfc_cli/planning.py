@@ -23,10 +23,11 @@ from convfc_cli.errors import (
 )
 from convfc_cli.files import STDIN, check_replaceable, free_space, opened
 from convfc_cli.layout import Layout
-from convfc_cli.manifest import MANIFEST, is_ours
+from convfc_cli.manifest import MANIFEST, check_length, is_ours
 from convfc_cli.matrices import registry as matrix_kinds
 from convfc_cli.matrices.format import MatrixFormat
-from convfc_cli.matrices.matrix import Spec
+from convfc_cli.matrices.matrix import Origin, Spec, longest
+from convfc_cli.matrices.schema import LONGEST_DESCRIPTION
 from convfc_cli.models import chain
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Bare, Entry, Model, Shapes
@@ -102,7 +103,7 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """About the bytes of all files."""
+        """At most so many bytes of all files."""
         return sum(item.size for item in self.items)
 
 
@@ -201,7 +202,8 @@ def make_plan(
         try:
             entry = entry.as_real() if options.dequantize else entry
             entry = chain.normalized(model, entry) if options.fold_bn else entry
-            outline = entry.require()
+            outline, origin = entry.require(), origin_of(model, entry)
+            _check_description(longest(outline, origin), entry)
         except ConvfcError as reason:
             if not options.keep_going:
                 raise
@@ -220,7 +222,7 @@ def make_plan(
         if options.verify and to_disk and form != "operator":
             shape = spec.shape(outline)
             check_size(shape[not kind.by_column], shape[kind.by_column], options.probes)
-        items.append(Item(entry, spec, kind, path, kind.size(spec, outline, dtype)))
+        items.append(Item(entry, spec, kind, path, kind.size(spec, outline, dtype, origin)))
     if not items:
         reasons = [reason for _, reason in failures]
         code = gravest([reason.exit_code for reason in reasons])
@@ -230,10 +232,40 @@ def make_plan(
             error.args = (f"none of {len(reasons)} layers can be converted: {told}",)
         raise error
     plan = Plan(model, tuple(items), tuple(failures), folder)
+    if folder is not None:
+        names = [(item.entry.name, item.entry.output) for item in items]
+        check_length(names + [(entry.name, str(reason)) for entry, reason in failures])
     _check_ceiling(plan, options, to_disk=to_disk)
     if to_disk:
         _check_destinations(plan, options)
     return plan
+
+
+def origin_of(model: Model, entry: Entry) -> Origin:
+    """Where a layer comes from, as its file says it."""
+    return Origin(
+        file=Path(model.name).name,
+        sha256=model.sha256,
+        layer=entry.name,
+        output=entry.output,
+        position=entry.position,
+        first=entry.parts[0].output if entry.parts else "",
+        op=entry.op,
+        dtype=entry.dtype,
+        flipped=bool(entry.flipped),
+        dequantized=entry.dequantized,
+        weight=entry.weight,
+        notes=entry.noted(),
+    )
+
+
+def _check_description(length: int, entry: Entry) -> None:
+    """Raise `Refused` where names and notes are longer than what is read back."""
+    if length > LONGEST_DESCRIPTION:
+        raise Refused(
+            f"layer {entry.name[:80]}: its metadata would have up to {length} characters, names "
+            f"and notes among them; at most {LONGEST_DESCRIPTION} are read back"
+        )
 
 
 def _destination(

@@ -10,13 +10,14 @@ Of an axis, `row_taps` gives one row's taps in closed form, and `segments` all r
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise, product
 from math import gcd, prod
 
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import LARGEST, Axis
+from convfc_cli.outline import TEXT, Kept
 
 Index = tuple[int, ...]
 
@@ -233,9 +234,6 @@ class IndexMap:
     groups: int = 1
     transposed: bool = False
 
-    held = 0
-    """Bytes that a file has of the layer beside its kernel and bias: see `Outline`."""
-
     def __post_init__(self) -> None:
         sizes = tuple(axis.kernel for axis in self.axes)
         if len(self.kernel_shape) < 3 or self.kernel_shape[2:] != sizes:
@@ -301,6 +299,12 @@ class IndexMap:
     def adjoint(self) -> "IndexMap":
         """The map of the transposed matrix."""
         return IndexMap(self.kernel_shape, self.axes, self.groups, not self.transposed)
+
+    def kept(self, itemsize: int) -> Kept:
+        """What a file keeps of it, with a bias: see `Outline`."""
+        weights = prod(self.kernel_shape) + self.output_shape[0]
+        told = (self.input_shape, self.output_shape, self.kernel_shape, *map(asdict, self.axes))
+        return Kept(2, weights * itemsize, TEXT + sum(len(str(part)) for part in told))
 
     def of_output(self, output: Index) -> Iterator[Tap]:
         """What one output element reads, in the order of a channels-first row."""

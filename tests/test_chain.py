@@ -161,17 +161,18 @@ def test_a_normalization_behind_a_transposed_convolution_of_groups_goes_into_its
     assert np.allclose(layer.apply(x) + layer.bias_tensor(), y[0], rtol=1e-4, atol=1e-5)
 
 
-def test_the_chains_of_a_model_are_listed_with_about_what_they_cost(network):
+def test_the_chains_of_a_model_are_listed_with_what_they_cost_at_most(network):
     (found,) = json.loads(run("inspect", network, "--chains", "--json").succeeded().out)["chains"]
     assert found["chain"] == "pad:fc"
     assert found["operators"][:3] == ["Pad", "Conv", "BatchNormalization"]
     assert (found["input_shape"], found["output_shape"]) == ([2, 9, 11], [5])
     (chain,) = chains(read(network))
-    assert not isinstance(chain.extent, ConvfcError)
+    assert not isinstance(chain.entry, ConvfcError)
+    nonzeros = chain.entry.require().nnz
     actual = convfc_cli.matrix(network, compose="pad:fc").nnz
-    assert abs(chain.extent.nnz - actual) <= 0.1 * actual
+    assert actual <= nonzeros <= 1.1 * actual
     header, line = run("inspect", network, "--chains").succeeded().lines
-    assert line.split("\t")[header.split("\t").index("nonzeros")] == str(chain.extent.nnz)
+    assert line.split("\t")[header.split("\t").index("nonzeros")] == str(nonzeros)
     assert "1 chain of linear layers composes" in run("inspect", network).succeeded().err
 
 

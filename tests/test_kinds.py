@@ -672,15 +672,6 @@ def test_a_product_of_too_many_paths_is_refused_before_it_is_multiplied():
         _ = Product([wide, wide, wide]).nnz
 
 
-def test_about_how_many_entries_a_product_has_is_known_from_some_rows():
-    chain = Product([ENDS, SHORT])
-    assert chain.estimate() == chain.nnz == 6
-    assert Product([Diagonal(np.ones(1, F32), (1000,))] * 2).estimate(3) == 1000
-    half = Product([Gather((99,), np.where(np.arange(99) < 50, 7, -1))])
-    assert half.nnz == 50
-    assert half.estimate(3) == 66  # of the first, the 50th and the last row
-
-
 # --- what is refused ----------------------------------------------------------------------------
 
 

@@ -263,7 +263,7 @@ def test_a_hundred_layers_are_planned_and_written():
     ]
     out = io.BytesIO()
     HDF5.write(matrices, out, lambda done: None)
-    planned = sum(HDF5.size(m.spec, m.layer.index_map, m.layer.dtype) for m in matrices)
+    planned = sum(HDF5.size(m.spec, m.layer.index_map, m.layer.dtype, m.origin) for m in matrices)
     assert 0 <= planned - len(out.getvalue()) <= 100 * 8192
     assert all(report.ok for report in reports(out.getvalue()))
 
@@ -282,7 +282,7 @@ def test_a_file_that_no_disk_holds_is_laid_out_with_64_bits():
     assert found["indptr"] == found["pointers_to_1"] == (np.int64, (10**12 + 1,))
     assert found["kernel_index"] == (np.int32, (nnz,))
     assert types == {"values": "float32", "indices_1": "int64", "pointers_to_1": "int64"}
-    planned = HDF5.size(matrix.spec, layer.index_map, layer.dtype)
+    planned = HDF5.size(matrix.spec, layer.index_map, layer.dtype, matrix.origin)
     assert 0 <= planned - frame.size <= 8192
 
 
@@ -291,7 +291,7 @@ def test_many_biases_are_planned_too():
     layer = Convolution(np.ones((1, 5000, 1)), index_map, np.ones(5000))
     for form in HDF5.forms:
         actual = len(rendered(HDF5, Matrix(layer, Spec(form=form))))
-        assert 0 <= HDF5.size(Spec(form=form), index_map, layer.dtype) - actual <= 8192
+        assert 0 <= HDF5.size(Spec(form=form), index_map, layer.dtype, Origin()) - actual <= 8192
 
 
 def test_metadata_too_long_for_the_records_of_hdf5_are_written_and_read():

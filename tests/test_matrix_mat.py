@@ -14,7 +14,7 @@ from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
-from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.taps import IndexMap
 from tests import brute, crafted
 from tests.crafted import example, outcome, patched, rendered
@@ -78,9 +78,9 @@ def square(size):
 
 
 def test_the_largest_that_level_5_holds_is_planned_and_no_larger_one():
-    assert 2**31 < MAT.size(Spec(), square(2**27 - 5), np.dtype(np.float32)) < 2**32
+    assert 2**31 < MAT.size(Spec(), square(2**27 - 5), np.dtype(np.float32), Origin()) < 2**32
     with pytest.raises(Refused, match=r"name it \*.npz or \*.h5"):
-        MAT.size(Spec(), square(2**27 - 4), np.dtype(np.float32))
+        MAT.size(Spec(), square(2**27 - 4), np.dtype(np.float32), Origin())
 
 
 @pytest.mark.parametrize("size", [2**27, 2**31, 2**40])

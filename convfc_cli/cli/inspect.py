@@ -56,7 +56,7 @@ Examples:
 @click.option(
     "--chains",
     is_flag=True,
-    help="List the chains of linear layers: about what each would cost as the one matrix that "
+    help="List the chains of linear layers: what each would cost at most as the one matrix that "
     "`convert --compose` makes of it (products fill in), or why it is refused.",
 )
 @options.input_shape
@@ -93,7 +93,7 @@ def inspect(
     if chains:
         _list_chains(found, head, as_json=as_json, quiet=quiet)
         return
-    listed = [_described(entry) for entry in entries]
+    listed = [_described(found, entry) for entry in entries]
     if as_json:
         print_json({**head, "layers": listed})
         return
@@ -153,29 +153,26 @@ def _columns(listed: list[dict[str, Any]], width: int) -> tuple[str, ...]:
 
 def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     """The chains, as the layers are listed."""
-    import numpy as np
-
     from convfc_cli.errors import ConvfcError
-    from convfc_cli.matrices.matrix import Spec
-    from convfc_cli.matrices.registry import by_form
     from convfc_cli.models.chain import chains
     from convfc_cli.models.model import status
     from convfc_cli.planning import human
 
     found: list[dict[str, Any]] = []
     for chain in chains(model):
-        outcome, dtype = chain.extent, np.dtype(np.float32)
-        error, extent = (outcome, None) if isinstance(outcome, ConvfcError) else (None, outcome)
+        outcome = chain.entry
+        error, entry = (outcome, None) if isinstance(outcome, ConvfcError) else (None, outcome)
+        outline = entry.outline if entry else None
         found.append(
             {
                 "chain": f"{chain.parts[0].name}:{chain.parts[-1].name}",
                 "operators": [part.op for part in chain.parts],
                 "status": status(error),
                 "reason": str(error) if error else None,
-                "input_shape": extent.input_shape if extent else None,
-                "output_shape": extent.output_shape if extent else None,
-                "nonzeros": extent.nnz if extent else None,
-                "bytes": by_form("csr").size(Spec(), extent, dtype) if extent else None,
+                "input_shape": outline.input_shape if outline else None,
+                "output_shape": outline.output_shape if outline else None,
+                "nonzeros": outline.nnz if outline else None,
+                "bytes": _size(model, entry) if entry else None,
             }
         )
     if as_json:
@@ -194,7 +191,7 @@ def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: 
     else:
         print_rows(columns, rows)
     sizes = [item["bytes"] for item in found if item["status"] == "ready"]
-    note = f", estimated from some rows of each; the largest has about {human(max(sizes or [0]))}"
+    note = f"; the largest has at most {human(max(sizes or [0]))}"
     counted = _counted([item["status"] for item in found])
     say(f"{counted}{note if sizes else ''}", quiet=quiet)
 
@@ -233,17 +230,21 @@ def _counted(statuses: list[str]) -> str:
     return told
 
 
-def _described(entry: "Entry") -> dict[str, Any]:
-    """All that is listed of a layer, as plain values."""
+def _size(model: "Model", entry: "Entry") -> int:
+    """At most so many bytes of the file of a layer."""
     import numpy as np
 
     from convfc_cli.matrices.matrix import Spec
     from convfc_cli.matrices.registry import by_form
+    from convfc_cli.planning import origin_of
 
-    outline, size = entry.outline, None
-    if outline is not None:
-        dtype = np.dtype(entry.matrix_dtype)
-        size = by_form("csr").size(Spec(), outline, dtype)
+    dtype = np.dtype(entry.matrix_dtype)
+    return by_form("csr").size(Spec(), entry.require(), dtype, origin_of(model, entry))
+
+
+def _described(model: "Model", entry: "Entry") -> dict[str, Any]:
+    """All that is listed of a layer, as plain values."""
+    outline = entry.outline
     return {
         "position": entry.position,
         "layer": entry.name,
@@ -257,7 +258,7 @@ def _described(entry: "Entry") -> dict[str, Any]:
         "kernel_shape": (outline.kernel_shape or None) if outline else entry.stored,
         "groups": outline.groups if outline else None,
         "nonzeros": outline.nnz if outline else None,
-        "bytes": size,
+        "bytes": None if outline is None else _size(model, entry),
         "dtype": entry.dtype or None,
         "layout": entry.layout,
         "notes": entry.noted(),

@@ -59,7 +59,8 @@ class Dense(Blockwise):
     def outline(self) -> Extent:
         made, read = ((*self.before, size, *self.after) for size in self._weights.shape)
         nnz = self.kernel.size * prod(self.before) * prod(self.after)
-        return Extent(read, made, self.kernel.shape, nnz)
+        biases = 0 if self.bias is None else self.bias.size
+        return Extent(read, made, self.kernel.shape, nnz, biases=biases)
 
     @property
     def _weights(self) -> Array:

@@ -47,7 +47,8 @@ class Diagonal(Blockwise):
 
     @cached_property
     def outline(self) -> Extent:
-        return Extent(self._shape, self._shape, self.kernel.shape, prod(self._shape))
+        shape, biases = self._shape, 0 if self.bias is None else self.bias.size
+        return Extent(shape, shape, self.kernel.shape, prod(shape), biases=biases)
 
     def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
         return type(self)(kernel, self.output_shape, bias)

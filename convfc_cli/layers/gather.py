@@ -64,7 +64,7 @@ class Gather(Blockwise):
         near, far = self.source.shape, self.far
         source, output = (near, far) if self.transposed else (far, near)
         nnz = int(np.count_nonzero(self.source >= 0))
-        return Extent(source, output, (1,), nnz, held=self.source.nbytes)
+        return Extent(source, output, (1,), nnz, held=self.source.nbytes, biases=0)
 
     def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
         return type(self)(self.far, self.source, transposed=self.transposed, kernel=kernel)

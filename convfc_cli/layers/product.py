@@ -31,9 +31,10 @@ from convfc_cli.layers.linear import (
     restored,
 )
 from convfc_cli.layout import Layout
-from convfc_cli.outline import Sized
+from convfc_cli.outline import Kept, Outline, Sized
 from convfc_cli.plain import plain
 from convfc_cli.streams import CHUNK, SparseRows
+from convfc_cli.taps import IndexMap
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -47,9 +48,6 @@ LARGEST_WORK = 2**34
 
 NEAR = 4
 """Rows that are needed are made with those in between, if that makes no more times the entries."""
-
-LARGEST_ESTIMATE = 2**28
-"""The same, of the rows that an estimate is made from: some seconds."""
 
 MOST_FACTORS = 64
 """Layers of one chain."""
@@ -73,14 +71,18 @@ def composed(factors: Sequence[Linear]) -> Linear:
     return found[0] if len(found) == 1 else Product(found)
 
 
+def folds(before: Outline, after: Diagonal) -> bool:
+    """Whether a layer's outputs are multiplied channel by channel, and it is a convolution."""
+    arrays = (after.kernel, after.bias)
+    per_channel = all(prod(array.shape[1:]) == 1 for array in arrays if array is not None)
+    return isinstance(before, IndexMap) and before.output_shape == after.input_shape and per_channel
+
+
 def _folded(before: Linear, after: Linear) -> Convolution | None:
     """A convolution and the numbers for each channel after it as one; None for anything else."""
     if not isinstance(before, Convolution) or not isinstance(after, Diagonal):
         return None
-    per_channel = all(
-        prod(array.shape[1:]) == 1 for array in (after.kernel, after.bias) if array is not None
-    )
-    if before.output_shape != after.input_shape or not per_channel:
+    if not folds(before.index_map, after):
         return None
     index_map, dtype = before.index_map, np.result_type(before.dtype, after.dtype)
     channels = index_map.output_shape[0]
@@ -244,17 +246,6 @@ class Product(Linear):
             counts[first:last] = np.diff(self._multiplied(Layout(), first, last, _pattern).indptr)
         return counts.reshape(self.output_shape)
 
-    def estimate(self, samples: int = 32) -> int:
-        """About how many entries the matrix has, from the rows of some outputs. Raises `Refused`
-        where even they take too long.
-        """
-        count = prod(self.output_shape)
-        chosen = np.unique(np.linspace(0, count - 1, samples).astype(np.int64)).tolist()
-        if self._work * len(chosen) / count > LARGEST_ESTIMATE:
-            raise Refused("the rows of this chain take too long to multiply")
-        found = [self._multiplied(Layout(), row, row + 1, _pattern).nnz for row in chosen]
-        return round(sum(found) * count / len(found))
-
     @property
     def _widths(self) -> Array:
         """The most entries that the row of each output has on its way through the factors, flat in
@@ -383,10 +374,9 @@ class Filled(Sized):
         """Those of its factors, one after another."""
         return sum(factor.outline.products for factor in self.product.factors)
 
-    @property
-    def held(self) -> int:
-        """Bytes of the factors' arrays."""
-        return sum(array.nbytes for array in self.product.arrays().values())
+    def kept(self, itemsize: int) -> Kept:
+        """What a file keeps of the factors."""
+        return Kept.together(factor.outline.kept(itemsize) for factor in self.product.factors)
 
 
 def parts(layer: Linear) -> tuple[Linear, ...]:

@@ -17,7 +17,7 @@ from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.files import Input, sibling
 from convfc_cli.matrices import npz
 from convfc_cli.matrices.format import MatrixFormat, Stored
-from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.outline import Outline
 
 
@@ -34,9 +34,10 @@ class WithoutMetadata(MatrixFormat):
         older = path.with_name(f"{path.stem}.operator.npz")
         return [older] if os.path.lexists(older) and not os.path.lexists(written[0]) else written
 
-    def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
+    def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any], origin: Origin) -> int:
         operator = Spec(spec.layout, "operator")
-        return self.own_size(spec, outline, dtype) + npz.FORMAT.size(operator, outline, dtype)
+        beside = npz.FORMAT.size(operator, outline, dtype, origin)
+        return self.own_size(spec, outline, dtype) + beside
 
     def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
         if beside is not None:
@@ -64,7 +65,7 @@ class WithoutMetadata(MatrixFormat):
 
     @abstractmethod
     def own_size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
-        """About the bytes of the file itself; see `size`."""
+        """At most so many bytes of the file itself; see `size`."""
 
     @abstractmethod
     def stored(self, source: Input, matrix: Matrix, beside: str) -> "StoredBeside":

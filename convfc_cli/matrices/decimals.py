@@ -48,9 +48,11 @@ class BadLine(Exception):
 
 
 def longest(dtype: np.dtype[Any]) -> int:
-    """Characters of the longest value."""
+    """Characters of the longest value: of a float32 the few have as many that have to be written
+    as doubles (`_texts`).
+    """
     if dtype.kind == "f":
-        return len({4: "-1.1754944e-38", 8: "-2.2250738585072014e-308"}[dtype.itemsize])
+        return len({4: "-1.1754943508222875e-38", 8: "-2.2250738585072014e-308"}[dtype.itemsize])
     return len(str(np.iinfo(dtype).min))
 
 

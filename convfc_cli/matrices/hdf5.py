@@ -46,6 +46,7 @@ from convfc_cli.matrices.matrix import (
     Origin,
     Spec,
     describe,
+    longest,
     restore,
     stated_digest,
 )
@@ -56,6 +57,9 @@ Values = NDArray[Any]
 
 _LINKS = {"values": "data", "indices_1": "indices", "pointers_to_1": "indptr"}
 """What binsparse calls the arrays, and what SciPy and anndata call them."""
+
+GROUP = 3072
+"""Bytes that a group takes at most, with its share of the root and its attributes."""
 
 _DENSE_ATTRIBUTES: Attributes = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
@@ -72,13 +76,15 @@ class Hdf5(MatrixFormat):
     def recognises(self, source: Input) -> bool:
         return source.head.startswith(SIGNATURE)
 
-    def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
+    def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any], origin: Origin) -> int:
         entries: schema.Arrays = {}
         if spec.form == "csr":
             entries = schema.compressed(spec, outline, dtype)
         elif spec.form == "dense":
             entries = {"dense": (spec.shape(outline), dtype)}
-        return schema.size(spec, outline, dtype, entries)
+        own = 2 if spec.sparse else 1  # convfc; bias
+        text = GROUP + longest(outline, origin)
+        return schema.size(spec, outline, dtype, entries, own, text)
 
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         names = _group_names([matrix.origin for matrix in matrices])

@@ -7,7 +7,7 @@ Nothing in the text depends on when, where or in what order a file was written.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_origin, get_type_hints
 
 from numpy.typing import NDArray
@@ -31,6 +31,14 @@ FORMS = (*SPARSE, "dense", "operator")
 """csr: the nonzeros by row; csc: by column; coo: one by one; bsr: in blocks; dense: every
 entry; operator: kernel, bias and geometry alone.
 """
+
+
+FIXED = 400
+"""Characters of a description beside the layer's and the origin's, at most."""
+
+
+NAME = 80
+"""Characters that the name of a model's file counts for, unless it has more."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,15 @@ def _stated(origin: Origin) -> dict[str, Any]:
     if not origin.weight:
         del found["weight"]
     return found
+
+
+def longest(outline: Outline, origin: Origin) -> int:
+    """At most so many characters of `describe`, before any weight is read. Names of files, unless
+    they are long, count alike: a plan is the same for a file and a pipe.
+    """
+    file = max(NAME, len(json.dumps(origin.file)))
+    rest = len(json.dumps(asdict(replace(origin, file=""))))
+    return FIXED + outline.kept(1).text + file + rest
 
 
 def restore(text: str, name: str, read: Read) -> Matrix:

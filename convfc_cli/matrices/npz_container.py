@@ -36,7 +36,15 @@ from convfc_cli.layers.product import MOST_FACTORS
 from convfc_cli.matrices import schema
 from convfc_cli.matrices.container import Chunk, Member, StoredZip, skeleton
 from convfc_cli.matrices.format import Block, MatrixFormat, Progress, Rows, Sequential, Stored
-from convfc_cli.matrices.matrix import Matrix, Spec, describe, restore, stated_digest
+from convfc_cli.matrices.matrix import (
+    Matrix,
+    Origin,
+    Spec,
+    describe,
+    longest,
+    restore,
+    stated_digest,
+)
 from convfc_cli.matrices.npy_header import KINDS, header, read_header
 from convfc_cli.outline import Outline
 
@@ -72,8 +80,11 @@ class NpzFormat(MatrixFormat):
     def recognises(self, source: Input) -> bool:
         return is_zip(source) and stated_form(source) in self.forms
 
-    def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
-        return schema.size(spec, outline, dtype, self.arrays(spec, outline, dtype))
+    def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any], origin: Origin) -> int:
+        entries = self.arrays(spec, outline, dtype)
+        own = 5 if spec.sparse else 1  # convfc; format, shape, _is_array, bias
+        text = 4 * longest(outline, origin) + 128
+        return schema.size(spec, outline, dtype, entries, own, text)
 
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         (matrix,) = matrices

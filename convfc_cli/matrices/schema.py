@@ -36,8 +36,13 @@ INDICES = (np.dtype(np.int32), np.dtype(np.int64))
 LONGEST_TEXT = 2**22
 """Bytes of metadata that are accepted: a real description has a few thousand."""
 
-FRAME = 8192
-"""About the bytes of the metadata and of what a format itself takes."""
+LONGEST_DESCRIPTION = LONGEST_TEXT // 4 - 128
+"""Characters of the metadata that are written: NumPy keeps a text with four bytes for each."""
+
+PER_ARRAY = 384
+"""Bytes that an array takes at most beside its values: a zip's records and a header of NumPy's, or
+HDF5's.
+"""
 
 
 @dataclass(frozen=True)
@@ -118,10 +123,15 @@ def names(matrix: Matrix) -> set[str]:
     return {member.name for member in members(matrix)}
 
 
-def size(spec: Spec, outline: Outline, dtype: np.dtype[Any], entries: Arrays) -> int:
-    """About the bytes of a matrix and its metadata, before any weight is read; `entries` are the
-    arrays of its entries.
+def size(
+    spec: Spec, outline: Outline, dtype: np.dtype[Any], entries: Arrays, own: int, text: int
+) -> int:
+    """At most so many bytes of a matrix and its metadata, before any weight is read.
+
+    `entries` are the arrays of its entries; a format has `own` further arrays, and takes `text`
+    bytes for the metadata.
     """
-    total = FRAME + (prod(outline.kernel_shape) + outline.output_shape[0]) * dtype.itemsize
-    total += outline.held + (outline.rows * dtype.itemsize if spec.sparse else 0)
+    kept = outline.kept(dtype.itemsize)
+    total = kept.nbytes + (outline.rows * dtype.itemsize if spec.sparse else 0) + text
+    total += PER_ARRAY * (kept.arrays + len(entries) + own)
     return total + sum(prod(shape) * kind.itemsize for shape, kind in entries.values())

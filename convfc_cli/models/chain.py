@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
-import numpy as np
-
 from convfc_cli.errors import ConvfcError, GeometryError, SizeMissing, Unsupported, UsageError
-from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.filling import filled
 from convfc_cli.layers.linear import Linear
-from convfc_cli.layers.product import Product, composed
+from convfc_cli.layers.product import composed
+from convfc_cli.layers.product import parts as factors
 from convfc_cli.models.model import Entry, Model
-from convfc_cli.outline import Extent
+from convfc_cli.outline import Outline
 from convfc_cli.taps import IndexMap
 
 NORMALIZATION = "BatchNormalization"
@@ -73,22 +72,29 @@ def chained(parts: Sequence[Entry], shape: tuple[int, ...] | None = None) -> Ent
     if len(parts) == 1:
         return parts[0]
     parts = list(_sized(parts, shape))
-    first, last = parts[0], parts[-1]
     product = composed([real(part) for part in parts])
+    return _as_one(parts, product.outline, product.dtype.name, lambda: product)
+
+
+def _as_one(
+    parts: Sequence[Entry], outline: Outline, dtype: str, loader: Callable[[], Linear] | None
+) -> Entry:
+    """Layers that follow on each other, listed as one."""
+    first, last = parts[0], parts[-1]
     return replace(
         last,
         position=min(part.position for part in parts),  # of its first convolution, if it has one
         name=f"{first.name}:{last.name}",
         op="+".join(part.op for part in parts),
         error=None,
-        outline=product.outline,
+        outline=outline,
         weight="",
-        dtype=product.dtype.name,
+        dtype=dtype,
         flipped=False,
         reads=first.reads,
         behind=first.behind,
         noted=lambda: {part.output: notes for part in parts if (notes := part.noted())},
-        loader=lambda: product,
+        loader=loader,
         original=None,
         resizer=None,
         parts=tuple(parts),
@@ -156,13 +162,17 @@ class Chain:
         return None
 
     @cached_property
-    def extent(self) -> Extent | ConvfcError:
-        """Its sizes and about how many entries; or why it does not compose."""
+    def entry(self) -> Entry | ConvfcError:
+        """It as one layer that is not loaded, its entries counted at most; or why it does not
+        compose.
+        """
         if self.error is not None:
             return self.error
         try:
-            product = Product([_pattern(part) for part in _sized(self.parts, None)])
-            return Extent(product.input_shape, product.output_shape, (), product.estimate())
+            parts = list(_sized(self.parts, None))
+            found = [one for part in parts for one in _outlines(part)]
+            wide = any(part.dtype == "float64" for part in parts)
+            return _as_one(parts, filled(found), "float64" if wide else "float32", None)
         except ConvfcError as error:
             return error
 
@@ -181,12 +191,10 @@ def chains(model: Model) -> Iterator[Chain]:
             yield Chain(tuple(parts))
 
 
-def _pattern(entry: Entry) -> Linear:
+def _outlines(entry: Entry) -> Sequence[IndexMap | Linear]:
     """A layer for the sake of where its entries stand: of a convolution no weight is read."""
     outline = entry.require()
-    if isinstance(outline, IndexMap):
-        return Convolution(np.ones(outline.kernel_shape, np.float32), outline)
-    return entry.load()
+    return [outline] if isinstance(outline, IndexMap) else factors(entry.load())
 
 
 def _maker(makers: Mapping[str, Entry], entry: Entry) -> Entry | None:

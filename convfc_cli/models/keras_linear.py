@@ -117,15 +117,21 @@ def check_size(shape: Sequence[int]) -> None:
 
 
 def extent(
-    source: tuple[int, ...], output: tuple[int, ...], kernel: tuple[int, ...], nnz: int
+    source: tuple[int, ...],
+    output: tuple[int, ...],
+    kernel: tuple[int, ...],
+    nnz: int,
+    **more: Any,
 ) -> Extent:
-    """The outline of a layer of these sizes. Raises `GeometryError` where they cannot be."""
+    """The outline of a layer of these sizes; `more` is as `Extent` has it. Raises `GeometryError`
+    where they cannot be.
+    """
     for shape in (source, output):
         if not shape or min(shape) < 1 or max(shape) > LARGEST:
             raise GeometryError(f"its input {source} makes an output of shape {output}")
     if max(prod(source), prod(output), nnz) >= 2**63:
         raise GeometryError(f"its matrix, {output} by {source}, is beyond 64-bit indices")
-    return Extent(source, output, kernel, nnz)
+    return Extent(source, output, kernel, nnz, **more)
 
 
 # Layers that move numbers.
@@ -135,7 +141,7 @@ def _gathered(
     given: Given, output: tuple[int, ...], nnz: int, move: Callable[[Array], Array]
 ) -> Built:
     """A layer that does to numbers what `move` does to a tensor of their places; -1 is zero."""
-    outline = extent(given.shape, output, (1,), nnz)
+    outline = extent(given.shape, output, (1,), nnz, held=8 * prod(output), biases=0)
 
     def load() -> Gather:
         check_size(given.shape)
@@ -264,7 +270,9 @@ def _averaged(given: Given, window: tuple[int, ...], steps: tuple[int, ...], pad
         shares = Diagonal((1 / counts).astype(np.float32), index.output_shape)
         return Product([summed(channels, 1), shares])
 
-    return Built(extent(given.shape, index.output_shape, (), index.nnz), load)
+    made = index.output_shape
+    factors = (index, Extent(made, made, (1, *made[1:]), index.rows, biases=0))
+    return Built(extent(given.shape, made, (), index.nnz, factors=factors), load)
 
 
 def _averaged_whole(given: Given) -> Built:
@@ -277,7 +285,10 @@ def _averaged_whole(given: Given) -> Built:
         one = Gather((channels, *(1,) * given.rank), np.arange(channels))
         return Product([average.load(), one])
 
-    return Built(extent(given.shape, (channels,), (), average.outline.nnz), load)
+    flat = Extent(average.outline.output_shape, (channels,), (1,), channels, held=8 * channels)
+    factors = (average.outline, flat)
+    outline = extent(given.shape, (channels,), (), average.outline.nnz, factors=factors)
+    return Built(outline, load)
 
 
 # Layers with weights.
@@ -350,13 +361,14 @@ def _normalized(given: Given) -> Built:
         return Diagonal(_along(kernel, axis, len(shape)), shape, _along(added, axis, len(shape)))
 
     kernel = tuple(size if a == axis else 1 for a, size in enumerate(shape))
-    return Built(extent(shape, shape, kernel, prod(shape)), load, dtype_name(held["variance"]))
+    outline = extent(shape, shape, kernel, prod(shape), biases=shape[axis])
+    return Built(outline, load, dtype_name(held["variance"]))
 
 
 def _rescaled(given: Given) -> Built:
     shape = given.shape
     scale, offset = (_vector(given, key, default) for key, default in (("scale", 1), ("offset", 0)))
-    outline = extent(shape, shape, scale.shape, prod(shape))
+    outline = extent(shape, shape, scale.shape, prod(shape), biases=offset.size)
     return Built(outline, lambda: Diagonal(scale, shape, offset))
 
 

@@ -89,7 +89,7 @@ def matmul(site: Site, shape: Shape) -> Part:
         return Dense(kernel if site.place else kernel.T, before, after)
 
     nnz = made * read * prod((*before, *after))
-    outline = Extent(shape, (*before, made, *after), (made, read), nnz)
+    outline = Extent(shape, (*before, made, *after), (made, read), nnz, biases=0)
     return Part(outline, load, site.type_of(other))
 
 
@@ -148,7 +148,7 @@ def batch_normalization(site: Site, shape: Shape) -> Part:
             return magnitudes * factor + shift + mean
 
     kernel_shape = (channels, *(1,) * (len(shape) - 1))
-    outline = Extent(shape, shape, kernel_shape, prod(shape))
+    outline = Extent(shape, shape, kernel_shape, prod(shape), biases=channels)
     return Part(outline, load, site.type_of(1), rounded)
 
 
@@ -170,7 +170,7 @@ def arithmetic(fold: Fold) -> Callable[[Site, Shape], Part]:
             return Diagonal(factor, shape, bias)
 
         nnz = prod(shape)
-        return Part(Extent(shape, shape, own, nnz), load, site.type_of(other))
+        return Part(Extent(shape, shape, own, nnz, biases=prod(own)), load, site.type_of(other))
 
     return build
 

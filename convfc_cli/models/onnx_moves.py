@@ -56,7 +56,7 @@ def moved(move: Move) -> Callable[[Site, Shape], Part]:
             source = tried(np.arange(prod(shape)).reshape(1, *shape))[0]
             return Gather(shape, source, kernel=np.ones(1, site.weights))
 
-        outline = Extent(shape, output[1:], (1,), prod(output), held=8 * prod(output))
+        outline = Extent(shape, output[1:], (1,), prod(output), held=8 * prod(output), biases=0)
         return Part(outline, load, site.dtype)
 
     return build
@@ -89,7 +89,7 @@ def pad(site: Site, shape: Shape) -> Part:
         return Gather(shape, source, kernel=np.ones(1, site.weights))
 
     nnz = prod(len(kept) for kept, _, _ in axes) if mode == "constant" else prod(output)
-    return Part(Extent(shape, output, (1,), nnz, held=8 * prod(output)), load, site.dtype)
+    return Part(Extent(shape, output, (1,), nnz, held=8 * prod(output), biases=0), load, site.dtype)
 
 
 def _pads(site: Site, rank: int) -> list[tuple[int, int]]:

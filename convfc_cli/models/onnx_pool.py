@@ -59,6 +59,15 @@ def global_average_pool(site: Site, shape: Shape) -> Part:
     return _means(site, shape[0], axes, [(size,) for size in shape[1:]], "NOTSET")
 
 
+def _shared(index: IndexMap, counts: Any) -> Extent:
+    """The outline of sums over windows, each divided by a count of its own."""
+    made, shares = index.output_shape, (1, *map(len, counts))
+    return Extent(
+        *(index.input_shape, made, (), index.nnz),
+        factors=(index, Extent(made, made, shares, prod(made), biases=0)),
+    )
+
+
 def _means(site: Site, channels: int, axes: tuple[Axis, ...], counts: Any, auto_pad: str) -> Part:
     """Sums over the windows of these axes, divided by the counts, which multiply over the axes."""
     index = IndexMap((channels, 1, *(axis.kernel for axis in axes)), axes, channels)
@@ -76,7 +85,7 @@ def _means(site: Site, channels: int, axes: tuple[Axis, ...], counts: Any, auto_
         return Product([sums, Diagonal(shares, index.output_shape)])
 
     return Part(
-        index if uniform else Extent(index.input_shape, index.output_shape, (), index.nnz),
+        index if uniform else _shared(index, counts),
         load,
         site.dtype,
         rounded=lambda magnitudes: load().apply(magnitudes),

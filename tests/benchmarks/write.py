@@ -44,7 +44,9 @@ def writer(name: str, matrix: Matrix) -> Callable[[BinaryIO], None]:
     """What writes a file of this kind."""
     if name != "raw":
         return lambda out: formats()[name].write([matrix], out, lambda done: None)
-    size = formats()["npz"].size(matrix.spec, matrix.layer.index_map, matrix.layer.dtype)
+    size = formats()["npz"].size(
+        matrix.spec, matrix.layer.index_map, matrix.layer.dtype, matrix.origin
+    )
     buffer = np.random.default_rng(0).bytes(2**22)
 
     def raw(out: BinaryIO) -> None:

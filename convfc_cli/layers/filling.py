@@ -1,0 +1,164 @@
+"""How many entries the matrix of layers one after another has, at most, without multiplying them.
+
+Where a layer's axes do not mix (a convolution, a dense layer, what works element by element), each
+place along an axis of its output reads within a stretch of the same axis of its input, and so does
+a place of any number of such layers one after another. The entries of a row are then at most what
+these stretches multiply to, and no more than paths lead there. Of convolutions that are not dilated
+that is the number itself. Any other layer is told what the rows of the one before it have, and adds
+them up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from math import gcd, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfc_cli.errors import GeometryError, Refused
+from convfc_cli.geometry import Axis
+from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.dense import Dense
+from convfc_cli.layers.diagonal import Diagonal
+from convfc_cli.layers.linear import Linear
+from convfc_cli.layers.local import LocallyConnected
+from convfc_cli.layers.product import LARGEST, MOST_FACTORS, folds
+from convfc_cli.outline import Extent, Outline
+from convfc_cli.taps import IndexMap
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What each place along an axis reads, at most: `count` places within [first, last) of as many
+    as `inputs`; none where `count` is 0.
+    """
+
+    inputs: int
+    first: Array
+    last: Array
+    count: Array
+
+    def after(self, before: "Stretch") -> "Stretch":
+        """The same of this axis behind another."""
+        low, high = before.bounds()
+        there = self.count > 0
+        first = np.where(there, low[np.where(there, self.first, 0)], 0)
+        last = np.where(there, high[np.where(there, self.last - 1, 0)], 0)
+        paths = self.count * before.count.max(initial=0)
+        count = np.where(there, np.minimum(paths, (last - first).clip(0)), 0)
+        return Stretch(before.inputs, first, last, count)
+
+    def bounds(self) -> tuple[Array, Array]:
+        """(the first, the last) that is read from each place on, up to each place."""
+        there = self.count > 0
+        first = np.where(there, self.first, self.inputs)
+        last = np.where(there, self.last, 0)
+        return np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(last)
+
+
+def same(size: int) -> Stretch:
+    """Each place reads its own."""
+    places = np.arange(size)
+    return Stretch(size, places, places + 1, np.ones(size, np.int64))
+
+
+def grouped(inputs: int, outputs: int, groups: int) -> Stretch:
+    """Each place reads every place of its group."""
+    wide = inputs // groups
+    first = np.arange(outputs) // (outputs // groups) * wide
+    return Stretch(inputs, first, first + wide, np.full(outputs, wide))
+
+
+def along(axis: Axis, *, transposed: bool) -> Stretch:
+    """Each place reads through a kernel."""
+    step, apart = axis.stride, axis.dilation
+    if not transposed:
+        start = np.arange(axis.outputs) * step - axis.offset
+        low = (-(start // apart)).clip(0)
+        high = ((axis.inputs - 1 - start) // apart).clip(None, axis.kernel - 1)
+        count = (high - low + 1).clip(0)
+        return Stretch(axis.inputs, start + low * apart, start + high * apart + 1, count)
+    place = np.arange(axis.inputs) + axis.offset
+    first = (-((axis.span - 1 - place) // step)).clip(0)
+    last = (place // step).clip(None, axis.outputs - 1) + 1
+    shared = gcd(step, apart)  # places that differ by less read through no kernel element alike
+    count = -(-(last - first).clip(0) // (apart // shared))
+    return Stretch(axis.outputs, first, last, np.where(place % shared, 0, count))
+
+
+def stretches(layer: IndexMap | Linear) -> list[Stretch] | None:
+    """What the places along each axis of the output read along that of the input; None for a layer
+    whose axes mix.
+    """
+    if isinstance(layer, Convolution):
+        layer = layer.index_map
+    if isinstance(layer, IndexMap):
+        channels = grouped(layer.input_shape[0], layer.output_shape[0], layer.groups)
+        return [channels, *(along(axis, transposed=layer.transposed) for axis in layer.axes)]
+    if isinstance(layer, LocallyConnected):
+        channels = grouped(layer.input_shape[0], layer.output_shape[0], 1)
+        return [channels, *(along(axis, transposed=layer.transposed) for axis in layer.axes)]
+    if isinstance(layer, Dense):
+        axis = len(layer.before)
+        units = grouped(layer.input_shape[axis], layer.output_shape[axis], 1)
+        return [*map(same, layer.before), units, *map(same, layer.after)]
+    return None
+
+
+def filled(layers: Sequence[IndexMap | Linear]) -> Extent:
+    """The outline of layers one after another as one: of each its outline, or itself where its
+    axes mix. Its entries are counted at most.
+
+    Raises `GeometryError` where they do not follow on each other, `Refused` for tensors too large.
+    """
+    for one, other in pairwise(layers):
+        if one.output_shape != other.input_shape:
+            raise GeometryError(
+                f"{one.output_shape} is made, and {other.input_shape} is taken after it"
+            )
+    shapes = (layers[0].input_shape, *(layer.output_shape for layer in layers))
+    if max(map(prod, shapes)) > LARGEST or len(layers) > MOST_FACTORS:
+        raise Refused(f"a chain of {len(layers)} layers with a tensor of more than {LARGEST}")
+    kept: list[Outline] = []
+    for layer in layers:
+        outline = layer.outline if isinstance(layer, Linear) else layer
+        if not (kept and isinstance(layer, Diagonal) and folds(kept[-1], layer)):
+            kept.append(outline)
+    return Extent(shapes[0], shapes[-1], (), _most(layers), factors=tuple(kept))
+
+
+def _most(layers: Sequence[IndexMap | Linear]) -> int:
+    shape = layers[0].input_shape
+    columns, most, axes = prod(shape), 1, [same(size) for size in shape]
+    mixed: Array | None = None  # the rows of the last layer, where its axes mix
+    for layer in layers:
+        if isinstance(layer, Diagonal):
+            continue
+        found = stretches(layer)
+        if found is not None:
+            axes = [axis.after(before) for axis, before in zip(found, axes, strict=True)]
+            mixed = None
+            continue
+        assert isinstance(layer, Linear)
+        counts = _rows(axes, most, columns) if mixed is None else mixed
+        mixed = layer.apply(counts, _ones).clip(None, columns)
+        most, axes = int(mixed.max(initial=0)), [same(size) for size in mixed.shape]
+    if mixed is not None:
+        return int(mixed.sum())
+    total = most * prod(int(axis.count.sum()) for axis in axes)
+    return min(total, columns * prod(len(axis.count) for axis in axes))
+
+
+def _rows(axes: Sequence[Stretch], most: int, columns: int) -> Array:
+    """How many entries each row has, at most."""
+    counts = [axis.count.astype(np.float64) for axis in axes]
+    return (reduce(np.multiply.outer, counts) * most).clip(None, columns)
+
+
+def _ones(weights: Array) -> Array:
+    return np.ones(weights.shape)
