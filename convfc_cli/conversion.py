@@ -476,7 +476,7 @@ def _original(model: Model, matrix: Matrix) -> tuple[Matrix, Original | None]:
         if (entry.output, entry.position) == (origin.output, origin.position):
             if isinstance(entry.error, SizeMissing):
                 try:
-                    entry = entry.at(matrix.layer.input_shape)
+                    entry = entry.settled(matrix.layer.input_shape, "the matrix")
                 except (UsageError, MalformedInput) as error:
                     raise WrongContents(f"{model.name} has another {called}: {error}") from error
             entry = replace(entry, flipped=origin.flipped)

@@ -137,7 +137,7 @@ def select(
             )
             entry = found.select(layers)[0]
             try:
-                return found, (entry.at(entry.channels_first(own[1:])),)
+                return found, (entry.settled(entry.channels_first(own[1:]), "--input-shape"),)
             except MalformedInput as error:
                 raise UsageError(f"layer {entry.name}: {error} (see --input-shape)") from error
     if compose:

@@ -610,8 +610,10 @@ def test_input_shape_of_the_one_layer(symbolic: Path) -> None:
     """Without a name and with one -l, what does not fit the model's input is the layer's own."""
     path = converted(symbolic, "-l", "second", "-o", "c.npz", "--input-shape", "1,3,4,4")
     assert matrix_of(path).shape == (48, 48)
-    path = converted(LENET, "-l", "@1", "-o", "d.npz", "--input-shape", "1,6,8,8")
-    assert matrix_of(path).shape == (16 * 4 * 4, 6 * 8 * 8)
+    path = converted(LENET, "-l", "@1", "-o", "d.npz", "--input-shape", "1,6,14,14")
+    assert matrix_of(path).shape == (16 * 10 * 10, 6 * 14 * 14)
+    other = ["-l", "@1", "-o", "e.npz", "--input-shape", "1,6,8,8"]
+    assert "6,8,8 by --input-shape, 6,14,14 by the model" in run("convert", LENET, *other).failed(2)
 
 
 def test_input_shape_twice(symbolic: Path) -> None:

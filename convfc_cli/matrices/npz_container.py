@@ -47,6 +47,7 @@ from convfc_cli.matrices.matrix import (
 )
 from convfc_cli.matrices.npy_header import KINDS, header, read_header
 from convfc_cli.outline import Outline
+from convfc_cli.zips import open_zip
 
 Values = NDArray[Any]
 
@@ -119,7 +120,7 @@ def is_zip(source: Input) -> bool:
 def stated_form(source: Input) -> object:
     """The form of a zip by its metadata; None where it has none that can be read."""
     try:
-        with zipfile.ZipFile(source.file) as archive:
+        with open_zip(source.file, source.name) as archive:
             info = archive.getinfo("convfc.npy")
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > schema.LONGEST_TEXT:
                 return None
@@ -152,7 +153,7 @@ class _StoredNpz(Stored):
     def __init__(self, source: Input, kind: NpzFormat) -> None:
         self.name, self.by_column, self._kind = source.name, kind.by_column, kind
         try:
-            self._zip = zipfile.ZipFile(source.file)
+            self._zip = open_zip(source.file, source.name)
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
             raise MalformedInput(
                 f"{source.name} is a damaged or truncated npz: {str(error).lower()}"

@@ -18,6 +18,7 @@ from convfc_cli.models.keras_config import LARGEST, Layer, parse
 from convfc_cli.models.keras_graph import Entries, Origin, list_layers
 from convfc_cli.models.keras_weights import Legacy, Store, Weights
 from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes
+from convfc_cli.zips import open_zip
 
 Listed = tuple[Entries, Callable[[], Entries]]
 """The convolutions, and what lists the other linear layers."""
@@ -45,7 +46,7 @@ class Keras(ModelFormat):
         """Whether it is a zip with a configuration, or HDF5 with one as an attribute."""
         if source.head.startswith(b"PK\3\4"):
             try:
-                with zipfile.ZipFile(source.file) as archive:
+                with open_zip(source.file, source.name) as archive:
                     return CONFIG in archive.namelist()
             except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
                 return b"config.json" in source.head or b"metadata.json" in source.head
@@ -82,7 +83,7 @@ def _legacy(source: Input, shapes: Shapes, bare: Bare | None) -> Listed:
 
 def _zipped(source: Input, shapes: Shapes, bare: Bare | None) -> Listed:
     try:
-        with zipfile.ZipFile(source.file) as archive:
+        with open_zip(source.file, source.name) as archive:
             if len(archive.infolist()) > MOST_MEMBERS:
                 raise Refused(f"{source.name} has more than {MOST_MEMBERS} members")
             config = _member(archive, CONFIG, LARGEST, source.name)

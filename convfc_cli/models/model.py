@@ -205,20 +205,24 @@ class Entry:
         return (shape[-1], *shape[:-1]) if self.channels_last else tuple(shape)
 
     def at(self, input_shape: tuple[int, ...]) -> "Entry":
-        """The layer on an input of this (channels, *spatial).
+        """The layer on an input of this (channels, *spatial), whatever size its model gives it."""
+        if self.resizer is None:
+            self.require()
+            raise UsageError(f"layer {self.name} has the size that its model gives it")
+        return self.resizer(input_shape)
+
+    def settled(self, input_shape: tuple[int, ...], source: str) -> "Entry":
+        """The layer on an input of this (channels, *spatial), which `source` says it has.
 
         Raises `UsageError` where its model gives it another.
         """
         known = self.known if self.outline is None else self.outline.input_shape
         agreed(
             f"input of {self.name}",
-            Account(input_shape, "--input-shape", given=True),
+            Account(input_shape, source, given=True),
             Account(known, "the model, channels first"),
         )
-        if self.resizer is None:
-            self.require()
-            raise UsageError(f"layer {self.name} has the size that its model gives it")
-        return self.resizer(input_shape)
+        return self.at(input_shape)
 
     def as_real(self) -> "Entry":
         """The layer with real weights, whatever it is in the model.
