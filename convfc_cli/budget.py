@@ -37,7 +37,7 @@ class Budget:
     products: int = field(default=2**40, metadata={"unit": "products to compute"})
     """Multiplications of runtimes that run a layer, and of products of layers."""
 
-    seconds: float = field(default=5, metadata={"unit": "seconds of CPU time"})
+    seconds: float = field(default=6, metadata={"unit": "seconds of CPU time"})
     """For constants to be computed in: the operators that make them may be written in Python."""
 
     def earn(self, size: int) -> None:

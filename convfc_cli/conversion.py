@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
+from convfc_cli import budget
 from convfc_cli.errors import (
     ConvfcError,
     Defect,
@@ -130,6 +131,7 @@ class Silent:
     def finished(self, result: Result) -> None: ...
 
 
+@budget.command()
 def convert(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
@@ -162,6 +164,7 @@ def convert(
     return _carry_out(plan, options, observer)
 
 
+@budget.command()
 def stream(
     model: str | os.PathLike[str],
     out: BinaryIO,
@@ -195,6 +198,7 @@ def stream(
         raise OutputFailed(f"cannot write the stream: {error.strerror}") from error
 
 
+@budget.command()
 def matrix(
     model: str | os.PathLike[str],
     layer: str | None = None,
@@ -230,6 +234,7 @@ def matrix(
     return csr_array(arrays, shape=rows.shape)
 
 
+@budget.command()
 def verify(
     path: str | os.PathLike[str],
     layer: str | None = None,
@@ -274,6 +279,7 @@ def verify_all(
             yield _report(stored, model, listed, proof, observer, size)
 
 
+@budget.command()
 def _report(
     stored: Stored,
     model: Model | str | os.PathLike[str] | None,

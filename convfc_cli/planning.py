@@ -233,8 +233,8 @@ def make_plan(
         raise error
     plan = Plan(model, tuple(items), tuple(failures), folder)
     if folder is not None:
-        names = [(item.entry.name, item.entry.output) for item in items]
-        check_length(names + [(entry.name, str(reason)) for entry, reason in failures])
+        listed = [(item.entry.name, item.entry.output) for item in items]
+        check_length(listed + [(entry.name, str(reason)) for entry, reason in failures])
     _check_ceiling(plan, options, to_disk=to_disk)
     if to_disk:
         _check_destinations(plan, options)

@@ -2,12 +2,16 @@
 
 import time
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
+import convfc_cli
 from convfc_cli import budget
 from convfc_cli.budget import Budget, command, spend
 from convfc_cli.errors import Refused
+from convfc_cli.models import registry
+from tests.cli_models import net, run
 
 
 def test_small_demands_add_up_within_a_command() -> None:
@@ -84,3 +88,24 @@ def test_every_resource_has_a_unit_and_an_end(resource: str) -> None:
     assert budget._UNITS[resource]
     with pytest.raises(Refused, match=budget._UNITS[resource]):
         Budget().spend("it", **{resource: 2**62})
+
+
+def test_the_command_line_has_one_budget_which_the_model_adds_to(folder, monkeypatch) -> None:
+    net(Path("m.onnx"))
+    seen = []
+    original = registry.open_model
+
+    def watched(*given):
+        found = original(*given)
+        seen.append(budget._current.get())
+        return found
+
+    monkeypatch.setattr(registry, "open_model", watched)
+    run("inspect", "m.onnx").succeeded()
+    run("convert", "m.onnx", "--no-verify").succeeded()
+    convfc_cli.read("m.onnx")
+    assert len({id(left) for left in seen}) == 3
+    size = Path("m.onnx").stat().st_size
+    for left in seen:
+        assert left.elements == budget.Budget().elements + 16 * size
+    assert budget._current.get() is None

@@ -1,6 +1,7 @@
 """Chains of linear layers as one matrix: what composes, what it is, what a runtime computes."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from onnx.reference import ReferenceEvaluator
 from scipy.sparse import load_npz
 
 import convfc_cli
-from convfc_cli.errors import ConvfcError
+from convfc_cli import budget
+from convfc_cli.errors import ConvfcError, Refused
 from convfc_cli.layers import product
-from convfc_cli.models.chain import chains
+from convfc_cli.models.chain import chains, normalized
 from convfc_cli.models.registry import read
 from convfc_cli.rounding import Witness, check_runtime
 from tests.cli_models import run
+from tests.crafted import within
 from tests.models import info, make_model, ramp, save, tensor
 
 F32 = np.float32
@@ -460,3 +463,57 @@ def test_float64_layers_compose_in_float64(tmp_path):
     rounded = tmp_path / "b.npz"
     run("convert", path, "--compose", "one:two", "--dtype", "float32", "-o", rounded).succeeded()
     assert load_npz(rounded).dtype == np.float32
+
+
+def tree(trunk: int, leaves: int) -> bytes:
+    """Convolutions one after another, and others that all read the last."""
+    names = ["x", *(f"t{i}" for i in range(trunk))]
+    nodes = [helper.make_node("Conv", [a, "W"], [b]) for a, b in pairwise(names)]
+    nodes += [helper.make_node("Conv", [names[-1], "W"], [f"leaf{i}"]) for i in range(leaves)]
+    model = make_model(nodes, [info("x", (1, 1, 4, 4))], [tensor("W", ramp(1, 1, 1, 1))])
+    return bytes(model.SerializeToString())
+
+
+def test_chains_that_fan_out_from_a_trunk_are_bounded_together(tmp_path):
+    found = read(save(tree(5, 3), tmp_path))
+    with budget.command() as left:
+        before = left.operations
+        assert [len(chain.parts) for chain in chains(found)] == [6] * 3
+        used = before - left.operations
+        left.operations = used - 1
+        with pytest.raises(Refused, match="the chain that ends in 'leaf2'"):
+            list(chains(found))
+
+
+def test_estimates_of_many_chains_have_an_end(tmp_path):
+    (first, second, _) = chains(read(save(tree(5, 3), tmp_path)))
+    with budget.command() as left:
+        assert first.entry.require().nnz == 16
+        assert 0 < left.seconds < budget.Budget().seconds
+        left.seconds = 0
+        assert isinstance(second.entry, Refused)
+
+
+def test_the_size_of_a_long_chain_over_a_large_tensor_is_found_at_once(tmp_path):
+    names = ["x", *(f"t{i}" for i in range(60))]
+    nodes = [helper.make_node("Conv", [a, "W"], [b]) for a, b in pairwise(names)]
+    model = make_model(nodes, [info("x", (1, 1, 4096, 8192))], [tensor("W", ramp(1, 1, 1, 1))])
+    (found,) = chains(read(save(model, tmp_path)))
+    with within(5):
+        assert found.entry.require().nnz == 4096 * 8192
+
+
+def test_normalizations_are_found_without_a_search_for_each(tmp_path):
+    nodes, stored = [], [tensor("W", ramp(2, 1, 1, 1))]
+    for i in range(3):
+        nodes.append(helper.make_node("Conv", ["x", "W"], [f"c{i}"], name=f"conv{i}"))
+        made, own = normalization(f"bn{i}", f"c{i}", 2)
+        nodes.append(made)
+        stored += own
+    model = read(save(make_model(nodes, [info("x", (1, 1, 4, 4))], stored), tmp_path))
+    assert [normalized(model, entry).name for entry in model.entries] == [
+        f"conv{i}:bn{i}" for i in range(3)
+    ]
+    assert {name: len(found) for name, found in model.readers.items()} == {
+        f"c{i}": 1 for i in range(3)
+    }

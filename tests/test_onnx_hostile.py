@@ -18,6 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from convfc_cli import budget, contained
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
 from convfc_cli.models.registry import read
 from tests.models import (
@@ -39,6 +40,8 @@ MEGABYTES = 500
 TIMEOUT = 15
 
 SHAPE = (3, 2, 2, 3)
+
+F32 = np.float32
 
 CHILD = """
 import json, resource, sys, time
@@ -281,6 +284,40 @@ def integers(*values: int) -> Any:
     return np.array(values, np.int64)
 
 
+def packed(count: int) -> bytes:
+    """A model whose weights declare so many axes, in one field."""
+    weights = field(1, b"\1" * count) + b"\x10\x01" + field(8, b"W")
+    model = weight_model([], [], extra_inputs=[])
+    content = model.graph.SerializeToString() + field(5, weights)
+    del model.graph.node[:], model.graph.input[:], model.graph.output[:]
+    return bytes(model.SerializeToString()) + field(7, content)
+
+
+def conv_with(attribute: bytes) -> bytes:
+    """A model whose Conv has this attribute beside."""
+    model = weight_model([], [tensor("W", ramp(*SHAPE))])
+    content = field(1, field(5, attribute)) + model.graph.SerializeToString()
+    return bytes(model.SerializeToString()) + field(7, content)
+
+
+def scattered(op: str, count: int) -> bytes:
+    """Weights that need many elements to be put into their places, one by one."""
+    places = np.arange(count)[:, None] if op == "ScatterND" else np.arange(count)
+    return hidden(
+        [node(op, ["a", "i", "a"], ["T"])],
+        ("a", np.zeros(count, np.int8)),
+        ("i", places.astype(np.int32)),
+    )
+
+
+def quantized(outputs: Sequence[str] = ("W",), **attributes: Any) -> bytes:
+    """Weights that QONNX's Quant makes."""
+    names = ["w", "scale", "zero", "bits"]
+    quant = node("Quant", names, outputs, domain="qonnx.custom_op.general", **attributes)
+    stored = zip(names, (ramp(*SHAPE), F32(0.5), F32(0), F32(4)), strict=True)
+    return computed([quant], *stored, domains={"qonnx.custom_op.general": 1})
+
+
 def sparse(values: Any, places: Any, *dims: int) -> bytes:
     """A model whose weights are a sparse tensor."""
     given = onnx.SparseTensorProto(dims=dims)
@@ -352,6 +389,34 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "negative dims": lambda: declared(3, 2, -2, -3),
     "many dims": lambda: declared(*[2] * 200_000),
     "many dims of one": lambda: declared(*[1] * 200_000),
+    "dims in one field": lambda: packed(10_000_000),
+    "dims in one field, fewer": lambda: packed(1_900_000),
+    "sizes of an attribute in one field": lambda: conv_with(field(8, b"\1" * 10_000_000)),
+    "Erf of many": lambda: hidden(
+        [node("ConstantOfShape", ["s"], ["a"]), node("Erf", ["a"], ["T"])], ("s", integers(2**25))
+    ),
+    "Range that wraps": lambda: hidden(
+        [node("Range", ["a", "b", "c"], ["T"])],
+        ("a", np.int64(-(2**62))),
+        ("b", np.int64(2**62)),
+        ("c", np.int64(2**3)),
+    ),
+    "Range that wraps to little": lambda: hidden(
+        [node("Range", ["a", "b", "c"], ["T"])],
+        ("a", np.int64(-(2**63))),
+        ("b", np.int64(2**63 - 1)),
+        ("c", np.int64(1)),
+    ),
+    "a rounding mode that is a number": lambda: quantized(rounding_mode=1),
+    "a rounding mode of many": lambda: quantized(rounding_mode=["ROUND"]),
+    "a rounding mode that is a tensor": lambda: quantized(rounding_mode=tensor("", [1])),
+    "two outputs of a quantizer": lambda: quantized(outputs=("W", "V")),
+    "a Constant of two outputs": lambda: computed(
+        [node("Constant", [], ["V", "W"], value=tensor("", ramp(*SHAPE)))]
+    ),
+    "a Constant of another type": lambda: computed(
+        [node("Constant", [], ["f"], value_ints=[1.5]), node("Reshape", ["f", "f"], ["W"])]
+    ),
     "unknown type": lambda: declared(3, 2, 2, 3, kind=99),
     "text": lambda: declared(3, 2, 2, 3, kind=TensorProto.STRING),
     "too few bytes": lambda: declared(3, 2, 2, 3),
@@ -494,7 +559,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
         [node("Constant", [], ["W"], sparse_value=onnx.SparseTensorProto())]
     ),
     "a huge sparse tensor": lambda: sparse([1], integers(5), 2**20, 2**20, 1, 1),
-    "a sparse tensor of 2 GB": lambda: sparse([1], integers(5), 2**29),
+    "a sparse tensor of 800 MB": lambda: sparse([1], integers(5), 2**24, 2, 2, 3),
     "a sparse tensor, 500 million": lambda: sparse([1], integers(-5), 3, 2, -2, -3),
     "a sparse tensor of many axes": lambda: sparse([1], integers(0), *[1] * 100),
     "a constant without a value": lambda: computed([node("Constant", [], ["W"])]),
@@ -662,3 +727,103 @@ def test_a_sparse_tensor_of_any_whole_numbers_and_of_none(tmp_path: Path) -> Non
         assert (np.flatnonzero(kernel).tolist(), kernel[3], kernel[35]) == ([3, 35], 4, 5)
     entry = read(save(sparse([], np.zeros((0, 4), np.int64), *SHAPE), tmp_path)).entries[0]
     assert not entry.load().arrays()["kernel"].any()
+
+
+PEAK = """
+import resource, subprocess, sys
+done = subprocess.run([sys.executable, "-m", "convfc_cli", *sys.argv[1:]], capture_output=True)
+print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+sys.stderr.buffer.write(done.stderr)
+"""
+
+
+def ended(*arguments: object) -> tuple[int, int, str]:
+    """(exit code, megabytes of the largest of its processes, messages) of a command."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        check=True,
+    )
+    code, megabytes = map(int, done.stdout.split())
+    return code, megabytes, done.stderr
+
+
+LARGE: dict[str, tuple[int, str]] = {
+    "Erf of many": (5, "takes more than"),
+    "Range that wraps": (5, "takes too many elements"),
+    "Range that wraps to little": (5, "takes too many elements"),
+    "dims in one field": (5, "fields"),
+    "dims in one field, fewer": (3, "declares 1900000 axes"),
+    "sizes of an attribute in one field": (5, "fields"),
+    "a sparse tensor of 800 MB": (5, "201326592 elements"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_memory_in_all_processes(name: str, tmp_path: Path) -> None:
+    code, message = LARGE[name]
+    path = save(BOMBS[name](), tmp_path)
+    found = ended("convert", path, "--form", "operator", "-o", tmp_path / "out.npz")
+    assert found[0] == code, found
+    assert message in found[2]
+    assert found[1] < 1000
+
+
+def test_a_chain_of_declared_kernels_makes_no_ones_of_them(tmp_path: Path) -> None:
+    stored = [TensorProto(name=name, data_type=TensorProto.FLOAT) for name in "WV"]
+    stored[0].dims.extend([2**16, 2**16, 1, 1])
+    stored[1].dims.extend([1, 2**16, 1, 1])
+    nodes = [node("Conv", ["x", "W"], ["a"]), node("Conv", ["a", "V"], ["y"])]
+    path = save(make_model(nodes, [info("x", (1, 2**16, 1, 1))], stored), tmp_path)
+    code, megabytes, _ = ended("inspect", "--chains", path)
+    assert code == 0
+    assert megabytes < 1000
+
+
+@pytest.mark.parametrize("op", ["ScatterElements", "ScatterND"])
+def test_loops_over_elements_have_an_end(op: str, tmp_path: Path) -> None:
+    (entry,) = read(save(scattered(op, 2**21), tmp_path)).entries
+    begun = time.process_time()
+    with budget.command() as left:
+        left.seconds = 0.5
+        with pytest.raises(Refused, match="takes more than 1 seconds of CPU time"):
+            entry.load()
+        assert left.seconds <= 0
+        with pytest.raises(Refused, match="all that came before"):
+            entry.load()
+    assert time.process_time() - begun < SECONDS
+
+
+def test_what_many_constants_take_adds_up(tmp_path: Path) -> None:
+    nodes = [node("Neg", ["w"], [f"W{i}"]) for i in range(3)]
+    nodes += [node("Conv", ["x", f"W{i}"], [f"y{i}"]) for i in range(3)]
+    model = make_model(nodes, [info("x", (1, 2, 5, 4))], [tensor("w", ramp(*SHAPE))])
+    entries = read(save(model, tmp_path)).entries
+    with budget.command() as left:
+        left.elements, before = 80, left.operations
+        for entry in entries[:2]:
+            assert (entry.load().arrays()["kernel"] == -ramp(*SHAPE)).all()
+        assert (left.elements, before - left.operations) == (8, 2)
+        with pytest.raises(Refused, match="takes too many elements"):
+            entries[2].load()
+
+
+def test_an_output_without_a_name_keeps_its_place(tmp_path: Path) -> None:
+    """The others were taken for those before them."""
+    weights = ramp(4, 2, 2, 3)
+    split = node("Split", ["w"], ["", "W"], axis=0, num_outputs=2)
+    (entry,) = read(save(computed([split], ("w", weights)), tmp_path)).entries
+    assert (entry.load().arrays()["kernel"] == weights[2:]).all()
+
+
+def test_constants_that_are_stated_start_no_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [node("Constant", [], ["a"], value=tensor("", ramp(*SHAPE)))]
+    nodes.append(node("Identity", ["a"], ["W"]))
+    (entry,) = read(save(computed(nodes), tmp_path)).entries
+    monkeypatch.setattr(contained, "call", lambda *given, **rest: pytest.fail("a child"))
+    assert (entry.load().arrays()["kernel"] == ramp(*SHAPE)).all()

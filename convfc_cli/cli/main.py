@@ -128,7 +128,10 @@ def _run(arguments: list[str]) -> int:
     # Not `cli.main`: that turns a broken pipe into exit code 1.
     try:
         with cli.make_context("convfc", list(arguments), obj=arguments) as ctx:
-            cli.invoke(ctx)
+            from convfc_cli import budget
+
+            with budget.command():
+                cli.invoke(ctx)
     except click.exceptions.Exit as request:
         return request.exit_code
     finally:

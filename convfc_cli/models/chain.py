@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
+from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, GeometryError, SizeMissing, Unsupported, UsageError
 from convfc_cli.layers.filling import filled
 from convfc_cli.layers.linear import Linear
@@ -20,6 +21,10 @@ from convfc_cli.outline import Outline
 from convfc_cli.taps import IndexMap
 
 NORMALIZATION = "BatchNormalization"
+
+PART = 64
+"""Operations on the budget for each layer of a chain that is listed: what it takes to hold it to
+those beside it."""
 
 
 def compose(model: Model, between: str) -> Entry:
@@ -133,8 +138,8 @@ def normalized(model: Model, entry: Entry) -> Entry:
         return entry
     found = [
         other
-        for other in model.others
-        if other.op == NORMALIZATION and other.reads == entry.output and not other.behind
+        for other in model.readers.get(entry.output, ())
+        if other.op == NORMALIZATION and not other.behind
     ]
     if len(found) > 1:
         names = " or ".join(f"--compose {entry.name}:{other.name}" for other in found)
@@ -169,10 +174,11 @@ class Chain:
         if self.error is not None:
             return self.error
         try:
-            parts = list(_sized(self.parts, None))
-            found = [one for part in parts for one in _outlines(part)]
-            wide = any(part.dtype == "float64" for part in parts)
-            return _as_one(parts, filled(found), "float64" if wide else "float32", None)
+            with budget.current().timed("the size of a chain"):
+                parts = list(_sized(self.parts, None))
+                found = [one for part in parts for one in _outlines(part)]
+                wide = any(part.dtype == "float64" for part in parts)
+                return _as_one(parts, filled(found), "float64" if wide else "float32", None)
         except ConvfcError as error:
             return error
 
@@ -185,10 +191,11 @@ def chains(model: Model) -> Iterator[Chain]:
         if entry.output in read:
             continue
         parts = [entry]
-        while (maker := _maker(makers, parts[0])) and len(parts) <= len(makers):
-            parts.insert(0, maker)
+        while (maker := _maker(makers, parts[-1])) and len(parts) <= len(makers):
+            parts.append(maker)
+        budget.spend(f"the chain that ends in {entry.name!r}", operations=PART * len(parts))
         if len(parts) > 1:
-            yield Chain(tuple(parts))
+            yield Chain(tuple(reversed(parts)))
 
 
 def _outlines(entry: Entry) -> Sequence[IndexMap | Linear]:
@@ -219,13 +226,13 @@ def _back(model: Model, last: Entry, is_first: Callable[[Entry], bool]) -> list[
     """The layers from the first to the last."""
     makers = _makers(model)
     parts = [last]
-    while not is_first(parts[0]):
-        maker = _maker(makers, parts[0])
+    while not is_first(parts[-1]):
+        maker = _maker(makers, parts[-1])
         if maker is None or len(parts) > len(makers):
-            behind = parts[0].behind or f"the tensor {parts[0].reads!r}"
+            behind = parts[-1].behind or f"the tensor {parts[-1].reads!r}"
             raise UsageError(
-                f"linear layers alone lead to {last.name!r} only from {parts[0].name!r} on, which "
+                f"linear layers alone lead to {last.name!r} only from {parts[-1].name!r} on, which "
                 f"reads {behind}"
             )
-        parts.insert(0, maker)
-    return parts
+        parts.append(maker)
+    return parts[::-1]

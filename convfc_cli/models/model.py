@@ -289,6 +289,14 @@ class Model:
         """Its other linear layers: pooling, batch normalization, padding, dense layers."""
         return self.lister()
 
+    @cached_property
+    def readers(self) -> dict[str, list[Entry]]:
+        """These others by the tensor that they read."""
+        found: dict[str, list[Entry]] = {}
+        for entry in self.others:
+            found.setdefault(entry.reads, []).append(entry)
+        return found
+
     def layers(self) -> Iterator[Entry]:
         """All of them: the convolutions, and the others, which are not listed before that."""
         yield from self.entries

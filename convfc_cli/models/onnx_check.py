@@ -1,7 +1,8 @@
 """What an ONNX model must be before it is read: every name in it stands for one thing.
 
 ONNX wants single static assignment. Where a file breaks it, runtimes differ in which definition
-they take, so that no reading of it is the right one.
+they take, so that no reading of it is the right one. And no tensor has axes in thousands, for each
+of which inference would make an object.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable
 import onnx
 
 from convfc_cli.errors import MalformedInput
+from convfc_cli.models.onnx_constants import LARGEST_RANK
 from convfc_cli.models.onnx_scope import STANDARD
 
 Told = Callable[[], str]
@@ -20,7 +22,8 @@ Defined = dict[str, Told]
 
 def check(model: onnx.ModelProto, name: str) -> None:
     """Raise `MalformedInput` for a tensor that a graph or a function defines twice, an attribute
-    that a node states twice, or an operator set of two versions. `name` is the model's.
+    that a node states twice, an operator set of two versions, or a stored tensor of more axes than
+    `LARGEST_RANK`. `name` is the model's.
 
     A graph input may have a stored default. Inputs and stored tensors of an inner graph may be
     called as tensors around it, and are meant within it; a node's output may not.
@@ -59,8 +62,10 @@ def _check_graph(graph: onnx.GraphProto, outer: tuple[Defined, ...], place: Told
         _define(inputs, info.name, lambda: "an input", place)
     stored: Defined = {}
     for tensor in graph.initializer:
+        _check_rank(tensor, place)
         _define(stored, tensor.name, lambda: "an initializer", place)
     for sparse in graph.sparse_initializer:
+        _check_rank(sparse, place)
         _define(stored, sparse.values.name, lambda: "a sparse initializer", place)
     _check_nodes(graph.node, inputs | stored, outer, place)
 
@@ -81,6 +86,8 @@ def _check_nodes(
                     f"{called()} of {place()} states its attribute {attribute.name!r} twice"
                 )
             stated.add(attribute.name)
+            for tensor in (attribute.t, attribute.sparse_tensor):
+                _check_rank(tensor, place)
 
             def inner(name: str = attribute.name, called: Told = called) -> str:
                 return f"the {name} of {called()} of {place()}"
@@ -99,6 +106,13 @@ def _check_nodes(
                     f"in it as {output()}"
                 )
             _define(defined, name, output, place)
+
+
+def _check_rank(tensor: onnx.TensorProto | onnx.SparseTensorProto, place: Told) -> None:
+    parts = (tensor.values, tensor.indices) if isinstance(tensor, onnx.SparseTensorProto) else ()
+    for part in (tensor, *parts):
+        if len(part.dims) > LARGEST_RANK:
+            raise MalformedInput(f"a tensor of {place()} declares {len(part.dims)} axes")
 
 
 def _define(defined: Defined, name: str, told: Told, place: Told) -> None:

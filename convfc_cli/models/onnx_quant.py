@@ -58,7 +58,8 @@ def _codes(node: onnx.NodeProto, x: Array, bits: Array) -> Array:
         raise Unsupported(f"a {node.op_type} to {str(bits.tolist())[:40]} bits is not read")
     found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     signed, narrow = bool(found.get("signed", 1)), bool(found.get("narrow", 0))
-    mode = found.get("rounding_mode", b"ROUND").decode(errors="replace").upper()
+    stated = found.get("rounding_mode", b"ROUND")
+    mode = stated.decode(errors="replace").upper() if isinstance(stated, bytes) else str(stated)
     if mode not in _ROUNDING:
         raise Unsupported(f"a {node.op_type} that rounds by {mode[:40]!r} is not read")
     count = 2 ** int(bits.item())

@@ -14,12 +14,16 @@ MOST_MESSAGES = 500_000
 MOST_NODES = 100_000
 """Fields, messages and nodes of a file: the largest networks known have a fifth of it."""
 
+PACKED = ("dims", "ints")
+"""Fields of many numbers, of a byte each in the file and eight and more when they are parsed."""
+
 DEEPEST = 100
 """Messages within messages, as protobuf itself has it."""
 
 
 def survey(content: bytes, descriptor: Any, name: str) -> None:
-    """Count the fields and messages of a file, skipping over weights; texts must be UTF-8.
+    """Count the fields and messages of a file, skipping over weights; texts must be UTF-8. Of
+    numbers that share a field, sizes and attributes, each byte counts as one.
 
     Raises `Refused` beyond the limits. Source: the protobuf encoding,
     protobuf.dev/programming-guides/encoding.
@@ -27,12 +31,12 @@ def survey(content: bytes, descriptor: Any, name: str) -> None:
     kinds: dict[str, dict[int, Any]] = {}
 
     def inside(kind: Any) -> dict[int, Any]:
-        """What to look into: messages by their descriptor, texts by None."""
+        """What to look into: messages by their descriptor, texts by None, numbers by `PACKED`."""
         if kind.full_name not in kinds:
             kinds[kind.full_name] = {
-                field.number: field.message_type
+                field.number: PACKED if field.name in PACKED else field.message_type
                 for field in kind.fields
-                if field.message_type or field.type == field.TYPE_STRING
+                if field.message_type or field.type == field.TYPE_STRING or field.name in PACKED
             }
         return kinds[kind.full_name]
 
@@ -53,6 +57,8 @@ def survey(content: bytes, descriptor: Any, name: str) -> None:
                 kind = known.get(key >> 3, b"")
                 if kind is None:
                     content[place : place + length].decode()
+                elif kind is PACKED:
+                    fields += length
                 elif kind != b"":
                     messages += 1
                     nodes += kind.name == "NodeProto"

@@ -7,6 +7,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from convfc_cli import budget
 from convfc_cli.errors import MalformedInput
 from convfc_cli.files import Input, opened
 from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes, by_tensor
@@ -24,6 +25,7 @@ def formats() -> dict[str, ModelFormat]:
     return found
 
 
+@budget.command()
 def read(
     path: str | os.PathLike[str],
     input_shape: Shapes | Sequence[int] | None = None,
@@ -43,6 +45,7 @@ def read(
 
 def open_model(source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
     """`read` of a file that is open already."""
+    budget.current().earn(source.size)
     for kind in formats().values():
         if kind.recognises(source):
             return kind.open(source, shapes, bare)
