@@ -381,6 +381,8 @@ class _Graph:
         try:
             inferred = onnx.shape_inference.infer_shapes(content, strict_mode=True).graph.value_info
         except Exception as error:  # the C++ side raises types of its own
+            if not _is_about_sizes(model):
+                return []  # its reader says so
             reason = " ".join(str(error).split())
             return _Refusal(reason.rpartition("[ShapeInferenceError]")[2].strip()[:160])
         node, kinds = model.graph.node[0], {info.name: info.type for info in inferred}
@@ -454,6 +456,21 @@ def _type(kind: int, sizes: Sequence[int | None]) -> onnx.TypeProto:
 def _type_of(tensor: _Constant) -> onnx.TypeProto:
     dense = tensor if isinstance(tensor, onnx.TensorProto) else tensor.values
     return _type(dense.data_type, [max(size, 0) for size in tensor.dims])
+
+
+def _is_about_sizes(model: onnx.ModelProto) -> bool:
+    """Whether shape inference refuses a node for the sizes that it is given: without them it does
+    not, as it does for an attribute, or a number of outputs, that the operator does not have.
+    """
+    free = onnx.ModelProto()
+    free.CopyFrom(model)
+    for info in free.graph.input:
+        info.type.CopyFrom(_without_sizes(info.type))
+    try:
+        onnx.shape_inference.infer_shapes(free.SerializeToString(), strict_mode=True)
+    except Exception:  # the C++ side raises types of its own
+        return False
+    return True
 
 
 def _contradicted(graph: onnx.GraphProto, made: onnx.TypeProto) -> _Refusal | None:
