@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import convfc_cli as convfc
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.filling import filled
 from convfc_cli.layers.gather import Gather
 from convfc_cli.layers.linear import Linear
@@ -34,6 +35,12 @@ LINEAR = Path(__file__).parents[1] / "sample_models" / "linear.onnx"
 
 FORMATS = [(kind, form) for kind in registry.formats().values() for form in kind.forms]
 every_format = pytest.mark.parametrize(("kind", "form"), FORMATS, ids=crafted.label)
+
+LONG = [
+    *(np.float64("-2.2250738585072014e-308"), np.float32("-1.1754944e-38")),
+    np.array([0x95AE43FD], np.uint32).view(np.float32)[0],  # -7.038531e-26, written as a double
+    np.int32(-(2**31)),
+]
 
 ORIGINS = st.builds(
     Origin,
@@ -72,10 +79,23 @@ def test_a_file_is_as_large_as_planned_or_a_little_smaller(kind, form, layer, da
     except convfc.ConvfcError:  # a NaN that a text does not tell
         return
     planned = kind.size(matrix.spec, outline, dtype, matrix.origin)
-    text = 4 * (longest(outline, matrix.origin) - len(describe(matrix)))
+    text = longest(outline, matrix.origin) - len(describe(matrix))
+    assert 0 <= text <= 1500
     files = 2 if kind.beside(Path("x")) else 1
     loose = actual if kind.name in ("edges", "mtx") else 0
-    assert actual <= planned <= actual + loose + text * files + 5_000
+    assert actual <= planned <= actual + loose + 4 * text * files + 5_000
+
+
+@pytest.mark.parametrize("name", ["mtx", "edges"])
+@pytest.mark.parametrize("value", LONG, ids=str)
+def test_the_longest_values_are_planned_for(name, value) -> None:
+    kind, layer = registry.formats()[name], Dense(np.full((9, 9), value))
+    matrix = Matrix(layer, Spec(), Origin())
+    text = rendered(kind, matrix)
+    planned = kind.own_size(matrix.spec, layer.outline, layer.dtype)
+    assert len(text) <= planned
+    if value.dtype == np.float64:
+        assert planned <= len(text) + 128  # none is longer
 
 
 @pytest.mark.parametrize(
