@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from convfc_cli.errors import ConvfcError, GeometryError, SizeMissing, UsageError
+from convfc_cli.errors import ConvfcError, GeometryError, MalformedInput, SizeMissing, UsageError
 from convfc_cli.models.model import Entry
 from convfc_cli.models.onnx_scope import Scope
 from convfc_cli.models.sizes import Sizes, shown
@@ -49,15 +49,20 @@ def settled(
     resized: Resized,
     shape: Callable[[], tuple[int, ...]],
     hint: Callable[[], str],
+    doubt: str,
     *,
     sized: bool,
 ) -> Entry:
-    """The entry on the input that the model gives it, or with the error that says why not; `sized`
-    where the user gave sizes.
+    """The entry on the input that the model gives it, or with the error that says why not: its own,
+    or the `doubt` in which the sizes are of what it reads or makes; `sized` where the user gave
+    sizes.
     """
     try:
-        return resized(shape())
+        found = resized(shape())
+        return replace(entry, error=MalformedInput(doubt)) if doubt else found
     except SizeMissing as error:
+        if doubt:
+            return replace(entry, error=MalformedInput(doubt))
         return replace(entry, error=OpenSize(str(error), hint), resizer=resized)
     except GeometryError as error:
         return replace(entry, error=UsageError(f"{error} (see --input-shape)") if sized else error)

@@ -22,7 +22,7 @@ from convfc_cli.models.onnx_linear import KINDS, listed
 from convfc_cli.models.onnx_links import Links, Walked
 from convfc_cli.models.onnx_readers import READERS
 from convfc_cli.models.onnx_scope import STANDARD, Scope, operator, read_within, walk
-from convfc_cli.models.onnx_site import Site, check_doubts, open_size
+from convfc_cli.models.onnx_site import Site, open_size
 from convfc_cli.models.onnx_sizes import Contradiction, scope_of
 from convfc_cli.models.onnx_wire import MOST_NODES
 
@@ -223,7 +223,8 @@ def _entry(
         known = (*sizes[:1], _channels(conv, kernel), *sizes[2:])
         return size_hint(scope, conv.input[0], known, len(kernel), fit)
 
-    return settled(entry, resized, shape, hint, sized=sized)
+    doubt = scope.doubt(conv.input[0]) or scope.doubt(entry.output)
+    return settled(entry, resized, shape, hint, doubt, sized=sized)
 
 
 def _check_constant(scope: Scope, node: onnx.NodeProto) -> None:
@@ -242,7 +243,6 @@ def _input_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
     """(channels, *spatial) of the node's input."""
     kernel = _kernel_shape(scope, node)
     onnx_layer.attributes(node, kernel[2:])  # what is wrong in them is wrong whatever the size
-    check_doubts(scope, node)
     sizes = scope.shape(node.input[0])
     if sizes is None or len(sizes) < 2 or None in sizes[2:]:
         raise open_size(scope, node.input[0], sizes)

@@ -179,7 +179,7 @@ class _Graph:
                 doubt = doubt or inner
             outputs = self._outputs(node)
             if isinstance(outputs, _Refusal):
-                self._refused(node, outputs)
+                doubt = doubt or self._refused(node, outputs)
                 outputs = []
             for place, name in enumerate(node.output):
                 made, constant = outputs[place] if place < len(outputs) else (None, None)
@@ -383,8 +383,8 @@ class _Graph:
         except Exception as error:  # the C++ side raises types of its own
             if not _is_about_sizes(model):
                 return []  # its reader says so
-            reason = " ".join(str(error).split())
-            return _Refusal(reason.rpartition("[ShapeInferenceError]")[2].strip()[:160])
+            reason = " ".join(str(error).split()).rpartition("[ShapeInferenceError]")[2].strip()
+            return _contradicted(model.graph, onnx.TypeProto()) or _Refusal(reason[:160])
         node, kinds = model.graph.node[0], {info.name: info.type for info in inferred}
         made = [kinds.get(name, onnx.TypeProto()) for name in node.output]
         for kind in made:
@@ -418,13 +418,14 @@ class _Graph:
             return None
         return onnx.numpy_helper.from_array(array, _CLEAN)
 
-    def _refused(self, node: onnx.NodeProto, found: _Refusal) -> None:
-        """Note that a node does not take what it is given."""
+    def _refused(self, node: onnx.NodeProto, found: _Refusal) -> str:
+        """Note that a node does not take what it is given; and what that contradicts."""
         name = f"{node.op_type} {node.name or node.output[0]!r}"
         error = MalformedInput(f"{name} does not take its inputs: {found.reason}")
         about = (found.stated, found.inferred, self.conditional)
         conflict = Conflict(error, tuple(node.input), *about)
         self._contradict(f"{node.output[0]} made", conflict)
+        return "" if conflict.local else str(error)
 
     def _contradict(self, what: str, conflict: Conflict) -> None:
         self.conflicts.append(conflict)
@@ -474,8 +475,8 @@ def _is_about_sizes(model: onnx.ModelProto) -> bool:
 
 
 def _contradicted(graph: onnx.GraphProto, made: onnx.TypeProto) -> _Refusal | None:
-    """What ONNX's shape inference lets pass: a Reshape to another number of elements, a Gemm or
-    MatMul of sizes that do not fit each other.
+    """What ONNX's shape inference lets pass, or tells without numbers: a Reshape to another number
+    of elements, a Gemm or MatMul of sizes that do not fit each other.
     """
     node = graph.node[0]
     known = {info.name: sizes_of(info.type) for info in graph.input}

@@ -94,4 +94,5 @@ def listed(entry: Entry, site: Site, fit: Fit, *, sized: bool) -> Entry:
         beside = [(block * block,), *(shape for shape in others if shape is not None)]
         return size_hint(scope, name, known, len(known or (1,) * 4), fit, beside)
 
-    return settled(entry, resized, shape, hint, sized=sized)
+    doubt = scope.doubt(name) or scope.doubt(entry.output)
+    return settled(entry, resized, shape, hint, doubt, sized=sized)

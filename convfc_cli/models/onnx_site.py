@@ -152,11 +152,8 @@ class Site:
         return self.scope.shape(self.node.input[self.place])
 
     def shape(self, known: Sizes | None) -> Shape:
-        """The shape without its batch. Raises `SizeMissing` where it is open, and what contradicts
-        it.
-        """
+        """The shape without its batch. Raises `SizeMissing` where it is open."""
         name = self.node.input[self.place]
-        check_doubts(self.scope, self.node, self.place)
         if self.scope.home(name) is None:
             raise MalformedInput(f"its input {name!r} is defined nowhere in the model")
         if known is not None and len(known) < 2:
@@ -178,13 +175,6 @@ def open_size(scope: Scope, name: str, known: Sizes | None) -> SizeMissing:
     note = "; a size that is declared as 0 counts as open" if 0 in sizes else ""
     why = f"; {scope.lost}" if scope.lost else ""
     return SizeMissing(f"the size of its input {name!r} is open (known: {told}{note}){why}")
-
-
-def check_doubts(scope: Scope, node: onnx.NodeProto, place: int = 0) -> None:
-    """Raise where the model contradicts itself in the sizes of what a node maps, or makes."""
-    for name in (node.input[place], node.output[0]):
-        if doubt := scope.doubt(name):
-            raise MalformedInput(doubt)
 
 
 def opset(scope: Scope) -> int:
