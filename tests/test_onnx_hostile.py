@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 from convfc_cli import budget, contained
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
 from convfc_cli.models.registry import read
+from tests import fuzz_onnx
 from tests.models import (
     IR,
     conv_model,
@@ -827,3 +828,25 @@ def test_constants_that_are_stated_start_no_child(
     (entry,) = read(save(computed(nodes), tmp_path)).entries
     monkeypatch.setattr(contained, "call", lambda *given, **rest: pytest.fail("a child"))
     assert (entry.load().arrays()["kernel"] == ramp(*SHAPE)).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_models_altered_where_they_are_parsed(seed: int, tmp_path: Path) -> None:
+    seen, defects = fuzz_onnx.run(24, seed, tmp_path)
+    assert list(defects) == []
+    assert {"loaded", "MalformedInput"} <= set(seen)
+
+
+def test_the_models_that_are_altered_are_sound(tmp_path: Path) -> None:
+    for model in fuzz_onnx.models():
+        found = set(fuzz_onnx.outcomes(save(model, tmp_path)))
+        assert "loaded" in found
+        assert "MalformedInput" not in found
+
+
+@pytest.mark.parametrize("version", [2**31, 2**40, 2**62, -1, 0])
+def test_a_version_that_onnx_does_not_have(version: int, tmp_path: Path) -> None:
+    nodes = [node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2])]
+    model = make_model(nodes, [info("x", (1, 2, 5, 4))], opset=version)
+    found = set(fuzz_onnx.outcomes(save(model, tmp_path)))
+    assert found <= {"loaded", "MalformedInput", "Unsupported", "SizeMissing"}

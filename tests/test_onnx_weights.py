@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
 from convfc_cli.models.registry import read
 from convfc_cli.rounding import Witness, check_runtime
@@ -638,6 +639,27 @@ def test_external_data_found_from_another_directory(
     (entry,) = read("models/model.onnx").entries
     monkeypatch.chdir("/")
     np.testing.assert_array_equal(entry.load().kernel, ramp(*SHAPE))
+
+
+def test_external_files_add_to_the_budget_what_they_hold(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    with budget.command() as left:
+        before = left.elements
+        read(path)
+        own = (tmp_path / "weights.bin").stat().st_size
+        assert left.elements - before == 16 * (path.stat().st_size + own)
+    for location in ("../weights.bin", "missing.bin", "\0"):
+        restate(path, location=location)
+        with budget.command() as left:
+            read(path)
+            # of B alone, which is where it was
+            assert left.elements - before == 16 * (path.stat().st_size + own)
+    restate(path, location="weights.bin")
+    with open(tmp_path / "weights.bin", "ab") as file:
+        file.truncate(2**30)  # a hole
+    with budget.command() as left:
+        read(path)
+        assert left.elements - before < 16 * 2**20
 
 
 def test_external_data_without_a_length(tmp_path: Path) -> None:

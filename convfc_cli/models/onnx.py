@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convfc_cli import budget
 from convfc_cli.errors import MalformedInput, Refused, UsageError
 from convfc_cli.files import Input
 from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes
@@ -40,10 +41,13 @@ class Onnx(ModelFormat):
                 f"{source.name} is an ONNX model and says itself how its weights are used: "
                 f"--weight is for files of weights alone"
             )
+        from convfc_cli.models.onnx_constants import external_size
         from convfc_cli.models.onnx_graph import list_layers
 
         model = _parsed(source)
         folder = None if source.path is None else source.path.absolute().parent
+        if folder is not None:
+            budget.current().earn(external_size(model.graph, folder))
         entries, lister = list_layers(model, source.name, folder, shapes)
         return Model(
             name=source.name,

@@ -9,6 +9,7 @@ some of it a loop over elements: they run in the contained child, on the budget 
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
@@ -335,6 +336,29 @@ def decoded(tensor: onnx.TensorProto | onnx.SparseTensorProto, folder: Path | No
         raise MalformedInput(f"tensor {name!r} cannot be read: {reason}") from error
 
 
+def external_size(graph: onnx.GraphProto, folder: Path) -> int:
+    """Bytes of the files beside a model that its initializers lie in; holes are not counted."""
+    locations = {
+        entry.value
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    total = 0
+    for location in filter(_is_beside, locations):
+        with suppress(OSError, ValueError):  # it is missed when it is read
+            found = (folder / location).stat()
+            total += min(found.st_size, 512 * getattr(found, "st_blocks", 2**63))
+    return total
+
+
+def _is_beside(location: str) -> bool:
+    """Whether a path leads to a file in the model's folder, or below, whatever links there are."""
+    parts = Path(location).parts
+    return bool(parts) and not (Path(location).is_absolute() or ".." in parts or "\\" in location)
+
+
 def _with_external(
     tensor: onnx.TensorProto, name: str, expected: int, folder: Path | None
 ) -> onnx.TensorProto:
@@ -348,8 +372,7 @@ def _with_external(
             f"tensor {name!r} lies in the external file {location!r}, which cannot be found from a "
             f"pipe: name the model's path"
         )
-    parts = Path(location).parts
-    if not parts or Path(location).is_absolute() or ".." in parts or "\\" in location:
+    if not _is_beside(location):
         raise Refused(f"tensor {name!r} points outside the model's folder: {location!r}")
     try:
         missing = not (folder / location).is_file()

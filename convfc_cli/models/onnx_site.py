@@ -82,7 +82,7 @@ class Site:
     def _schema(self) -> Any:
         try:
             return onnx.defs.get_schema(self.node.op_type, self.opset)
-        except onnx.defs.SchemaError as error:
+        except (onnx.defs.SchemaError, TypeError) as error:  # of a version beyond 32 bits
             told = f"version {self.opset} of ONNX has no {self.node.op_type}"
             raise MalformedInput(told) from error
 
