@@ -26,6 +26,7 @@ from convfc_cli.checks.structure import Structure
 from convfc_cli.errors import Refused, UsageError, WrongContents
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.gather import Gather
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import format as matrix_format
@@ -1075,3 +1076,10 @@ def test_reals_of_too_many_products_are_not_compared(
     assert told.holds is None
     assert "products" in told.detail
     assert report.ok
+
+
+def test_impulses_of_a_layer_without_entries() -> None:
+    layer = Gather((2,), np.array([-1, -1, -1]), kernel=np.ones(1, np.float32))
+    assert layer.outline.products == 0
+    report = crafted.checked(rendered(NPZ, Matrix(layer, Spec(Layout()))), exhaustive=True)
+    assert findings(report)["impulses"].holds

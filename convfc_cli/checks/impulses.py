@@ -140,7 +140,7 @@ class Impulses(Check):
             colours = layer.colours()
             count = int(colours.max()) + 1
             self._colour[column] = colours.ravel() + done
-            once = layer.outline.products
+            once = max(1, layer.outline.products)
             self._spend(count * once)
             room = min(BATCH // max(colours.size, len(slab.rows)), LARGEST_PRODUCTS // once)
             size = max(1, room)
