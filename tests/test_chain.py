@@ -243,7 +243,11 @@ def test_some_chains_compose_and_others_do_not(tmp_path):
     assert found == {"one_pad:one_fc": "ready", "other_pad:other_fc": "unsupported"}
     told = "1 chain of linear layers composes, 1 does not"
     assert f"{told}: --chains lists them" in run("inspect", path).succeeded().err
-    assert run("inspect", path, "--chains").succeeded().err.startswith(f"{told}; the largest has at most ")
+    assert (
+        run("inspect", path, "--chains")
+        .succeeded()
+        .err.startswith(f"{told}; the largest has at most ")
+    )
 
 
 def without_convolutions():
