@@ -33,7 +33,7 @@ from convfc_cli.models.keras_hints import Hints
 from convfc_cli.models.keras_layer import LOCAL, OTHERS, READ, SEPARABLE, Attributes, Built
 from convfc_cli.models.keras_shapes import ATTENTIONS
 from convfc_cli.models.keras_walk import WRAPPERS, Call, Place, Walk, after, batch_axes
-from convfc_cli.models.keras_weights import Weights
+from convfc_cli.models.keras_weights import Remembered, Weights
 from convfc_cli.models.model import Entry, Shapes
 from convfc_cli.models.sizes import Account, agreed
 
@@ -65,7 +65,7 @@ def list_layers(
     `shapes`, or where a shape settles nothing.
     """
     assert model.graph is not None
-    reading = _Reading(model.graph, weights, origin)
+    reading = _Reading(model.graph, Remembered(weights), origin)
     given = _named(model.graph, name, shapes)
     plain = reading.walk({})  # raises what is the file's own fault
     if not given:
@@ -88,24 +88,24 @@ class _Reading:
         walk.calls.sort(key=lambda call: call.place)
         return walk
 
-    def listed(
-        self, walk: Walk, *, hinted: bool = True
-    ) -> tuple[tuple[Entry, ...], Callable[[], Entries]]:
+    def listed(self, walk: Walk) -> tuple[Entries, Callable[[], Entries]]:
         """The entries of its calls, as `list_layers` returns them."""
-        calls = walk.calls
-        names = dict(zip((call.place for call in calls), _numbered(calls), strict=True))
-        fits = partial(self._fits, walk)
-        hint = Hints(self.graph, len(calls), fits).hint if hinted else lambda call, guess: ""
-        make = _Entries(self.graph, self.weights, self.origin, hint, names)
+        hints = Hints(self.graph, len(walk.calls), partial(self._fits, walk))
+        make = self._entries(walk, hints.hint)
         entries: list[Entry] = []
-        for call in calls:
+        for call in walk.calls:
             if not call.linear:
                 entries += make.convolutions(len(entries), call)
-        linear = [call for call in calls if call.linear]
+        linear = [call for call in walk.calls if call.linear]
         count = len(entries)
         return tuple(entries), lambda: tuple(
             make.linear(number, call) for number, call in enumerate(linear, count)
         )
+
+    def _entries(self, walk: Walk, hint: Callable[[Call, Sequence[int]], str]) -> "_Entries":
+        places = (call.place for call in walk.calls)
+        names = dict(zip(places, _numbered(walk.calls), strict=True))
+        return _Entries(self.graph, self.weights, self.origin, hint, names)
 
     def sized(
         self, plain: Walk, given: Mapping[str, Sequence[int]], name: str
@@ -120,7 +120,7 @@ class _Reading:
             raise UsageError(
                 f"{name} has no tensor {missed[0]!r} (its inputs: {', '.join(inputs)})"
             )
-        for tensor in given.keys() - set(inputs):
+        for tensor in sorted(given.keys() - set(inputs)):
             rest = self.walk({other: given[other] for other in given if other != tensor})
             if [call.shape for call in rest.calls] == [call.shape for call in walk.calls]:
                 shape = ",".join(map(str, given[tensor]))
@@ -129,20 +129,22 @@ class _Reading:
                     f"from the rest, or no layer reads it; leave it out"
                 )
             _hold_to_making(rest, walk)
-        found, others = self.listed(walk)
-        rest_found = others()
-        self._hold_to_weights(plain, [*found, *rest_found])
-        return found, lambda: rest_found
+        self._hold_to_weights(plain, walk)
+        return self.listed(walk)
 
-    def _hold_to_weights(self, plain: Walk, found: Sequence[Entry]) -> None:
+    def _hold_to_weights(self, plain: Walk, walk: Walk) -> None:
         """Raise where a size that is given makes a layer impossible, by its weights for one."""
-        convolutions, others = self.listed(plain, hinted=False)
-        for entry, other in zip(found, [*convolutions, *others()], strict=True):
-            own = isinstance(other.error, GeometryError)  # the file's fault, whatever is given
-            if isinstance(entry.error, GeometryError) and not own:
-                raise UsageError(
-                    f"layer {entry.name} ({entry.op}): {entry.error} (see --input-shape)"
-                )
+        make = self._entries(walk, lambda call, guess: "")
+        for before, call in zip(plain.calls, walk.calls, strict=True):
+            if before.shape == call.shape:
+                continue
+            for number, entry in enumerate(make.of(call)):
+                if not isinstance(entry.error, GeometryError):
+                    continue
+                if not isinstance(make.of(before)[number].error, GeometryError):
+                    raise UsageError(
+                        f"layer {entry.name} ({entry.op}): {entry.error} (see --input-shape)"
+                    )
 
     def _fits(self, plain: Walk, given: Mapping[str, Sequence[int]]) -> bool:
         """Whether nothing in the file contradicts these shapes."""
@@ -150,8 +152,7 @@ class _Reading:
             walk = self.walk(given)
             if not given.keys() <= set(self.graph.inputs):
                 _hold_to_making(plain, walk)
-            found, others = self.listed(walk, hinted=False)
-            self._hold_to_weights(plain, [*found, *others()])
+            self._hold_to_weights(plain, walk)
         except (MalformedInput, UsageError):
             return False
         return True
@@ -233,6 +234,10 @@ class _Entries:
 
     names: Mapping[Place, str]
     """What each call is called."""
+
+    def of(self, call: Call) -> list[Entry]:
+        """The entries of a call, whatever it is of."""
+        return [self.linear(0, call)] if call.linear else self.convolutions(0, call)
 
     def convolutions(self, position: int, call: Call) -> list[Entry]:
         """The entries of a call, two of a separable convolution; none for a layer of another class

@@ -79,7 +79,10 @@ class Hints:
     def _tried(
         self, tensor: str, shape: Sequence[int | None], guess: Sequence[int], channels: int
     ) -> Sequence[object]:
-        """The shape with a size for each that is open; `?` where none is found that fits."""
+        """The shape with a size for each that is open; `?` where none is found that fits.
+
+        What has taken enough time already is not tried.
+        """
         if len(guess) > 1 and not shape[channels]:
             shape = [*shape]
             shape[channels] = guess[channels]
@@ -87,9 +90,7 @@ class Hints:
             trial = guess if size is None else [size] * len(guess)
             sizes = [own or other for own, other in zip(shape, trial, strict=True)]
             self.left -= self.calls
-            if self.left < 0:
-                break
-            if self.fits({tensor: (1, *sizes)}):
+            if self.left < 0 or self.fits({tensor: (1, *sizes)}):
                 return sizes
         return ["?" if size is None else size for size in shape]
 

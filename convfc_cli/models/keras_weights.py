@@ -85,6 +85,23 @@ class Weights(ABC):
         """All datasets of a layer, whatever its class, that have a convolution kernel's rank."""
 
 
+class Remembered(Weights):
+    """The weights of one model, each layer's looked up once, however often it is asked for."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._found: dict[tuple[int, ...], Mapping[str, Dataset]] = {}
+
+    def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
+        key = tuple(map(id, chain))  # of layers that the model keeps
+        if key not in self._found:
+            self._found[key] = self._weights.of(model, chain)
+        return self._found[key]
+
+    def large(self, model: Graph, chain: Chain) -> list[Dataset]:
+        return self._weights.large(model, chain)
+
+
 class Legacy(Weights):
     """Groups named after the layers, with the order of their weights in an attribute."""
 
