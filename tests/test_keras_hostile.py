@@ -743,3 +743,19 @@ def test_the_errors_are_the_documented_ones(tmp_path: Path) -> None:
         convfc.read(small_zip(tmp_path / "m.keras", "[]"))
     with pytest.raises(Refused):
         convfc.read(declared(tmp_path / "n.keras", "config.json", 2**31))
+
+
+# Very many layers and calls are counted before anything is made of them.
+
+
+@pytest.mark.parametrize("what", ["layers", "calls"])
+def test_very_many_layers_or_calls_are_refused_by_their_number(what: str, tmp_path: Path) -> None:
+    if what == "layers":
+        items = [{"class_name": f"a{number}", "config": {}} for number in range(10_001)]
+        model: Config = {"class_name": "Sequential", "config": {"name": "s", "layers": items}}
+    else:
+        shared = called(conv("a"), *([["x", 0, 0]] for _ in range(10_001)))
+        model = functional([given_input("x", 9, 8, 2), shared], [["a", 0, 0]])
+    path = small_zip(tmp_path / "m.keras", model)
+    with pytest.raises(Refused, match=r"m\.keras: it applies layers more than 10000 times"):
+        convfc.read(path)

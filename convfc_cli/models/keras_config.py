@@ -25,6 +25,9 @@ CONVOLUTION = re.compile("Conv(?![a-z])|Convolution")
 DEEPEST = 32
 """Models and wrappers within one another."""
 
+MOST_CALLS = 10_000
+"""Calls of layers in a model: it may apply others twice, which apply others twice."""
+
 LARGEST = 2**24
 """Bytes of a configuration that are parsed, to twenty times as many; the largest seen has a few
 million."""
@@ -92,6 +95,8 @@ def parse(text: str | bytes, name: str) -> Layer | None:
     try:
         content = json.loads(text)
         model = _layer(_mapping(content), 0)
+    except (MalformedInput, Refused) as error:
+        raise type(error)(f"{name}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)[:120]
         raise MalformedInput(f"{name}: its configuration is not that of Keras: {reason}") from error
@@ -149,7 +154,14 @@ def _is_operation(item: Config, config: Config) -> bool:
     return called and "trainable" not in config and item["class_name"] != "InputLayer"
 
 
+def check_calls(count: int) -> None:
+    """Raise `Refused` for more calls of layers than are looked at."""
+    if count > MOST_CALLS:
+        raise Refused(f"it applies layers more than {MOST_CALLS} times")
+
+
 def _graph(model: Layer, depth: int) -> Graph:
+    check_calls(len(model.config["layers"]))
     layers = [_layer(_mapping(item), depth + 1) for item in model.config["layers"]]
     if "input_layers" in model.config:
         inputs = tuple(ref.layer for ref in refs(model.config["input_layers"]))
@@ -281,6 +293,7 @@ def _calls(nodes: Any) -> Iterator[tuple[Ref, ...]]:
     """The tensors of each call of a layer, from its `inbound_nodes`."""
     if isinstance(nodes, list) and nodes and _is_ref(nodes):
         nodes = [[nodes]]  # a single call on a single tensor
+    check_calls(len(nodes))
     for node in nodes:
         yield tuple(refs(node))
 

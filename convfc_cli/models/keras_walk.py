@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from convfc_cli.errors import GeometryError, MalformedInput, Refused
+from convfc_cli.errors import GeometryError, MalformedInput
 from convfc_cli.models import keras_layer
 from convfc_cli.models.keras_config import (
     CONVOLUTION,
@@ -16,6 +16,7 @@ from convfc_cli.models.keras_config import (
     Ref,
     Shape,
     activation,
+    check_calls,
     input_shape,
     modern,
     unbatched,
@@ -24,9 +25,6 @@ from convfc_cli.models.keras_layer import READ, Attributes
 from convfc_cli.models.keras_linear import LINEAR, ORDERLESS, PASSING
 from convfc_cli.models.keras_shapes import SHAPES, output_shapes, without
 from convfc_cli.models.sizes import Account, agreed
-
-MOST_CALLS = 10_000
-"""Calls of layers: a model may apply others twice, which apply others twice."""
 
 WRAPPERS = ("TimeDistributed", "SpectralNormalization")
 """Wrappers that apply their layer as it is; the latter's kernel is stored normalized."""
@@ -204,8 +202,7 @@ class Walk:
 
     def _count(self) -> None:
         self.count += 1
-        if self.count > MOST_CALLS:
-            raise Refused(f"it applies layers more than {MOST_CALLS} times")
+        check_calls(self.count)
 
     def _wrapped(
         self,
