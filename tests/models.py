@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from convfc_cli.cli.main import main
 from convfc_cli.models.model import Entry, Model
 from convfc_cli.models.registry import read
+from convfc_cli.rounding import Witness
 
 Array = NDArray[Any]
 Dims = Sequence[int | str | None]
@@ -185,3 +186,13 @@ def worst_ratio(matrix: Any, bias: Array, x: Array, y: Array, unit: float) -> fl
     terms = np.diff(matrix.indptr) + 2
     assert np.isfinite(error).all()
     return float((error / (2 * terms * unit * scale + 2.0**-149)).max())
+
+
+def first_witness(entry: Entry, random: Any) -> Witness | str:
+    """The first of the entry's witnesses that is one; the reasons where none is."""
+    reasons = []
+    for witness in entry.witnesses(random):
+        if not isinstance(witness, str):
+            return witness
+        reasons.append(witness)
+    return "; ".join(dict.fromkeys(reasons))

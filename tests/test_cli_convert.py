@@ -536,7 +536,7 @@ def test_why_no_original_node_is_run_is_told_once_with_the_count(
 ) -> None:
     path = net(folder / "m.onnx", names=("a", "b", "c"))
     reasons = {"a": "reason one", "b": "reason one", "c": "reason two"}
-    monkeypatch.setattr(Entry, "run", lambda entry, random: reasons[entry.name])
+    monkeypatch.setattr(Entry, "witnesses", lambda entry, random: iter([reasons[entry.name]]))
     assert run("convert", path).succeeded().err.splitlines()[-2:] == [
         "  2 layers: the original node was not run: reason one",
         "  c: the original node was not run: reason two",
@@ -626,8 +626,8 @@ def test_input_shape_twice(symbolic: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("x=1,2,6", "declares it as"),
-        ("x=1,5,6,5", "declares it as"),
+        ("x=1,2,6", "x' is 1,2,6 by --input-shape, ?,2,?,? by its declaration as an input"),
+        ("x=1,5,6,5", "1,5,6,5 by --input-shape, ?,2,?,? by its declaration"),
         ("x=1,2,0,5", "below 1"),
         ("x=1,2,-6,5", "no shape"),
         ("x=", "no shape"),

@@ -28,7 +28,18 @@ from convfc_cli.runtimes.registry import runtime
 from convfc_cli.runtimes.runtime import as_read
 from tests import kernels
 from tests.cli_models import arrays, matrix_of, rewritten, run
-from tests.models import conv_model, dense, info, listed, make_model, only, ramp, save, tensor
+from tests.models import (
+    conv_model,
+    dense,
+    first_witness,
+    info,
+    listed,
+    make_model,
+    only,
+    ramp,
+    save,
+    tensor,
+)
 
 Array = NDArray[Any]
 node = helper.make_node
@@ -525,7 +536,7 @@ def test_outputs_beyond_the_codes_are_left_out(tmp_path: Path) -> None:
 def test_what_no_runtime_runs_is_said(tmp_path: Path) -> None:
     w, zero = np.ones((3, 1, 2), np.int8), np.zeros(3, np.int8)
     entry = only(model_of("ConvInteger", w, (1, 1, 5), w_zero_point=zero), tmp_path)
-    told = entry.run(np.random.default_rng(0))
+    told = first_witness(entry, np.random.default_rng(0))
     assert isinstance(told, str)
     assert "reference is known to be wrong for zero points and scales per channel" in told
     if HAS_ONNXRUNTIME:
@@ -582,7 +593,7 @@ def test_a_large_node_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(onnx_integer_original, "LARGEST", 9)
     entry = only(model_of("ConvInteger", np.ones((1, 1, 2), np.int8), (1, 1, 6)), tmp_path)
-    assert "too large" in str(entry.run(np.random.default_rng(0)))
+    assert "too large" in str(first_witness(entry, np.random.default_rng(0)))
 
 
 # --- int32 through everything ---------------------------------------------------------------------

@@ -25,7 +25,17 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models import onnx_constants, onnx_layer
 from convfc_cli.rounding import Witness, check_runtime
 from convfc_cli.runtimes import onnxruntime
-from tests.models import conv_model, convfc, info, make_model, only, ramp, save, tensor
+from tests.models import (
+    conv_model,
+    convfc,
+    first_witness,
+    info,
+    make_model,
+    only,
+    ramp,
+    save,
+    tensor,
+)
 
 Array = NDArray[Any]
 node = helper.make_node
@@ -81,7 +91,7 @@ def test_plain_layers_are_run(
         op,
     )
     entry = only(model, tmp_path)
-    witness = entry.run(random)
+    witness = first_witness(entry, random)
     assert isinstance(witness, Witness), witness
     if dtype == "float64":  # onnxruntime has none: the reference evaluator steps in
         assert witness.runtime.startswith("onnx.reference ")
@@ -151,7 +161,7 @@ def _agrees(drawn: Any, folder: Path) -> None:
     if entry.error is not None:  # a geometry without outputs, or one that is not agreed upon
         assert isinstance(entry.error, ConvfcError)
         return
-    witness = entry.run(random)
+    witness = first_witness(entry, random)
     if isinstance(witness, str):
         assert len(witness) > 20
         return
@@ -189,7 +199,7 @@ def test_a_runtime_that_is_known_to_be_wrong_is_not_asked(
         np.float32([[[3]]]), None, {"strides": [4], "auto_pad": "SAME_UPPER"}, (1, 1, 8)
     )
     entry = only(model, tmp_path)
-    witness = entry.run(np.random.default_rng(0))
+    witness = first_witness(entry, np.random.default_rng(0))
     assert isinstance(witness, Witness)
     assert witness.runtime.startswith("onnx.reference ")
     np.testing.assert_array_equal(witness.y, 3 * witness.x[:, ::4])
@@ -204,7 +214,7 @@ def test_no_runtime_for_it_says_why(
         ramp(2, 1, 3), None, {"group": 2, "strides": [2]}, (1, 2, 4), "ConvTranspose"
     )
     entry = only(model, tmp_path)
-    reason = entry.run(np.random.default_rng(0))
+    reason = first_witness(entry, np.random.default_rng(0))
     assert isinstance(reason, str)
     assert "ConvTranspose with group" in reason
     done = convfc(capsys, "convert", tmp_path / "model.onnx", "-o", tmp_path / "out.npz", "--json")

@@ -254,15 +254,6 @@ class Entry:
             else:
                 yield self.original.witness(runtime, deepcopy(random))
 
-    def run(self, random: Any) -> Witness | str:
-        """The first of the `witnesses` that is one; the reasons where none is."""
-        reasons = []
-        for witness in self.witnesses(random):
-            if not isinstance(witness, str):
-                return witness
-            reasons.append(witness)
-        return "; ".join(dict.fromkeys(reasons))
-
 
 @dataclass(frozen=True)
 class Model:
