@@ -205,7 +205,7 @@ def outcomes(path: Path) -> Iterator[str]:
     try:
         entries = list(model.layers())
         for chain in chains(model):
-            yield "chain" if chain.extent else "no chain"
+            yield "no chain" if isinstance(chain.entry, ConvfcError) else "chain"
     except ConvfcError as error:
         yield _named(error)
         entries = list(model.entries)

@@ -223,7 +223,8 @@ def _entry(
         known = (*sizes[:1], _channels(conv, kernel), *sizes[2:])
         return size_hint(scope, conv.input[0], known, len(kernel), fit)
 
-    doubt = scope.doubt(conv.input[0]) or scope.doubt(entry.output)
+    doubts = map(scope.doubt, [*conv.input[:1], entry.output])
+    doubt = next(filter(None, doubts), "")
     return settled(entry, resized, shape, hint, doubt, sized=sized)
 
 

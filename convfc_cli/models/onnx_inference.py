@@ -381,7 +381,7 @@ class _Graph:
         try:
             inferred = onnx.shape_inference.infer_shapes(content, strict_mode=True).graph.value_info
         except Exception as error:  # the C++ side raises types of its own
-            if not _is_about_sizes(model):
+            if operator(model.graph.node[0]) in READERS or not _is_about_sizes(model):
                 return []  # its reader says so
             reason = " ".join(str(error).split()).rpartition("[ShapeInferenceError]")[2].strip()
             return _contradicted(model.graph, onnx.TypeProto()) or _Refusal(reason[:160])
