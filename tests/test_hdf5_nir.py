@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import convfc_cli as convfc
-from convfc_cli.errors import MalformedInput, SizeMissing, Unsupported
+from convfc_cli.errors import MalformedInput, SizeMissing, Unsupported, UsageError
 from tests.cli_models import arrays, listing, matrix_of, run
 from tests.hdf5_files import matrix, nir, node, ramp, recorded
 
@@ -106,8 +106,18 @@ def test_a_node_is_the_convolution_that_it_says(
     assert np.array_equal(layer.bias, ramp(len(kernel)))
 
 
-def test_a_given_size_is_above_that_of_the_file(folder: Path) -> None:
+def test_a_given_size_is_held_to_that_of_the_file(folder: Path) -> None:
     path = nir(folder / "g.nir", {"c": node(ramp(3, 2, 3, 2), input_shape=(5, 4))})
+    (entry,) = convfc.read(path, (1, 2, 5, 4)).entries
+    assert entry.require().input_shape == (2, 5, 4)
+    for other in ((1, 2, 9, 7), (1, 3, 5, 4), (1, 2, 5)):
+        with pytest.raises(UsageError, match=r"\?,2,5,4 by its node's input_shape") as caught:
+            convfc.read(path, other)
+        assert f"'c' is {','.join(map(str, other))} by --input-shape" in str(caught.value)
+
+
+def test_a_size_that_the_file_leaves_open_is_given(folder: Path) -> None:
+    path = nir(folder / "g.nir", {"c": node(ramp(3, 2, 3, 2))})
     (entry,) = convfc.read(path, (1, 2, 9, 7)).entries
     assert entry.require().input_shape == (2, 9, 7)
     assert entry.at((2, 4, 4)).require().input_shape == (2, 4, 4)

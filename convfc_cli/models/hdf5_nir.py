@@ -22,6 +22,7 @@ from convfc_cli.hdf5_input import Group
 from convfc_cli.models.hdf5_bare import Weight
 from convfc_cli.models.hdf5_bare import entry as described
 from convfc_cli.models.model import Bare, Entry, Pads, Shapes
+from convfc_cli.models.sizes import Account, agreed, complete
 from convfc_cli.naming import first_few
 
 ORDERS = {"Conv1d": "oiw", "Conv2d": "oihw"}
@@ -99,10 +100,16 @@ def _entry(position: int, name: str, kind: str, node: Group, given: Any) -> Entr
             dilation=_whole(node, "dilation", 1, rank),
             groups=groups,
         )
-        size = tuple(given[1:]) if given else None
-        if size is None and node.dataset("input_shape") is not None:
-            size = (weight.shape()[1] * groups, *_whole(node, "input_shape", rank))
-        return described(position, name, weight, bias, bare, size)
+        stated = None
+        if node.dataset("input_shape") is not None:
+            stated = (None, weight.shape()[1] * groups, *_whole(node, "input_shape", rank))
+        sizes = agreed(
+            name,
+            Account(stated, "its node's input_shape"),
+            Account(given, "--input-shape", given=True),
+        )
+        own = None if sizes is None else complete(sizes[1:])
+        return described(position, name, weight, bias, bare, own)
     except UsageError as error:
         if given:
             raise
