@@ -28,9 +28,6 @@ class Budget:
     elements: int = field(default=2**32, metadata={"unit": "elements to compute"})
     """Of constant arrays that are computed, not read: dequantized weights, folded shapes."""
 
-    bytes: int = field(default=2**38, metadata={"unit": "bytes to decode"})
-    """Of stored tensors that are decoded, each time they are."""
-
     operations: int = field(default=2**24, metadata={"unit": "operations to evaluate"})
     """Nodes that are evaluated, or followed in search of a chain."""
 

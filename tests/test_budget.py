@@ -33,9 +33,9 @@ def test_what_is_refused_takes_nothing_off() -> None:
 def test_a_command_within_another_draws_on_the_same_budget() -> None:
     with command() as outer:
         with command() as inner:
-            spend("it", bytes=7)
+            spend("it", products=7)
         assert inner is outer
-        assert outer.bytes == Budget().bytes - 7
+        assert outer.products == Budget().products - 7
 
 
 def test_each_command_begins_with_a_whole_budget() -> None:

@@ -851,3 +851,17 @@ def test_a_version_that_onnx_does_not_have(version: int, tmp_path: Path) -> None
     model = make_model(nodes, [info("x", (1, 2, 5, 4))], opset=version)
     found = set(fuzz_onnx.outcomes(save(model, tmp_path)))
     assert found <= {"loaded", "MalformedInput", "Unsupported", "SizeMissing"}
+
+
+@pytest.mark.parametrize(("third", "error"), [("nowhere", MalformedInput), ("z", Unsupported)])
+def test_an_input_that_the_layer_does_not_need(
+    third: str, error: type[ConvfcError], tmp_path: Path
+) -> None:
+    """The number that a reflecting Pad would not put anywhere: its node cannot be run without."""
+    nodes = [node("Pad", ["x", "pads", third], ["y"], mode="reflect", name="pad")]
+    stored = [tensor("pads", integers(0, 0, 1, 1, 0, 0, 1, 1))]
+    model = make_model(nodes, [info("x", (1, 2, 5, 4)), info("z", ())], stored)
+    (entry,) = read(save(model, tmp_path)).others
+    assert entry.load().output_shape == (2, 7, 6)
+    with pytest.raises(error, match=third):
+        first_witness(entry, np.random.default_rng(0))

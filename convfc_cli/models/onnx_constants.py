@@ -170,7 +170,8 @@ def dynamic(scope: Scope, name: str, *, batch: bool = False) -> str | None:
 
 def sources(scope: Scope, name: str, *, batch: bool = False) -> list[tuple[Scope, onnx.NodeProto]]:
     """The nodes that a constant is computed by, in an order in which they can be run. Raises
-    `MalformedInput` for one that is computed from itself.
+    `MalformedInput` where it is computed from itself or from what is defined nowhere, `Unsupported`
+    where an input of the model is among its sources.
     """
     order: dict[int, tuple[Scope, onnx.NodeProto]] = {}
     path: dict[int, tuple[str, Scope, onnx.NodeProto, Iterator[str]]] = {}
@@ -178,9 +179,13 @@ def sources(scope: Scope, name: str, *, batch: bool = False) -> list[tuple[Scope
 
     def enter(place: Scope, tensor: str) -> None:
         home = place.home(tensor)
-        if home is None or tensor in home.stored:
+        if home is None:
+            raise MalformedInput(f"{tensor!r} is defined nowhere in the model")
+        if tensor in home.stored:
             return
-        node = home.producers[tensor]
+        node = home.producers.get(tensor)
+        if node is None:
+            raise Unsupported(f"it depends on the input {tensor!r}, known only at run time")
         if id(node) in path:
             cycle = [wanted for wanted, *_ in path.values()][list(path).index(id(node)) :]
             told = first_few([repr(one) for one in cycle])
