@@ -219,7 +219,8 @@ def test_one_size_changed(chunk: int, tmp_path: Path, capsys: pytest.CaptureFixt
         given = changed(network.first, random)
         made = network.sizes(given)
         fits = made is not None and all(made[name] == shapes[name] for name in inner)
-        opened["x"] = (batch, *(None if a != b else a for a, b in zip(given[1:], network.first[1:], strict=True)))  # noqa: E501  # fmt: skip
+        pairs = zip(given[1:], network.first[1:], strict=True)
+        opened["x"] = (batch, *(None if a != b else a for a, b in pairs))
         for model, sizes in (
             (stated(network, {**declared, "x": given}), None),
             (stated(network, opened), {"x": given}),
