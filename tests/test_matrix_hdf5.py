@@ -153,7 +153,7 @@ def test_an_hdf5_has_the_arrays_of_an_npz(problem, layout):
         found = {name: dataset[()] for name, dataset in file["000-c"].items()}
     assert found.pop("convfc").decode() == str(expected.pop("convfc"))
     assert {*found} - {*expected} == {"values", "indices_1", "pointers_to_1"}
-    assert {*expected} - {*found} == {"format", "shape"}
+    assert {*expected} - {*found} == {"format", "shape", "_is_array"}
     for name in expected.keys() & found.keys():
         assert found[name].dtype == expected[name].dtype
         assert found[name].shape == expected[name].shape
