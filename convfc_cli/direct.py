@@ -6,7 +6,7 @@ the dtype it is given: float64, or unsigned 64-bit integers, where all arithmeti
 2**64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -23,6 +23,11 @@ Array = Any
 LARGEST = 2**28
 """Elements of a padded tensor: 2 GiB."""
 
+FAR_FEWER = 16
+"""How many times as many elements as outputs a kernel has to have to be applied output by output:
+products of a matrix and a vector take longer than those of matrices.
+"""
+
 
 def convolve(x: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> Array:
     """The cross-correlation of x (in, *inputs) with kernel (out, in/groups, *spatial).
@@ -37,10 +42,8 @@ def convolve(x: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> 
     windows = _windows(_padded(x, axes), axes)
     positions = windows.shape[1 : 1 + len(axes)]
     y = np.zeros((groups, len(kernel) // groups, prod(positions)), x.dtype)
-    for element in product(*map(_reading, axes)):
-        read = windows[(..., *element)].reshape(groups, kernel.shape[1], -1)
-        weights = kernel[(..., *element)].reshape(groups, -1, kernel.shape[1])
-        y += _contract(weights, read)
+    for read, weights, written in _steps(kernel, axes, groups):
+        y[..., written] += _contract(weights, windows[read].reshape(groups, weights.shape[2], -1))
     return y.reshape(len(kernel), *positions)
 
 
@@ -59,11 +62,32 @@ def convolve_transposed(y: Array, kernel: Array, axes: Sequence[Axis], groups: i
     spread = _zeros((channels, *reach), y.dtype)
     windows = _windows(spread, axes)
     y = y.reshape(groups, len(kernel) // groups, -1)
-    for element in product(*map(_reading, axes)):
-        weights = kernel[(..., *element)].reshape(groups, -1, kernel.shape[1])
-        target = windows[(..., *element)]
-        target += _contract(weights.swapaxes(1, 2), y).reshape(target.shape)
+    for read, weights, written in _steps(kernel, axes, groups):
+        target = windows[read]
+        target += _contract(weights.swapaxes(1, 2), y[..., written]).reshape(target.shape)
     return _cropped(spread, axes)
+
+
+def _steps(
+    kernel: Array, axes: Sequence[Axis], groups: int
+) -> Iterator[tuple[tuple[Any, ...], Array, slice]]:
+    """(part of the windows, the weights (groups, out, in) that read it, outputs they add to).
+
+    One step for each element of the kernel, and all outputs; where these are far fewer, one for
+    each output, and all of the kernel.
+    """
+    reading = [_reading(axis) for axis in axes]
+    outputs = [axis.outputs for axis in axes]
+    whole = [slice(found[0], found[-1] + 1) for found in reading if found]
+    spans = prod(part.stop - part.start for part in whole)
+    if prod(map(len, reading)) == spans > FAR_FEWER * prod(outputs):
+        weights = kernel[(..., *whole)].reshape(groups, len(kernel) // groups, -1)
+        for number, output in enumerate(np.ndindex(*outputs)):
+            yield (slice(None), *output, *whole), weights, slice(number, number + 1)
+    else:
+        for element in product(*reading):
+            weights = kernel[(..., *element)].reshape(groups, -1, kernel.shape[1])
+            yield (..., *element), weights, slice(None)
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:

@@ -14,6 +14,14 @@ from tests import brute
 from tests.strategies import axes, problems
 
 
+@pytest.fixture(scope="module", params=[direct.FAR_FEWER, 0], autouse=True)
+def far_fewer(request):
+    """Both ways to apply a kernel: with 0 it is output by output wherever that is possible."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(direct, "FAR_FEWER", request.param)
+        yield
+
+
 def line(x, weights, axis):
     """One channel in, one channel out."""
     found = direct.convolve(np.array([x], float), np.array([[weights]], float), [axis])
