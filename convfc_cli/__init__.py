@@ -8,7 +8,7 @@
     report = convfc.verify("folder/000-conv1.npz")
     operator = convfc.load("folder/000-conv1.npz")    # scipy LinearOperator, with the index map
 
-Everything is imported when it is first asked for.
+Everything is imported when it is first used.
 """
 
 from importlib import import_module

@@ -58,7 +58,7 @@ class Budget:
     def spend(self, what: str, **amounts: int) -> None:
         """Take these amounts off; `what` they are for, in a message.
 
-        Raises `Refused` where more is asked for than is left, and takes nothing off.
+        Raises `Refused` where too little is left; the budget then stays as it was.
 
         >>> budget = Budget()
         >>> budget.spend("the constant 'w'", elements=2**31)

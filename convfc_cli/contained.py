@@ -161,7 +161,7 @@ class _Child:
         return bool(poll.poll(1000 * seconds))
 
     def _fate(self, what: str, limits: Limits) -> ConvfcError:
-        """Why there is no answer: the child has ended, or is about to."""
+        """Why it does not answer: it has ended, or will in a moment."""
         status = 0
         with suppress(ChildProcessError):  # whoever called us has all children reaped
             _, status = os.waitpid(self._pid, 0)

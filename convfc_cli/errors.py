@@ -45,7 +45,7 @@ class UsageError(ConvfcError):
 
 
 class OutputExists(UsageError):
-    """The destination is there already and replacing it was not asked for."""
+    """The destination exists already, and nobody asked to replace it."""
 
 
 class SizeMissing(UsageError):

@@ -91,7 +91,7 @@ def open_tree(source: Input) -> "Group":
 def open_trees(sources: Iterable[Input], name: str) -> "list[Group]":
     """The roots of several files, as `open_tree`; the limits are those of all together.
 
-    Each source may be closed when the next one is asked for. `name` is what belongs to all of them,
+    Each source may be closed when the next one is requested. `name` is what belongs to all of them,
     for messages.
     """
     h5 = library()
@@ -278,7 +278,7 @@ class _Object:
 
 
 class Dataset(_Object):
-    """An array in the file; none of its values is read before it is asked for.
+    """An array in the file; its values are read when they are needed.
 
     `shape` is () for a single value, and where there is none. `dtype` is that of what `read` gives;
     for what it does not read (text, records, references, ...) `object`: `type_name` says what it

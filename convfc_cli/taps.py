@@ -239,7 +239,7 @@ class IndexMap:
         if len(self.kernel_shape) < 3 or self.kernel_shape[2:] != sizes:
             raise GeometryError(
                 f"a kernel of shape {self.kernel_shape} does not fit {len(sizes)} axes with "
-                f"kernels {sizes}: (out, in/groups, *spatial) is asked for, one size an axis"
+                f"kernels {sizes}: (out, in/groups, *spatial) is expected, one size for each axis"
             )
         if min(self.kernel_shape) < 1 or max(self.kernel_shape) > LARGEST:
             raise GeometryError(f"a kernel of shape {self.kernel_shape} is empty or too large")

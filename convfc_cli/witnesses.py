@@ -7,7 +7,7 @@ from convfc_cli.report import Finding
 
 
 def believed(accounts: Iterable[Finding]) -> Finding:
-    """What the runtimes' accounts of a layer come to. They are asked for one by one, until one of
+    """What the runtimes' accounts of a layer come to. They run one by one, until one of
     them agrees with the layer.
 
     It is believed then, and whatever contradicts it stands alone. Where none agrees, one that

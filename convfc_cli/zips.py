@@ -1,4 +1,4 @@
-"""Zip files of strangers: their directory is read only where it is of a reasonable size.
+"""Untrusted zip files: their directory is read only where its size is reasonable.
 
 `zipfile` makes an object of every entry of a directory before anybody can count them, and goes by
 the directory's size in bytes, whatever number of entries the file states. So it is that size which

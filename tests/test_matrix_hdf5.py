@@ -372,7 +372,7 @@ DAMAGE = {
     "a wide kernel": (
         put("kernel", lambda a: a.astype("f8")),
         "MalformedInput",
-        "(2,) of float64 is asked for",
+        "(2,) of float64 is expected",
     ),
     "a half kernel": (
         put("kernel", lambda a: a.astype("f2")),

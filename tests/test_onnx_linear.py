@@ -623,7 +623,7 @@ BAD_PADS: list[tuple[Any, dict[str, Any], type, str]] = [
     ((whole(1, 1), None, whole(7)), {}, MalformedInput, "the axes (7,)"),
     ((whole(1, 1, 0, 0), None, whole(1, 1)), {}, MalformedInput, "the axes (1, 1)"),
     ((whole(1, 1, 0, 0), None, whole(2, -1)), {}, MalformedInput, "the axes (2, -1)"),
-    ((np.zeros(6, F32),), {}, MalformedInput, "whole numbers are asked for"),
+    ((np.zeros(6, F32),), {}, MalformedInput, "whole numbers are expected"),
     ((np.zeros(999, np.int64),), {}, MalformedInput, "more than 64 numbers"),
     ((), {}, MalformedInput, "with 1 inputs"),
 ]

@@ -1,4 +1,4 @@
-"""Which levels a proof consists of: what is asked for, and what the kind of layer allows."""
+"""Which levels a proof consists of: those wanted that the kind of layer has."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -181,8 +181,8 @@ class Reporter:
         count = len(plan.items)
         what = f"{count} matrices" if count > 1 else "1 matrix"
         nonzeros = sum(item.entry.require().nnz for item in plan.items)
-        orders = _orders(plan)
-        say(f"{what}, {nonzeros:,} nonzeros, {orders}, about {human(plan.size)}", quiet=self._quiet)
+        size = f"at most {human(plan.size)}"
+        say(f"{what}, {nonzeros:,} nonzeros, {_orders(plan)}, {size}", quiet=self._quiet)
         noted: dict[str, list[str]] = {}
         for item in plan.items:
             for note in _notes(item.entry.noted()):

@@ -45,7 +45,7 @@ class Dense(Blockwise):
         transposed: bool = False,
     ) -> None:
         if kernel.ndim != 2 or not kernel.size:
-            raise GeometryError(f"a kernel of shape {kernel.shape}; (out, in) is asked for")
+            raise GeometryError(f"a kernel of shape {kernel.shape}; (out, in) is expected")
         self.before, self.after, self.transposed = before, after, transposed
         shape = (*before, kernel.shape[transposed], *after)
         if bias is not None and (

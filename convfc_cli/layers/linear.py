@@ -334,10 +334,10 @@ def checked(
     numbers of one of `DTYPES` and the bias has this shape.
     """
     if kernel.dtype.name not in DTYPES or not kernel.dtype.isnative:
-        raise GeometryError(f"a kernel of {kernel.dtype}; {' or '.join(DTYPES)} is asked for")
+        raise GeometryError(f"a kernel of {kernel.dtype}; {' or '.join(DTYPES)} is expected")
     if bias is not None and (bias.shape != shape or bias.dtype != kernel.dtype):
         raise GeometryError(
-            f"a bias of shape {bias.shape} and {bias.dtype}; {shape} of {kernel.dtype} is asked for"
+            f"a bias of shape {bias.shape} and {bias.dtype}; {shape} of {kernel.dtype} is expected"
         )
     return frozen(kernel), None if bias is None else frozen(bias)
 

@@ -54,7 +54,7 @@ class LocallyConnected(Blockwise):
     ) -> None:
         own = (*(axis.outputs for axis in axes), *(axis.kernel for axis in axes))
         if kernel.ndim < 4 or kernel.shape[2:] != own:
-            raise GeometryError(f"a kernel of shape {kernel.shape}; (out, in, {own}) is asked for")
+            raise GeometryError(f"a kernel of shape {kernel.shape}; (out, in, {own}) is expected")
         self.axes, self.transposed = axes, transposed
         self._far = (kernel.shape[1], *(axis.inputs for axis in axes))
         self._near = (kernel.shape[0], *(axis.outputs for axis in axes))

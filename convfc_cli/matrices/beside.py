@@ -1,7 +1,7 @@
 """Formats without room for metadata: the operator file of the same matrix lies beside them.
 
 `NAME.suffix`, and `NAME.suffix.operator.npz` with kernel, bias and geometry. Version 0.1 called it
-`NAME.operator.npz`, whatever the suffix; it is read where there is none of the new name.
+`NAME.operator.npz`, whatever the suffix; a file of that name is read where the new one is missing.
 """
 
 import os

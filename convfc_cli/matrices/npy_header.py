@@ -41,7 +41,7 @@ def read_header(
     """(shape, dtype, bytes of the header); `file` then stands at the array's first byte.
 
     Raises `MalformedInput` unless it is a C-ordered array of one of these kinds whose size in
-    bytes fits 63 bits: nothing that would be unpickled, nothing that was not asked for.
+    bytes fits 63 bits: nothing that would be unpickled, nothing else.
     """
     try:
         version = npy.read_magic(file)

@@ -54,7 +54,7 @@ PAIRS = (
 
 
 MOST_COMPARED, LONGEST_COMPARED = 2000, 200
-"""Names, and characters of a name, that are compared with what was asked for: a millisecond for
+"""Names, and characters of a name, that are compared with the name the user gave: a millisecond for
 two names, and more than in proportion for long ones."""
 
 

@@ -28,7 +28,7 @@ from convfc_cli.naming import first_few
 ORDERS = {"Conv1d": "oiw", "Conv2d": "oihw"}
 
 LONGEST_TYPE = 80
-"""Characters of a node's type: what is longer is told by its beginning."""
+"""Characters of a node's type: a longer one is quoted by its beginning."""
 
 MOST = 4_000
 """Nodes of a graph that are looked at: one may lead to another by many ways."""

@@ -273,7 +273,7 @@ class _Entries:
         ]
 
     def linear(self, position: int, call: Call) -> Entry:
-        """The entry of a call of a linear layer that is no convolution."""
+        """The entry of a call of a linear layer other than a convolution."""
         entry = replace(
             self._entry(position, call),
             channels_last=call.channels_last,

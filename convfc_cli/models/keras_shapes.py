@@ -60,7 +60,7 @@ math.minimum math.pow math.divide_no_nan math.squared_difference
 
 
 def output_shapes(layer: Layer, shapes: Sequence[Shape]) -> list[Shape]:
-    """The shapes of what a layer that is no convolution makes of tensors of these shapes.
+    """The output shapes of a layer other than a convolution, from its input shapes.
 
     Raises `GeometryError` where that has no elements, or where the shapes do not go together.
     """

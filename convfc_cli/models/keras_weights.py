@@ -86,7 +86,7 @@ class Weights(ABC):
 
 
 class Remembered(Weights):
-    """The weights of one model, each layer's looked up once, however often it is asked for."""
+    """The weights of one model, each layer's looked up once, however often it is needed."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights

@@ -26,7 +26,7 @@ USUAL = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112
 
 
 class OpenSize(SizeMissing):
-    """A size that is missing, with a hint that is looked for when it is asked for."""
+    """A missing size, with a hint that is worked out when the message is read."""
 
     def __init__(self, message: str, find: Callable[[], str] = str) -> None:
         super().__init__(message)

@@ -509,8 +509,8 @@ def _merged(kinds: Sequence[onnx.TypeProto], sizes: Sizes | None) -> onnx.TypePr
 
 
 def _of_one_batch(accounts: Sequence[Account]) -> list[Account]:
-    """The accounts with one first axis, where they have as many axes: a batch that an exporter
-    declares wrongly is no size of a layer.
+    """The accounts with one first axis, where they have as many axes: exporters
+    declare wrong batches, and no layer depends on the batch.
     """
     batches = [a.sizes[0] for a in accounts if a.sizes and len(a.sizes) > 1 and a.sizes[0]]
     if len(set(batches)) < 2:

@@ -110,7 +110,7 @@ def each(
     if len(values) != length:
         raise MalformedInput(
             f"attribute {name!r} has {len(values)} values {values}; "
-            f"{length} are asked for, for {n} spatial axes"
+            f"{length} are expected, for {n} spatial axes"
         )
     return values
 

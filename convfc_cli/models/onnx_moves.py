@@ -102,7 +102,7 @@ def _pads(site: Site, rank: int) -> list[tuple[int, int]]:
     chosen = tuple(range(rank)) if axes is None else _axes(axes, rank)
     n = len(chosen)
     if len(numbers) != 2 * n:
-        raise MalformedInput(f"it has {len(numbers)} pads for {n} axes; two an axis are asked for")
+        raise MalformedInput(f"it has {len(numbers)} pads for {n} axes, not two for each")
     given = dict(zip(chosen, zip(numbers[:n], numbers[n:], strict=True), strict=True))
     return [given.get(axis, (0, 0)) for axis in range(rank)]
 

@@ -144,7 +144,7 @@ class Site:
             return None
         array = self.listed(place, what)
         if array.dtype.kind not in "iu":
-            raise MalformedInput(f"its {what} is {array.dtype}; whole numbers are asked for")
+            raise MalformedInput(f"its {what} is {array.dtype}; whole numbers are expected")
         return tuple(array.reshape(-1).tolist())
 
     def sizes(self) -> Sizes | None:

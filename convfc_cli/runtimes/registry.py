@@ -1,4 +1,4 @@
-"""The runtimes, by name, each imported when it is asked for."""
+"""The runtimes, by name, each imported when it is first used."""
 
 from importlib import import_module
 
