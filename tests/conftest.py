@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from convfc_cli import contained
 from tests import kernels
 from tests.cli_models import net
 from tests.faults import Figures
@@ -34,6 +35,14 @@ settings.load_profile(
 def integer_kernels() -> Iterator[None]:
     """Those of the processor, unless the environment asks for others (`tests.kernels`)."""
     with kernels.chosen():
+        yield
+
+
+@pytest.fixture(scope="module")
+def in_place() -> Iterator[None]:
+    """For tests of something else: no child is forked, which takes 40 ms in a suite of 300 MB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contained, "_inside", True)
         yield
 
 

@@ -33,6 +33,8 @@ from tests.crafted import File, example, rendered, suits, usual_layout
 from tests.faults import FAULTS, NOTHING, VERIFIED, Figures
 from tests.strategies import DTYPES, LAYOUTS, STYLES, kernel_of, layouts, problems
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 NPZ, NPY, HDF5 = (registry.formats()[name] for name in ("npz", "npy", "hdf5"))
 
 SEED = int(os.environ.get("CONVFC_FAULTS_SEED", "0"))

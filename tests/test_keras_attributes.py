@@ -20,6 +20,8 @@ import convfc_cli as convfc
 from convfc_cli.errors import MalformedInput
 from tests.keras_files import both, given_input, layer, legacy, only, ramp, sequential
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 Array = NDArray[Any]
 Config = Mapping[str, Any]
 

@@ -40,6 +40,8 @@ from tests.keras_files import (
     zipped,
 )
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 Array = NDArray[Any]
 
 RECORDED = Path(__file__).parent / "data" / "recorded" / "keras" / "linear.npz"

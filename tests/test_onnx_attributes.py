@@ -18,6 +18,8 @@ from convfc_cli.errors import GeometryError, MalformedInput, SizeMissing, Unsupp
 from convfc_cli.rounding import Witness, check_runtime
 from tests.models import conv_model, dense, first_witness, info, make_model, only, ramp, tensor
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 Array = NDArray[Any]
 Attributes = Mapping[str, Any]
 

@@ -35,6 +35,8 @@ from convfc_cli.runtimes import onnxruntime
 from convfc_cli.verification import Proof
 from tests.models import first_witness, info, listed, make_model, save, tensor
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 Array = NDArray[Any]
 F32 = np.float32
 RUNTIME = importlib.util.find_spec("onnxruntime") is not None
