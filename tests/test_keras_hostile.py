@@ -9,6 +9,8 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +440,9 @@ def changed(model: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 PLACES = list(places(small()))
 
+PARTS = [reduce(getitem, place, small()) for place in PLACES]
+"""What stands there: in the place of another part it is well formed, and wrong."""
+
 
 def reread(model: Any, path: Path) -> list[Any]:
     """Put another configuration into a legacy file, and read that."""
@@ -463,10 +468,15 @@ def test_anything_anywhere(value: Any, tmp_path: Path) -> None:
             assert is_told_or_stored(found), place
 
 
+VALUES = st.sampled_from(ODD) | st.sampled_from(PARTS) | st.integers() | st.floats()
+
+
 @settings(max_examples=60)
 @given(
     changes=st.lists(
-        st.tuples(st.sampled_from(PLACES), st.sampled_from(ODD) | st.integers() | st.floats()),
+        st.tuples(
+            st.sampled_from(PLACES), st.sampled_from(ODD + PARTS) | st.integers() | st.floats()
+        ),
         min_size=2,
         max_size=4,
     )
@@ -480,6 +490,20 @@ def test_several_things_anywhere(changes: Any, tmp_path_factory: pytest.TempPath
             continue  # an earlier change took the place away
     for found in reread(model, small_legacy(tmp_path_factory.mktemp("m") / "m.h5")):
         assert is_told_or_stored(found)
+
+
+@pytest.mark.parametrize("make", [small_legacy, small_zip])
+@pytest.mark.parametrize("is_inner", [False, True])
+def test_an_input_that_is_not_a_layer(
+    make: Callable[..., Path], is_inner: bool, tmp_path: Path
+) -> None:
+    """It is looked for when a size is missing: no sooner, were it not held to the layers."""
+    model = small()
+    inputs = [place for place in PLACES if place[-1] == "input_layers"]
+    assert len(inputs) > 1
+    model = changed(model, inputs[is_inner], [["nowhere", 0, 0]])
+    message = refused(make(tmp_path / ("m.h5" if make is small_legacy else "m.keras"), model), 3)
+    assert "'nowhere', an input of" in message
 
 
 def test_places_are_all_over_the_configuration() -> None:

@@ -175,6 +175,8 @@ def _graph(model: Layer, depth: int) -> Graph:
     by_name = {layer.name: layer for layer in layers}
     if len(by_name) != len(layers):
         raise ValueError(f"two layers of {model.name} have the same name")
+    if missing := set(inputs) - by_name.keys():
+        raise ValueError(f"{min(missing)!r}, an input of {model.name}, is not one of its layers")
     return Graph(tuple(layers), inputs, outputs, by_name)
 
 
