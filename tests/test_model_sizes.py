@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.models.sizes import Account, agreed
+from tests.crafted import within
 
 FILE, INFERRED = "the file", "shape inference"
 
@@ -54,3 +55,9 @@ def test_partial_accounts_of_one_shape_never_contradict(
     assert found is not None
     known = [any(mask[axis] for mask in masks) for axis in range(len(sizes))]
     assert found == tuple(s if k else None for s, k in zip(sizes, known, strict=True))
+
+
+def test_many_accounts_take_linear_time() -> None:
+    accounts = [Account((1, 3, 8), FILE)] * 100_000
+    with within(2):
+        assert agreed("x", *accounts) == (1, 3, 8)

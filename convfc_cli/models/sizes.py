@@ -34,35 +34,31 @@ def agreed(tensor: str, *accounts: Account) -> Sizes | None:
     >>> agreed("x", Account((1, 3, None), "the file"), Account((None, 3, 8), "shape inference"))
     (1, 3, 8)
     """
-    found: list[int | None] | None = None
-    for number, account in enumerate(accounts):
-        if account.sizes is None:
-            continue
-        for before in accounts[:number]:
-            _hold(tensor, before, account)
-        if found is None:
-            found = [None] * len(account.sizes)
-        found = [
-            own if own is not None else size for own, size in zip(found, account.sizes, strict=True)
-        ]
-    return None if found is None else tuple(found)
+    known = [account for account in accounts if account.sizes is not None]
+    if not known:
+        return None
+    found: list[int | None] = [None] * len(known[0].sizes or ())
+    sources = [known[0]] * len(found)
+    """The first account that has the size, for each axis."""
+    for account in known:
+        sizes = account.sizes or ()
+        if len(sizes) != len(found):
+            raise _contradiction(tensor, known[0], account)
+        for axis, size in enumerate(sizes):
+            if size is not None and found[axis] is None:
+                found[axis], sources[axis] = size, account
+            elif size is not None and found[axis] != size:
+                raise _contradiction(tensor, sources[axis], account)
+    return tuple(found)
 
 
-def _hold(tensor: str, first: Account, second: Account) -> None:
-    """Raise where two accounts contradict each other."""
-    if first.sizes is None or second.sizes is None or _agree(first.sizes, second.sizes):
-        return
+def _contradiction(tensor: str, first: Account, second: Account) -> UsageError | MalformedInput:
+    """The error for two accounts of which at most one is right."""
     if second.given:
         first, second = second, first
     kind = UsageError if first.given else MalformedInput
     told = (f"{shown(account.sizes or ())} by {account.source}" for account in (first, second))
-    raise kind(f"the tensor {tensor!r} is {', '.join(told)}")
-
-
-def _agree(first: Sequence[int | None], second: Sequence[int | None]) -> bool:
-    return len(first) == len(second) and all(
-        a == b or a is None or b is None for a, b in zip(first, second, strict=True)
-    )
+    return kind(f"the tensor {tensor!r} is {', '.join(told)}")
 
 
 def complete(sizes: Sizes | None) -> tuple[int, ...] | None:
