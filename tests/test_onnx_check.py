@@ -43,6 +43,28 @@ def branches(
     return make_model([choice, *after], inputs, [tensor("W", ONE)], outputs=["y"])
 
 
+def looped() -> onnx.ModelProto:
+    """A Loop whose body has a stored value for what it is handed."""
+    body = helper.make_graph(
+        [
+            node("Conv", ["x", "w"], ["out"]),
+            node("Identity", ["going"], ["on"]),
+            node("Identity", ["w"], ["next"]),
+        ],
+        "body",
+        [
+            info("i", (), TensorProto.INT64),
+            info("going", (), TensorProto.BOOL),
+            info("w", (1,) * 4),
+        ],
+        [info(name, None) for name in ("on", "next", "out")],
+        [tensor("w", 2 * ONE)],
+    )
+    stored = [tensor("trips", np.int64(1)), tensor("true", np.bool_(True)), tensor("first", ONE)]
+    loop = node("Loop", ["trips", "true", "first"], ["last", "y"], body=body, name="loop")
+    return make_model([loop], [X], stored)
+
+
 def function(
     inputs: Sequence[str], nodes: Sequence[onnx.NodeProto], opsets: Sequence[int] = (18,)
 ) -> onnx.ModelProto:
@@ -103,6 +125,11 @@ TWICE: dict[str, tuple[onnx.ModelProto, str]] = {
     "an output named as its weight": (
         make_model([node("Conv", ["x", "W"], ["W"])], [X], [tensor("W", ONE)]),
         "'W' .* as an initializer and as an output of node 0",
+    ),
+    "an input of a body and an initializer": (
+        looped(),
+        "'w' is defined twice in the body of the Loop 'loop' of the graph: as an input and as an "
+        "initializer",
     ),
     "in a branch": (
         branches([constant("V"), constant("V")]),

@@ -25,8 +25,8 @@ def check(model: onnx.ModelProto, name: str) -> None:
     that a node states twice, an operator set of two versions, or a stored tensor of more axes than
     `LARGEST_RANK`. `name` is the model's.
 
-    A graph input may have a stored default. Inputs and stored tensors of an inner graph may be
-    called as tensors around it, and are meant within it; a node's output may not.
+    An input of the outermost graph may have a stored default. Inputs and stored tensors of an inner
+    graph may be called as tensors around it, and are meant within it; a node's output may not.
     """
     _check_opsets(model.opset_import, name)
     _check_graph(model.graph, (), lambda: "the graph")
@@ -60,7 +60,7 @@ def _check_graph(graph: onnx.GraphProto, outer: tuple[Defined, ...], place: Told
     inputs: Defined = {}
     for info in graph.input:
         _define(inputs, info.name, lambda: "an input", place)
-    stored: Defined = {}
+    stored: Defined = inputs if outer else {}  # no default for what a Loop or a Scan hands in
     for tensor in graph.initializer:
         _check_rank(tensor, place)
         _define(stored, tensor.name, lambda: "an initializer", place)
