@@ -3,6 +3,7 @@ computes itself, in inner graphs. And weights that depend on nothing but such si
 """
 
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from convfc_cli.errors import MalformedInput, SizeMissing, Unsupported
+from convfc_cli.errors import MalformedInput, Refused, SizeMissing, Unsupported
 from convfc_cli.models.onnx_inference import Pass
 from convfc_cli.rounding import check_runtime
 from tests.models import conv_model, first_witness, info, listed, make_model, only, ramp, tensor
@@ -245,8 +246,9 @@ def test_what_a_crash_of_inference_costs(tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(second.error, SizeMissing)
     assert "the shape inference of" in str(second.error)
     assert "crashes (signal 6)" in str(second.error)
-    second = listed(model, tmp_path, {"h": (1, 3, 8, 4)}).entries[1]
-    assert second.require().output_shape == (1, 7, 3)
+    assert listed(model, tmp_path, {"x": (1, 2, 9, 6)}).entries[0].error is None
+    with pytest.raises(Refused, match=r"--input-shape h=1,3,8,4 cannot be held .* crashes"):
+        listed(model, tmp_path, {"h": (1, 3, 8, 4)})
 
 
 # --- weights that take a size or a type -----------------------------------------------------------
@@ -335,8 +337,9 @@ def test_an_identity_as_large_as_a_tensor(tmp_path: Path) -> None:
     ]
     model = weighted(nodes, [tensor("shape", [4, 3, 1, 1])])
     model.graph.input.append(info("z", (4, 3)))
-    layer = only(model, tmp_path).load()
-    assert np.array_equal(layer.kernel[:, :, 0, 0], np.eye(4, 3, 1))
+    entry = only(model, tmp_path)
+    assert np.array_equal(entry.load().kernel[:, :, 0, 0], np.eye(4, 3, 1))
+    agrees(entry)
 
 
 def test_a_reshape_of_a_free_batch_is_a_layer(tmp_path: Path) -> None:
@@ -362,6 +365,87 @@ def agrees(entry: Any) -> None:
     assert not isinstance(witness, str), witness
     finding = check_runtime(entry.load(), witness)
     assert finding.holds, finding.detail
+
+
+def sized_by(*nodes: Any, t: Any = None, **rest: Any) -> onnx.ModelProto:
+    """A convolution whose kernel is made from the sizes of `t`; what it is, nobody knows."""
+    inputs = [info("x", (1, 3, 8, 8)), *([] if t is None else [info("t", t)])]
+    unknown = [] if t is not None else [node("Foo", ["x"], ["t"], domain="com.example")]
+    stored = [tensor("one", ramp(1, 3, 1, 1)), tensor("sizes", [4, 3, 1, 1])]
+    conv = node("Conv", ["x", "W"], ["y"], name="conv")
+    return make_model(
+        [*unknown, *nodes, conv], inputs, stored, opset=20, domains={"com.example": 1}, **rest
+    )
+
+
+def test_sizes_of_a_tensor_whose_axes_nobody_knows(tmp_path: Path) -> None:
+    """From the second on, they are not none."""
+    nodes = [node("Shape", ["t"], ["s"], start=1), node("Expand", ["one", "s"], ["W"])]
+    with pytest.raises(Unsupported, match="the size of 't', which is open"):
+        only(sized_by(*nodes), tmp_path).require()
+    layer = only(sized_by(*nodes, t=(7, 4, 3, 1, 1)), tmp_path).load()
+    assert layer.kernel.shape == (4, 3, 1, 1)
+
+
+def test_the_shape_of_a_scalar_is_known(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", ["t"], ["s"]),
+        node("Expand", ["one", "s"], ["e"]),
+        node("Size", ["t"], ["n"]),
+        node("Cast", ["n"], ["f"], to=TensorProto.FLOAT),
+        node("Mul", ["e", "f"], ["W"]),
+    ]
+    assert np.array_equal(only(sized_by(*nodes, t=()), tmp_path).load().kernel, ramp(1, 3, 1, 1))
+
+
+def test_a_size_beyond_64_bits(tmp_path: Path) -> None:
+    nodes = [
+        node("Size", ["t"], ["n"]),
+        node("Cast", ["n"], ["f"], to=TensorProto.FLOAT),
+        node("Mul", ["one", "f"], ["W"]),
+    ]
+    with pytest.raises(Unsupported, match="the size of 't', which is beyond 64 bits"):
+        only(sized_by(*nodes, t=(2**40, 2**40)), tmp_path).require()
+
+
+def test_a_size_that_is_given_says_nothing_of_the_type(tmp_path: Path) -> None:
+    """Nor of what is made from the tensor."""
+    nodes = [node("Abs", ["t"], ["a"]), node("CastLike", ["one", "a"], ["W"])]
+    for shapes in (None, {"t": (1, 3, 8, 8)}):
+        with pytest.raises(Unsupported, match="the type of 'a', which is not known"):
+            only(sized_by(*nodes), tmp_path, shapes).require()
+
+
+def test_castlike_saturates_as_it_says(tmp_path: Path) -> None:
+    """1000 is beyond the largest float8 of this kind, 448."""
+    kernels = []
+    for saturate in (0, 1):
+        nodes = [
+            node("CastLike", ["big", "t"], ["narrow"], saturate=saturate),
+            node("Cast", ["narrow"], ["W"], to=TensorProto.FLOAT),
+        ]
+        model = sized_by(*nodes, t=(1,))
+        model.graph.input[1].CopyFrom(info("t", (1,), TensorProto.FLOAT8E4M3FN))
+        model.graph.initializer.append(tensor("big", np.full((1, 3, 1, 1), 1000, np.float32)))
+        kernels.append(only(model, tmp_path).load().kernel)
+    assert np.isnan(kernels[0]).all()
+    assert (kernels[1] == 448).all()
+
+
+def test_large_identities_are_not_made_before_they_are_needed(tmp_path: Path) -> None:
+    """Sixty of 8 MB, of which a kernel needs one number."""
+    nodes = [node("EyeLike", ["t"], [f"e{n}"], dtype=TensorProto.DOUBLE) for n in range(60)]
+    nodes += [node("Sum", [f"e{n}" for n in range(60)], ["sum"])]
+    nodes += [node("ReduceMax", ["sum"], ["most"], keepdims=0)]
+    nodes += [node("Cast", ["most"], ["f"], to=TensorProto.FLOAT), node("Mul", ["one", "f"], ["W"])]
+    model = sized_by(*nodes, t=(1024, 1024))
+    tracemalloc.start()
+    try:
+        entry = only(model, tmp_path)
+        assert np.array_equal(entry.load().kernel, 60 * ramp(1, 3, 1, 1))
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
 
 
 # --- what is no graph -----------------------------------------------------------------------------

@@ -452,3 +452,42 @@ def test_a_branch_that_need_not_be_taken(tmp_path: Path) -> None:
         [tensor("W", ramp(3, 2, 2, 3))],
     )
     assert only(model, tmp_path, {"x": (1, 2, 9, 6)}).require().output_shape == (3, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "told"),
+    [
+        ((4, 2, 3, 3), TensorProto.FLOAT, ""),
+        (("n", 2, 3, 3), TensorProto.FLOAT, ""),
+        ((8, 2, 3, 3), TensorProto.FLOAT, "4,2,3,3 by its stored value, 8,2,3,3 by"),
+        ((4, 2, 3, 5), TensorProto.FLOAT, "4,2,3,3 by its stored value, 4,2,3,5 by"),
+        ((4, 2, 3, 3), TensorProto.DOUBLE, "float by its stored value, double by"),
+    ],
+)
+def test_weights_that_are_declared_otherwise(
+    shape: Any, kind: int, told: str, tmp_path: Path
+) -> None:
+    """Their first axis is not a batch, and a runtime takes them as they are declared or not at
+    all.
+    """
+    model = make_model(
+        [node("Conv", ["x", "W"], ["y"])],
+        [info("x", (1, 2, 9, 6)), info("W", shape, kind)],
+        [tensor("W", ramp(4, 2, 3, 3))],
+    )
+    entry = only(model, tmp_path)
+    if not told:
+        assert entry.require().output_shape == (4, 7, 4)
+        return
+    assert isinstance(entry.error, MalformedInput)
+    assert f"'W' is {told} its declaration as an input" in str(entry.error)
+
+
+def test_a_node_that_lacks_an_input_hides_no_other_size(tmp_path: Path) -> None:
+    """ONNX's own inference ends its process over an EyeLike of nothing."""
+    model = two_layers(x=(1, 2, 9, 6))
+    model.graph.node.add(op_type="EyeLike", input=[""], output=["eye"])
+    found = listed(model, tmp_path).entries
+    assert [entry.require().output_shape for entry in found][:2] == [(2, 8, 5), (2, 7, 4)]
+    with pytest.raises(UsageError, match="'a' is 1,2,5,5 by --input-shape, 1,2,8,5 by shape"):
+        listed(model, tmp_path, {"a": (1, 2, 5, 5)})

@@ -26,7 +26,7 @@ from convfc_cli import contained
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.models import onnx_quant
 from convfc_cli.models.onnx_scope import STANDARD, Scope, operator
-from convfc_cli.models.sizes import complete, shown
+from convfc_cli.models.sizes import Sizes, complete, shown
 from convfc_cli.naming import first_few
 
 Array = NDArray[Any]
@@ -44,11 +44,8 @@ memory has room for, whatever the budget of the command."""
 LIMITS = contained.Limits(memory=850_000_000)
 """Of the child, for one constant: BUDGET elements dequantized fit."""
 
-LARGEST_IDENTITY = 2**20
-"""Elements of an identity matrix that is as large as a tensor of the network."""
-
 _SAME_SIZE = frozenset(
-    "Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Cos Cosh CumSum Erf Exp EyeLike "
+    "Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Cos Cosh CumSum Erf Exp "
     "Flatten Floor Identity IsInf IsNaN Log LpNormalization Neg Not Reciprocal ReduceL1 ReduceL2 "
     "ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
     "ReduceSumSquare Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Sinh "
@@ -69,6 +66,7 @@ _SIZED: dict[str, Callable[[onnx.NodeProto, list[Array]], int]] = {
     "Expand": lambda node, inputs: prod(
         np.broadcast_shapes(inputs[0].shape, tuple(map(int, inputs[1])))
     ),
+    "EyeLike": lambda node, inputs: prod(_identity_shape(node)),
     "Gather": lambda node, inputs: inputs[1].size * inputs[0].size // inputs[0].shape[_axis(node)],
     "InstanceNormalization": lambda node, inputs: _per_channel(inputs, 1),
     "MatMul": lambda node, inputs: inputs[0].size * inputs[1].size // inputs[0].shape[-1],
@@ -111,35 +109,63 @@ def of_constants(scope: Scope, node: onnx.NodeProto, *, batch: bool) -> onnx.Nod
         kind = scope.kind(name)
         if not kind:
             return f"it has the type of {name!r}, which is not known"
-        return onnx.helper.make_node("Cast", node.input[:1], node.output, to=kind)
+        cast = onnx.helper.make_node("Cast", node.input[:1], node.output, to=kind)
+        cast.attribute.extend(node.attribute)
+        return cast
     given = {attribute.name: attribute.i for attribute in node.attribute}
     asked = slice(given.get("start"), given.get("end")) if node.op_type == "Shape" else slice(None)
-    shape, of_one = (
-        complete((scope.shape(name, batch=b) or (None,))[asked]) for b in (batch, True)
-    )
+    shape, of_one = (_part(scope.shape(name, batch=b), asked) for b in (batch, True))
     if shape is None:
         told = "the size" if of_one is None else "the batch"
         return f"it depends on {told} of {name!r}, which is open"
     if node.op_type == "EyeLike":
         return _identity(scope, node, shape, given)
+    if node.op_type == "Size" and prod(shape) >= 2**63:
+        return f"it depends on the size of {name!r}, which is beyond 64 bits"
     array = np.array(shape if node.op_type == "Shape" else prod(shape), np.int64)
     return onnx.helper.make_node("Constant", [], node.output, value=numpy_helper.from_array(array))
+
+
+def _part(shape: Sizes | None, asked: slice) -> tuple[int, ...] | None:
+    """These sizes of a shape; None where one of them is open, or how many axes there are."""
+    return None if shape is None else complete(shape[asked])
 
 
 def _identity(
     scope: Scope, node: onnx.NodeProto, shape: tuple[int, ...], given: dict[str, int]
 ) -> onnx.NodeProto | str:
-    """The Constant that an EyeLike of an input of this shape makes, or why there is none."""
+    """The EyeLike with its shape as an attribute in place of an input of it, or why there is none.
+
+    It is not made yet: it may be far larger than the file.
+    """
     kind = given.get("dtype") or scope.kind(node.input[0])
-    rows, columns = shape if len(shape) == 2 else (0, 0)
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
     except KeyError:
         dtype = np.dtype(object)
-    if dtype.kind not in "bfiu" or not 0 < rows * columns <= LARGEST_IDENTITY:
+    if dtype.kind not in "bfiu" or len(shape) != 2 or 0 in shape:
         return f"it is an EyeLike of {shown(shape)} and of type {kind}, which is not folded"
-    array = np.eye(rows, columns, given.get("k", 0), dtype)
-    return onnx.helper.make_node("Constant", [], node.output, value=numpy_helper.from_array(array))
+    k = given.get("k", 0)
+    return onnx.helper.make_node("EyeLike", [], node.output, dtype=kind, k=k, shape=shape)
+
+
+def _identity_shape(node: onnx.NodeProto) -> tuple[int, ...]:
+    return next(tuple(a.ints) for a in node.attribute if a.name == "shape")
+
+
+def spelled_out(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A node of `sources` as runtimes take it: an EyeLike reads its shape from a tensor again."""
+    if node.op_type != "EyeLike" or node.input:
+        return [node]
+    shape, zeros = (f"{node.output[0]}/{part}" for part in ("shape", "zeros"))
+    sizes = numpy_helper.from_array(np.array(_identity_shape(node), np.int64))
+    eye = onnx.helper.make_node("EyeLike", [zeros], node.output)
+    eye.attribute.extend(a for a in node.attribute if a.name != "shape")
+    return [
+        onnx.helper.make_node("Constant", [], [shape], value=sizes),
+        onnx.helper.make_node("ConstantOfShape", [shape], [zeros]),
+        eye,
+    ]
 
 
 def dynamic(scope: Scope, name: str, *, batch: bool = False) -> str | None:
@@ -473,6 +499,11 @@ def _evaluated(
     """The outputs of one node on constant inputs, those that have a name."""
     if operator(node) in onnx_quant.OPERATORS:
         return [onnx_quant.quantized(node, inputs)]
+    if node.op_type == "EyeLike":
+        given = {attribute.name: attribute.i for attribute in node.attribute}
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(given["dtype"])
+        rows, columns = _identity_shape(node)
+        return [np.eye(rows, columns, given["k"], dtype)]
     if any(a.name == "to" and a.i == onnx.TensorProto.STRING for a in node.attribute):
         raise Unsupported(f"the constant {node.output[0]!r} is text")
     from onnx.reference import ReferenceEvaluator

@@ -27,11 +27,13 @@ FEW = 128
 MOST_REMEMBERED = 4096
 """Nodes whose outputs are kept for the next node that is the same."""
 
-GIVEN, INFERRED = "--input-shape", "shape inference"
+GIVEN, INFERRED, STORED = "--input-shape", "shape inference", "its stored value"
 
 DECLARED = ("its declaration as an input", "its value_info", "its declaration as an output")
 
 REALS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
+
+_NAMES = {kind: name.lower() for name, kind in onnx.TensorProto.DataType.items()}
 
 READ_REALS = ("Range", "Resize", "Upsample")
 """Operators whose sizes depend on real numbers; others are given the whole ones alone."""
@@ -88,6 +90,10 @@ class Pass:
     conflicts: dict[str, Conflict] = field(default_factory=dict, init=False)
     settled: set[str] = field(default_factory=set, init=False)
     """Tensors that have sizes which only the user gave."""
+
+    untyped: set[str] = field(default_factory=set, init=False)
+    """Names of tensors whose elements are taken as float32 so that inference goes on: nothing says
+    so, and neither it does of what is made from them."""
 
     assumes: bool = field(default=False, init=False)
     """Whether a free batch was taken as 1."""
@@ -149,7 +155,7 @@ class _Graph:
         stored = {tensor.name: tensor for tensor in graph.initializer}
         stored |= {tensor.values.name: tensor for tensor in graph.sparse_initializer}
         for name, tensor in stored.items():
-            self._settle(name, _type_of(tensor), "its stored value")
+            self._settle(name, _type_of(tensor), STORED)
             self.constants[name] = tensor
         for info in graph.input:
             if info.name not in stored:
@@ -181,6 +187,7 @@ class _Graph:
             if isinstance(outputs, _Refusal):
                 doubt = doubt or self._refused(node, outputs)
                 outputs = []
+            self._hand_on(node.input, node.output)
             for place, name in enumerate(node.output):
                 made, constant = outputs[place] if place < len(outputs) else (None, None)
                 if name:
@@ -190,6 +197,12 @@ class _Graph:
                     if doubt:
                         self.facts.doubts.setdefault(name, doubt)
         self._look_back()
+
+    def _hand_on(self, given: Iterable[str], made: Iterable[str]) -> None:
+        """Where nothing says the type of what is given, nothing says that of what is made of it."""
+        untyped = self.run.untyped
+        if untyped and not untyped.isdisjoint(given):
+            untyped.update(name for name in made if name and name not in self.declared)
 
     def _doubt(self, names: Iterable[str]) -> str:
         """What contradicts the sizes that a node is given; empty where nothing does."""
@@ -233,10 +246,14 @@ class _Graph:
             self._take(name, made, inferred)
             return
         accounts = [Account(sizes_of(kind), source) for source, kind in declared]
-        accounts = _of_one_batch([Account(inferred, source), *accounts])
+        accounts = [Account(inferred, source), *accounts]
+        if source != STORED:
+            accounts = _of_one_batch(accounts)
         if given is not None:
             accounts.append(Account(given, GIVEN, given=True))
         try:
+            if source == STORED and made is not None:
+                _check_element(name, made, declared)
             sizes = agreed(name, *accounts)
         except (UsageError, MalformedInput) as error:
             sizes = next(tuple(a.sizes) for a in reversed(accounts) if a.sizes is not None)
@@ -252,14 +269,16 @@ class _Graph:
         if is_input and self.parent is None and sizes and len(sizes) > 1 and sizes[0] is None:
             sizes = (self.run.batch, *sizes[1:])
             self.run.assumes = self.run.batch is not None
-        kinds = [kind for _, kind in declared]
-        self._take(name, _merged(([] if made is None else [made]) + kinds, sizes), sizes)
+        kinds = [kind for kind in (made, *(kind for _, kind in declared)) if kind is not None]
+        if sizes is not None and not any(kind.tensor_type.elem_type for kind in kinds):
+            self.run.untyped.add(name)
+        self._take(name, _merged(kinds, sizes), sizes)
 
     def _take(self, name: str, kind: onnx.TypeProto, sizes: Sizes | None) -> None:
         self.types[name] = kind
         if sizes is not None:
             self.facts.shapes[name] = sizes
-        if kind.HasField("tensor_type"):
+        if kind.HasField("tensor_type") and name not in self.run.untyped:
             self.facts.types[name] = kind.tensor_type.elem_type
 
     def _with_stubs(
@@ -278,9 +297,11 @@ class _Graph:
             may_be_left_out = self.conditional or operator(node) == ("", "If")
             path = f"{self.path}{key}/"
             found = _Graph(inner, self, self.run, types, path, conditional=may_be_left_out)
+            self._hand_on(node.input, (info.name for info in inner.input))
             found.go()
             self.facts.inner[key] = found.facts
             names = [info.name for info in inner.output]
+            self._hand_on(names, node.output)
             doubt = doubt or found._doubt(names)
             _, place, which = key
             attribute = stub.attribute[place]
@@ -324,7 +345,10 @@ class _Graph:
         if not self.run.infers or not node.output:
             return []
         try:
-            alone = self._alone(_standing_in(node))
+            plain = _standing_in(node)
+            if self._lacks_inputs(plain):
+                return []
+            alone = self._alone(plain)
         except ConvfcError:  # its reader says so
             return []
         key = alone.SerializeToString()
@@ -334,6 +358,21 @@ class _Graph:
             if len(self.run.remembered) < MOST_REMEMBERED:
                 self.run.remembered[key] = found
         return found
+
+    def _lacks_inputs(self, node: onnx.NodeProto) -> bool:
+        """Whether an input that must be there is not: inference may end the process over that."""
+        is_standard = node.domain in STANDARD
+        version = self._opset() if is_standard else self.run.opsets.get(node.domain, 1)
+        try:
+            schema = onnx.defs.get_schema(node.op_type, version, "" if is_standard else node.domain)
+        except onnx.defs.SchemaError:
+            return False
+        given = [*node.input, *[""] * (schema.min_input - len(node.input))]
+        single = onnx.defs.OpSchema.FormalParameterOption.Single
+        return any(
+            not name and formal.option == single
+            for name, formal in zip(given, schema.inputs, strict=False)
+        )
 
     def _alone(self, node: onnx.NodeProto) -> onnx.ModelProto:
         """A model of this node and nothing else, its tensors named by their places."""
@@ -494,6 +533,19 @@ def _contradicted(graph: onnx.GraphProto, made: onnx.TypeProto) -> _Refusal | No
         if None not in (given, wanted) and given != wanted:
             return _Refusal(f"{given} numbers for a sum over {wanted}", (wanted,), (given,))
     return None
+
+
+def _check_element(
+    name: str, stored: onnx.TypeProto, declared: Iterable[tuple[str, onnx.TypeProto]]
+) -> None:
+    """Raise `MalformedInput` where a stored tensor is declared with another type of elements."""
+    for source, kind in declared:
+        own, other = stored.tensor_type.elem_type, kind.tensor_type.elem_type
+        if other and other != own:
+            types = [_NAMES.get(kind, f"of the type {kind}") for kind in (own, other)]
+            raise MalformedInput(
+                f"the tensor {name!r} is {types[0]} by {STORED}, {types[1]} by {source}"
+            )
 
 
 def _merged(kinds: Sequence[onnx.TypeProto], sizes: Sizes | None) -> onnx.TypeProto:

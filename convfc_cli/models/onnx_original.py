@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from convfc_cli.layers.linear import as_float64
-from convfc_cli.models.onnx_constants import decoded, opset_ids, sources, value
+from convfc_cli.models.onnx_constants import decoded, opset_ids, sources, spelled_out, value
 from convfc_cli.models.onnx_layer import attributes
 from convfc_cli.models.onnx_scope import Scope
 from convfc_cli.models.onnx_site import Part, Site
@@ -166,7 +166,7 @@ def cut_out(
             for place, name in enumerate(original.output):
                 copy.output[place] = unique(where, name) if name else ""
         copy.name = copy.output[0]
-        nodes.append(copy)
+        nodes.extend(spelled_out(copy))
 
     done: set[tuple[int, str]] = set()
     for place, name in enumerate(node.input):

@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 
 from convfc_cli import contained
-from convfc_cli.errors import ConvfcError, UsageError
+from convfc_cli.errors import ConvfcError, Refused, UsageError
 from convfc_cli.geometry import LARGEST
 from convfc_cli.models.model import Shapes
 from convfc_cli.models.onnx_inference import GIVEN, Conflict, Pass, sizes_of
@@ -40,7 +40,8 @@ def scope_of(
     """The outermost graph of a model, with all sizes that can be known; and the tensors of which
     only `shapes` say so. `name` is for errors.
 
-    Raises `UsageError` for shapes that do not fit the model.
+    Raises `UsageError` for shapes that do not fit the model, `Refused` for those of inner tensors
+    where nothing can be inferred that they might contradict.
     """
     graph = model.graph
     opsets = {entry.domain: entry.version for entry in model.opset_import}
@@ -51,6 +52,10 @@ def scope_of(
         found: _Found = contained.run(lambda: _found(graph, whole), what)
     except (ConvfcError, contained.Failed) as error:  # what is declared remains
         lost = str(error) if isinstance(error, ConvfcError) else f"{what} fails: {error}"
+        inner = sorted(given.keys() - {info.name for info in graph.input})
+        if inner:
+            told = f"{GIVEN} {inner[0]}={shown(given[inner[0]])}"
+            raise Refused(f"{told} cannot be held against the model: {lost}") from error
         whole = replace(whole, infers=False)
         found = _found(graph, whole)
     if found.conflict is not None:
