@@ -182,7 +182,9 @@ def matrix(folder: Path) -> Path:
 
 def looked_up(*arguments: object) -> list[dict[str, Any]]:
     """The rows that `map` gives as JSON, which must be those that it gives in a pipe."""
-    listed = json.loads(run("map", "--json", *arguments).succeeded().out)
+    out = run("map", "--json", *arguments).succeeded().out
+    listed = json.loads(out)
+    assert out == json.dumps(listed, indent=1) + "\n"
     for row, plain in zip(listed, table(run("map", *arguments).succeeded().out), strict=True):
         assert [row["row"], row["column"]] == [int(plain["row"]), int(plain["column"])]
         for key in ("output", "input"):
@@ -290,6 +292,10 @@ def test_map_on_a_terminal(matrix: Path, folder: Path) -> None:
     code, shown, others = terminal("map", "l.npz", "--kernel", "0,0,2,2", cwd=folder)
     assert "and 744 more: pipe it to see them all" in others["stderr"]
     assert len(shown.splitlines()) < 50
+    large = ["--input-shape", "1,2,400,400", "--form", "operator", "--no-verify", "-o", "large.npz"]
+    run("convert", net(folder / "free.onnx", shape=(1, 2, "h", "w")), *large).succeeded()
+    _, _, others = terminal("map", "large.npz", "--kernel", "0,0,1,1", cwd=folder)
+    assert "and at least 100,001 more: pipe" in others["stderr"]
     _, _, others = terminal("map", "-q", "l.npz", "--kernel", "0,0,2,2", cwd=folder)
     assert others["stderr"] == ""
 

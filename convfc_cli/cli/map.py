@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from convfc_cli.cli import options
-from convfc_cli.cli.output import is_terminal, print_json, print_rows, print_table, say
+from convfc_cli.cli.output import is_terminal, print_json_list, print_rows, print_table, say
 
 if TYPE_CHECKING:
     from convfc_cli.operators import MatrixOperator
@@ -19,6 +19,9 @@ HEADER = ("row", "column", "output", "input", "kernel", "weight")
 
 ON_SCREEN = 40
 """Lines of a table on a terminal; a pipe gets them all."""
+
+COUNTED = 100_000
+"""Lines beyond them that are counted: a second."""
 
 EPILOG = """\b
 Examples:
@@ -77,15 +80,16 @@ def map_(
     except IndexError as error:
         raise UsageError(f"{matrix}: {error}") from error
     if as_json:
-        print_json([dict(zip(HEADER, _finite(row), strict=True)) for row in (*first, *rows)])
+        print_json_list(dict(zip(HEADER, _finite(row), strict=True)) for row in chain(first, rows))
         return
     if not is_terminal(sys.stdout):
-        print_rows(HEADER, (_plain(row) for row in (*first, *rows)))
+        print_rows(HEADER, map(_plain, chain(first, rows)))
         return
     print_table(HEADER, map(_plain, first[:ON_SCREEN]), numbers=("row", "column", "weight"))
     if len(first) > ON_SCREEN:
-        more = 1 + sum(1 for _ in rows)
-        say(f"and {more:,} more: pipe it to see them all", quiet=quiet)
+        more = 1 + sum(1 for _ in islice(rows, COUNTED))
+        least = "at least " if more > COUNTED else ""
+        say(f"and {least}{more:,} more: pipe it to see them all", quiet=quiet)
     if output is not None:
         say(f"bias of output {output}: {found.bias_tensor()[output]!s}", quiet=quiet)
     if not first:
