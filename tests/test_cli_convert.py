@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -668,3 +669,15 @@ def test_a_whole_network_with_open_sizes() -> None:
     content = json.loads(run("convert", MIXED, *arguments).succeeded().out)
     assert len(content["matrices"]) == 8
     assert all(entry["report"]["ok"] for entry in content["matrices"])
+
+
+def test_an_operator_file_is_held_to_its_model_in_little_memory(folder: Path) -> None:
+    """Its bias is one number an output channel, each of which has a million outputs here."""
+    large = net(Path("large.onnx"), shape=(1, 2, 1000, 1000))
+    run("convert", large, "--form", "operator", "-o", "large.npz", "--no-verify").succeeded()
+    tracemalloc.start()
+    try:
+        run("verify", "large.npz", "--model", large).succeeded()
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
