@@ -7,6 +7,9 @@ from difflib import get_close_matches
 
 from convfc_cli.errors import UsageError
 
+LONGEST_COMPARED = 200
+"""Characters of a name that is looked at for a hint: comparing takes their product."""
+
 
 @dataclass(frozen=True, slots=True)
 class Label:
@@ -75,9 +78,10 @@ def pick(wanted: str, labels: Sequence[Label], where: str) -> Label:
     """
     if not wanted:
         raise UsageError("-l is empty: name a layer, or @0 for the first")
-    if wanted.startswith("@") and wanted[1:].isdigit():
+    if re.fullmatch("@[0-9]+", wanted):
+        position = wanted[1:].lstrip("0") or "0"  # as a text: it may have any number of digits
         for label in labels:
-            if label.position == int(wanted[1:]):
+            if str(label.position) == position:
                 return label
         places = [label.position for label in labels]
         span = f", @{min(places)} to @{max(places)}" if places else ""
@@ -100,7 +104,14 @@ def pick(wanted: str, labels: Sequence[Label], where: str) -> Label:
 
 def _close(wanted: str, labels: Sequence[Label], most: int = 3) -> list[str]:
     """The names that are most like what was wanted, one for a layer."""
-    owners = {name: label.position for label in reversed(labels) for name in label.names()}
+    if len(wanted) > LONGEST_COMPARED:
+        return []
+    owners = {
+        name: label.position
+        for label in reversed(labels)
+        for name in label.names()
+        if len(name) <= LONGEST_COMPARED
+    }
     found: dict[int, str] = {}
     for name in get_close_matches(wanted, owners, n=3 * most, cutoff=0.5):
         found.setdefault(owners[name], name)

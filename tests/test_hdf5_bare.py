@@ -333,6 +333,7 @@ def test_a_bias_beside_the_kernel_is_asked_about(folder: Path, kernel: str, bias
     before = listing(folder)
     complaint = run("convert", path, *told).failed(2)
     assert f"{bias} lies beside {kernel}: say --bias {bias}, or --bias none" in complaint
+    assert "--bias is empty" in run("convert", path, *told, "--bias", "").failed(2)
     assert complaint == run("inspect", path, *told).failed(2)
     assert listing(folder) == before
     assert f"(bias: {bias})" in run("inspect", path).succeeded().lines[1]

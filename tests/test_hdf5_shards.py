@@ -60,6 +60,16 @@ def test_files_are_read_as_one(folder: Path) -> None:
     assert "there are b/vars/0" in told
 
 
+def test_a_dataset_that_two_files_hold(folder: Path) -> None:
+    """As where a file of another model has been left behind: nobody can tell which is meant."""
+    path = two(folder)
+    with h5py.File(folder / "w_1.weights.h5", "a") as file:
+        file["a/vars/0"] = KERNEL + 1
+    told = "/a/vars/0 lies in two of its files"
+    assert told in run("inspect", path).failed(3)
+    assert told in run("convert", path, *TOLD, "--bias", "none").failed(3)
+
+
 def test_they_are_found_from_anywhere(folder: Path) -> None:
     (folder / "in").mkdir()
     (folder / "elsewhere").mkdir()

@@ -101,6 +101,19 @@ def test_what_fits_several_is_an_error_that_lists_them(
     assert str(raised.value) == f"{wanted!r} fits several layers of m.onnx: say {fitting}"
 
 
+@pytest.mark.parametrize("digits", ["2", "0" * 5000 + "2", "9" * 5000])
+def test_a_position_beyond_the_last(digits: str) -> None:
+    with pytest.raises(UsageError, match=f"has no layer @{digits}: it has 2, @0 to @1"):
+        pick(f"@{digits}", [Label(0, "a", "y"), Label(1, "b", "z")], "m.onnx")
+
+
+def test_a_position_may_have_zeros_before_it_and_no_other_digits_than_ours() -> None:
+    labels = [Label(0, "a", "y"), Label(1, "b", "z")]
+    assert pick("@001", labels, "m.onnx").name == "b"
+    with pytest.raises(UsageError, match="has no layer '@¹'"):
+        pick("@¹", labels, "m.onnx")
+
+
 def test_a_miss_names_each_layer_once_and_outputs_last() -> None:
     with pytest.raises(UsageError, match=r"no layer 'nope': there are c$"):
         pick("nope", [Label(0, "c", "y")], "m.onnx")

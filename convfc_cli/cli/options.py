@@ -184,6 +184,8 @@ def described(given: dict[str, Any]) -> "Bare | None":
         raise click.UsageError("--weight needs --kernel-order, such as oihw or hwio")
     from convfc_cli.models.model import Bare
 
+    if found.get("bias") == "":
+        raise click.UsageError("--bias is empty: name a dataset, or say none")
     if found.get("bias") == "none":
         found["bias"] = ""
     return Bare(weight, order, **found)

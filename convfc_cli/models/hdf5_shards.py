@@ -21,7 +21,10 @@ MOST = 1000
 
 
 class Shards:
-    """The trees of several files, as far as a list of datasets goes."""
+    """The trees of several files, as far as a list of datasets goes.
+
+    A dataset that two of them hold raises `MalformedInput`: nobody can tell which is meant.
+    """
 
     def __init__(self, roots: list[Group], paths: list[Path]) -> None:
         self._roots, self.paths = roots, paths
@@ -29,8 +32,13 @@ class Shards:
 
     def walk(self) -> Iterator[Dataset]:
         """All datasets, file by file."""
+        seen: set[str] = set()
         for root in self._roots:
-            yield from root.walk()
+            for dataset in root.walk():
+                if dataset.path in seen:
+                    raise _twice(dataset)
+                seen.add(dataset.path)
+                yield dataset
 
     def dataset(self, name: str) -> Dataset | None:
         """The dataset of this path, in whichever file it is."""
@@ -44,8 +52,11 @@ class Shards:
                 inside = (holder.group(step) for holder in holders.get(step, ()))
                 self._merge(path, [group for group in inside if group is not None])
             holders = self._merged[path]
-        found = (holder.dataset(last) for holder in holders.get(last, ()))
-        return next((dataset for dataset in found if dataset is not None), None)
+        each = (holder.dataset(last) for holder in holders.get(last, ()))
+        found = [dataset for dataset in each if dataset is not None]
+        if len(found) > 1:
+            raise _twice(found[0])
+        return found[0] if found else None
 
     def _merge(self, path: str, groups: list[Group]) -> dict[str, list[Group]]:
         """For each name in the groups of a path those that have it, file by file.
@@ -58,6 +69,12 @@ class Shards:
                 holders.setdefault(name, []).append(group)
         self._merged[path] = holders
         return holders
+
+
+def _twice(dataset: Dataset) -> MalformedInput:
+    return MalformedInput(
+        f"{dataset.path} lies in two of its files, one of which may belong to another model"
+    )
 
 
 def is_sharded(source: Input) -> bool:
