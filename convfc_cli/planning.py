@@ -5,7 +5,7 @@ a size that is open, a destination that is in the way, more bytes than are allow
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,6 +149,12 @@ def select(
     return found, entries
 
 
+def _suffixes(has: Callable[[MatrixFormat], bool]) -> str:
+    """The names of files of the formats that have something, each once."""
+    kinds = filter(has, matrix_kinds.formats().values())
+    return " or ".join(dict.fromkeys(f"*{kind.suffixes[0]}" for kind in kinds))
+
+
 def make_plan(
     model: Model,
     entries: Sequence[Entry],
@@ -169,9 +175,7 @@ def make_plan(
         kind = matrix_kinds.by_form(options.form or "csr")
     if file is not None and len(entries) > 1 and not kind.several:
         names = " ".join(f"-l @{entry.position}" for entry in entries[:3])
-        roomy = " or ".join(
-            f"*{k.suffixes[0]}" for k in matrix_kinds.formats().values() if k.several
-        )
+        roomy = _suffixes(lambda kind: kind.several)
         raise UsageError(
             f"{len(entries)} layers do not fit into one file {file}: pick one ({names} ...), or "
             f"name a folder, ending in /, or a file that holds several, {roomy}"
@@ -183,9 +187,7 @@ def make_plan(
             f"a {kind.suffixes[0]} file does not hold the form {form}: name it *{wanted}"
         )
     if options.kernel_index and not kind.numbered and form == "csr":
-        roomy = " or ".join(
-            f"*{k.suffixes[0]}" for k in matrix_kinds.formats().values() if k.numbered
-        )
+        roomy = _suffixes(lambda kind: kind.numbered)
         raise UsageError(
             f"a {kind.suffixes[0]} file has no room for --kernel-index: name it {roomy}"
         )

@@ -26,6 +26,7 @@ from tests.cli_models import (
     process,
     run,
     shell,
+    terminal,
 )
 
 SHAPE = (2, 6, 5)
@@ -681,3 +682,15 @@ def test_an_operator_file_is_held_to_its_model_in_little_memory(folder: Path) ->
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
+
+
+def test_paths_are_printed_as_they_are_in_a_pipe_and_harmless_on_a_terminal(folder: Path) -> None:
+    """Those of the default folder have the model's name, which may come from anyone."""
+    evil = net(Path("\x1b[2Ja\n.onnx"))
+    assert run("convert", evil).succeeded().out == f"{evil}.fc/000-conv.npz\n"
+    code, shown, _ = terminal("convert", evil, "--force", cwd=folder)
+    assert code == 0
+    assert (
+        shown.strip()
+        == "\N{REPLACEMENT CHARACTER}[2Ja\N{REPLACEMENT CHARACTER}.onnx.fc/000-conv.npz"
+    )

@@ -187,7 +187,7 @@ def check_size(inputs: int, outputs: int, probes: int) -> None:
     if size > LARGEST:
         raise Refused(
             f"a proof of a layer with {inputs} inputs and {outputs} outputs takes {size} bytes, "
-            f"more than {LARGEST}: fewer --probes, or convert --no-verify, take less"
+            f"more than {LARGEST}: convert --no-verify, or verify with fewer --probes, takes less"
         )
 
 

@@ -35,7 +35,7 @@ class ShapeType(_ParamType):
     ) -> Shape:
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]
-        found = re.fullmatch(r"(?:(.+)[=:])?\[?\s*(\d+(?:\s*,\s*\d+)*)\s*\]?", value)
+        found = re.fullmatch(r"(?s:(.+)[=:])?\[?\s*(\d+(?:\s*,\s*\d+)*)\s*\]?", value)
         if not found or len(value) > 1000:
             self.fail(f"{value!r} is no shape: write NAME=1,3,224,224, or 1,3,224,224", param, ctx)
         return found[1], tuple(int(size) for size in found[2].split(","))

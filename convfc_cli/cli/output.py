@@ -237,7 +237,9 @@ class Reporter:
         path = str(result.item.path)
         self.stop()
         if self._paths and path != self._printed:
-            print(path, *result.item.beside, sep="\n", flush=True)
+            paths = map(str, (path, *result.item.beside))
+            shown = map(printable, paths) if is_terminal(sys.stdout) else paths
+            print(*shown, sep="\n", flush=True)
             self._printed = path
         rows, columns = result.item.shape
         told = f"  {result.item.entry.name}: {rows:,} x {columns:,}, {human(result.size)}, "
