@@ -1,7 +1,9 @@
 """How layers are called: picking one by what a person writes, and names that files can bear."""
 
+import os
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -116,6 +118,28 @@ def _close(wanted: str, labels: Sequence[Label], most: int = 3) -> list[str]:
     for name in get_close_matches(wanted, owners, n=3 * most, cutoff=0.5):
         found.setdefault(owners[name], name)
     return list(found.values())[:most]
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """A command as it can be given to a shell, whatever characters its words have.
+
+    >>> shell_command(["convfc", "inspect", "a  b.onnx", "x\\ny.onnx"])
+    "convfc inspect 'a  b.onnx' $'x\\\\x0ay.onnx'"
+    """
+    return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
+
+
+def _escaped(word: str) -> str:
+    """A word for bash, ksh and zsh, with what cannot be printed as numbers."""
+    parts = []
+    for character in word:
+        if character in "\\'":
+            parts.append(f"\\{character}")
+        elif character.isprintable():
+            parts.append(character)
+        else:
+            parts += [f"\\x{byte:02x}" for byte in os.fsencode(character)]
+    return f"$'{''.join(parts)}'"
 
 
 def first_few(names: Sequence[str], most: int = 8) -> str:

@@ -186,6 +186,9 @@ def test_a_missing_size_prints_a_command_that_works(folder: Path) -> None:
     """Word for word, whatever is in the names."""
     for name, more in (
         ("m.onnx", ["-o", "c.npz"]),
+        ("two  spaces.onnx", ["-o", "s.npz"]),
+        ("line\nend\\'s\x1b.onnx", ["-o", "l.npz"]),
+        (os.fsdecode(b"no \xff unicode.onnx"), ["-o", "u.npz"]),
         ("my model's.onnx", ["-l", "conv", "--dtype", "float64", "-o", "d e.npz"]),
     ):
         net(folder / name, shape=(1, 2, "height", "width"))
@@ -195,6 +198,39 @@ def test_a_missing_size_prints_a_command_that_works(folder: Path) -> None:
         pasted = shell(command, folder).succeeded()
         assert pasted.lines == [more[-1]]
         assert arrays(Path(more[-1]))["shape"][0] > 1000
+
+
+def test_a_tensor_of_any_name_can_be_given_a_size(folder: Path) -> None:
+    path = net(folder / "m.onnx", tensor="two\nlines  =", shape=(1, 2, "h", "w"))
+    run("convert", path, "--input-shape", "two\nlines  ==1,2,6,5", "-o", "c.npz").succeeded()
+
+
+def test_long_names_do_not_hide_what_a_message_says(folder: Path) -> None:
+    """A hint that is too long for --input-shape is not given."""
+    path = net(folder / "m.onnx", names=("n" * 10**6,), tensor="x" * 10**5, shape=(1, 2, "h", "w"))
+    for arguments in (["convert", path], ["convert", path, "-l", "z" * 10**5], ["inspect", path]):
+        done = run(*arguments)
+        assert max(map(len, done.err.splitlines())) < 2200
+        assert "--input-shape x" not in done.err
+    assert "; say it with --input-shape" in run("convert", path).failed(2)
+
+
+@pytest.mark.parametrize("megabytes", [60, 120, 160])
+def test_too_little_memory_to_begin_with(model: Path, megabytes: int) -> None:
+    """Where it runs out on the way, libraries end the process with any code."""
+    run("convert", model, "-o", "c.npz").succeeded()
+    done = shell(f"ulimit -v {1000 * megabytes}; convfc verify c.npz", model.parent)
+    assert "address space (ulimit -v) is below" in done.failed(5)
+
+
+def test_a_signal_when_all_is_done_leaves_no_trace(folder: Path) -> None:
+    """Nobody is left then who would catch what it raises."""
+    script = (
+        "import atexit, os, signal; from convfc_cli.cli.main import main; "
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM)); main(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (143, b"")
 
 
 @pytest.mark.parametrize("inner", [False, True])

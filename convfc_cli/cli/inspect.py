@@ -1,6 +1,5 @@
 """`convfc inspect`: what a model holds."""
 
-import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from convfc_cli.cli.output import (
     print_table,
     say,
     shape,
+    with_size,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def inspect(
     """
     from convfc_cli.errors import SizeMissing, UsageError, WeightsAlone
     from convfc_cli.models.registry import read
-    from convfc_cli.naming import first_few
+    from convfc_cli.naming import first_few, shell_command
     from convfc_cli.planning import human
 
     found = read(model, options.shapes(input_shapes), options.described(rest))
@@ -124,13 +124,12 @@ def inspect(
     missing = [entry.error for entry in entries if isinstance(entry.error, SizeMissing)]
     if missing:
         arguments = click.get_current_context().find_root().obj or ["inspect", model]
-        hint = missing[0].hint
-        command = shlex.join(["convfc", *arguments, "--input-shape", hint])
-        way = f"for instance: {command}" if hint else "say them with --input-shape"
+        command = with_size(arguments, missing[0].hint)
+        way = f"for instance: {command}" if command else "say them with --input-shape"
         say(f"sizes are open; {way}", quiet=quiet)
     alone = [entry.error.hint for entry in entries if isinstance(entry.error, WeightsAlone)]
     if alone:
-        command = f"{shlex.join(['convfc', 'convert', model])} {alone[0]}"
+        command = f"{shell_command(['convfc', 'convert', model])} {alone[0]}"
         say(
             f"weights alone: how they are used is yours to say, if so for instance by {command} "
             f"(and --stride, --pad, --dilation, --groups, --transposed)",

@@ -7,7 +7,6 @@ quick.
 import codecs
 import io
 import os
-import shlex
 import signal
 import sys
 import traceback
@@ -20,8 +19,15 @@ import click
 
 from convfc_cli import __version__
 from convfc_cli.cli import convert, inspect, map, options, verify
-from convfc_cli.cli.output import say
-from convfc_cli.errors import ConvfcError, SizeMissing, WeightsAlone
+from convfc_cli.cli.output import say, with_size
+from convfc_cli.errors import ConvfcError, Refused, SizeMissing, WeightsAlone
+
+LEAST_MEMORY = 2**28
+"""Bytes of address space without which NumPy and ONNX are not loaded: where it runs out on the way,
+one of them ends the process as if it had found something wrong."""
+
+LONGEST = 2000
+"""Characters of a message: more, and names of strangers hide what it says."""
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell counts it
 DEFECT = 70
@@ -73,12 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if "--debug" in arguments and isinstance(error, Exception):
             traceback.print_exc()
         code = _told(error, arguments, signals.caught)
+    signals.is_done = True
     # A library may swallow what a signal raises, or turn it into an error of its own.
     sys.exit(128 + signals.caught if signals.caught else code)
 
 
 class _Signals:
     """Turns SIGINT, SIGTERM and SIGHUP into an exception, so that every `finally` runs."""
+
+    is_done = False
+    """Whether nothing is left to be cleaned up, and nobody left who would catch an exception."""
 
     def __init__(self) -> None:
         self.caught = 0
@@ -90,6 +100,8 @@ class _Signals:
             signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.is_done:
+            os._exit(128 + number)
         if self.caught:
             return  # what is being cleaned up is not to be interrupted
         self.caught = number
@@ -128,6 +140,7 @@ def _run(arguments: list[str]) -> int:
     # Not `cli.main`: that turns a broken pipe into exit code 1.
     try:
         with cli.make_context("convfc", list(arguments), obj=arguments) as ctx:
+            _check_memory()
             from convfc_cli import budget
 
             with budget.command():
@@ -137,6 +150,19 @@ def _run(arguments: list[str]) -> int:
     finally:
         sys.stdout.flush()
     return 0
+
+
+def _check_memory() -> None:
+    """Raise `Refused` where too little address space is left to load libraries into."""
+    with suppress(ImportError):
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
+            raise Refused(
+                f"the limit of {limit} bytes of address space (ulimit -v) is below {LEAST_MEMORY}: "
+                f"raise it"
+            )
 
 
 def _told(error: BaseException, arguments: list[str], caught: int) -> int:
@@ -158,15 +184,15 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
             help_ = f" (see {error.ctx.command_path} --help)"
         return _line(f"error: {error.format_message()}{help_}", 2)
     if isinstance(error, SizeMissing):
-        way = "say it with --input-shape"
-        if error.hint:
-            command = shlex.join(["convfc", *arguments, "--input-shape", error.hint])
-            way = f"say it, for instance: {command}"
+        command = with_size(arguments, error.hint)
+        way = f"say it, for instance: {command}" if command else "say it with --input-shape"
         return _line(f"error: {error}; {way}", error.exit_code)
     if isinstance(error, WeightsAlone) and error.hint:
+        from convfc_cli.naming import shell_command
+
         sized = any(argument.startswith("--input-shape") for argument in arguments)
         hint = error.hint.partition(" --input-shape ")[0] if sized else error.hint
-        command = f"{shlex.join(['convfc', *arguments])} {hint}"
+        command = f"{shell_command(['convfc', *arguments])} {hint}"
         return _line(f"error: {error}; if so, for instance: {command}", error.exit_code)
     if isinstance(error, ConvfcError):
         return _line(f"error: {error}", error.exit_code)
@@ -192,5 +218,9 @@ def _discard_output() -> None:
 
 
 def _line(message: str, code: int) -> int:
-    say(f"convfc: {' '.join(message.split())}")
+    if len(message) > LONGEST:
+        half = LONGEST // 2
+        more = f" ... ({len(message) - 2 * half} more characters) ... "
+        message = message[:half] + more + message[-half:]
+    say(f"convfc: {' '.join(message.splitlines())}")
     return code

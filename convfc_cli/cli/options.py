@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convfc_cli.cli.output import LONGEST_SIZE
 from convfc_cli.errors import OutputFailed
 
 if TYPE_CHECKING:  # generic since click 8.4, and only for type checkers
@@ -36,7 +37,7 @@ class ShapeType(_ParamType):
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]
         found = re.fullmatch(r"(?s:(.+)[=:])?\[?\s*(\d+(?:\s*,\s*\d+)*)\s*\]?", value)
-        if not found or len(value) > 1000:
+        if not found or len(value) > LONGEST_SIZE:
             self.fail(f"{value!r} is no shape: write NAME=1,3,224,224, or 1,3,224,224", param, ctx)
         return found[1], tuple(int(size) for size in found[2].split(","))
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from convfc_cli.report import Report
 
 
+LONGEST_SIZE = 1000
+"""Characters of an --input-shape that are taken."""
+
+
 def is_terminal(stream: TextIO) -> bool:
     """Whether people read it."""
     return stream.isatty()
@@ -33,6 +37,15 @@ def say(message: str, *, quiet: bool = False) -> None:
 def printable(text: str) -> str:
     """Text of a stranger's file without what would steer a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def with_size(arguments: Sequence[str], size: str) -> str:
+    """The command again with an --input-shape; empty for none, or one that is too long."""
+    from convfc_cli.naming import shell_command
+
+    if not 0 < len(size) <= LONGEST_SIZE:
+        return ""
+    return shell_command(["convfc", *arguments, "--input-shape", size])
 
 
 def print_json(value: object) -> None:

@@ -8,7 +8,6 @@ MATLAB (v7.3) stores arrays with their axes reversed, marks them with `MATLAB_cl
 of size 1 at the end. Here they have the shape that they have in MATLAB.
 """
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -25,6 +24,7 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models import hdf5_numbers
 from convfc_cli.models.hdf5_numbers import check_numbers, dtype_name, numbers
 from convfc_cli.models.model import Bare, Entry, Shapes
+from convfc_cli.naming import shell_command
 from convfc_cli.taps import IndexMap
 
 Array = NDArray[Any]
@@ -150,7 +150,7 @@ def _hint(tree: Tree, weight: Weight, bias: str | None) -> str:
     inputs = ",".join(map(str, (1, sizes["i"], *(size,) * len(spatial))))
     options = ["--weight", name, "--bias", bias or "none", "--kernel-order", order]
     options += ["--transposed"] if order in (f"io{spatial}", f"{spatial}oi") else []
-    return shlex.join([*options, "--input-shape", inputs])
+    return shell_command([*options, "--input-shape", inputs])
 
 
 def _is_optimizers(dataset: Dataset) -> bool:
