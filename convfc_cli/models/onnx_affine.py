@@ -18,7 +18,8 @@ from convfc_cli.errors import MalformedInput, Unsupported
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.linear import as_float64
-from convfc_cli.models.onnx_site import Part, Shape, Site, Sizes
+from convfc_cli.models.onnx_site import Part, Shape, Site
+from convfc_cli.models.sizes import Sizes
 from convfc_cli.outline import Extent
 
 Array = NDArray[Any]

@@ -12,7 +12,8 @@ from convfc_cli.models import onnx_affine, onnx_moves, onnx_pool
 from convfc_cli.models.model import Entry
 from convfc_cli.models.onnx_entry import Fit, settled, size_hint, weight_name
 from convfc_cli.models.onnx_original import as_listed
-from convfc_cli.models.onnx_site import Part, Shape, Site, Sizes
+from convfc_cli.models.onnx_site import Part, Shape, Site
+from convfc_cli.models.sizes import Sizes
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,16 @@ def inner_graphs(
                 yield (number, place, which), attribute, inner
 
 
+def inner_by_node(
+    graph: onnx.GraphProto,
+) -> dict[int, list[tuple[Inner, onnx.AttributeProto, onnx.GraphProto]]]:
+    """The same by the number of their node."""
+    found: dict[int, list[tuple[Inner, onnx.AttributeProto, onnx.GraphProto]]] = {}
+    for inner in inner_graphs(graph):
+        found.setdefault(inner[0][0], []).append(inner)
+    return found
+
+
 def read_within(graph: onnx.GraphProto) -> Iterator[str]:
     """The tensors that the nodes of a graph and of those within it read, and its outputs."""
     for node in graph.node:
@@ -160,9 +170,7 @@ class Scope:
 
 def walk(scope: Scope) -> Iterator[tuple[str, Scope, onnx.NodeProto]]:
     """(path, scope, node) for every node, those of inner graphs where their node stands."""
-    inner: dict[int, list[tuple[Inner, onnx.AttributeProto, onnx.GraphProto]]] = {}
-    for found in inner_graphs(scope.graph):
-        inner.setdefault(found[0][0], []).append(found)
+    inner = inner_by_node(scope.graph)
     for number, node in enumerate(scope.graph.node):
         yield scope.path, scope, node
         label = node.name or (node.output[0] if node.output else f"{node.op_type}_{number}")

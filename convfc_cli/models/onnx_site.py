@@ -19,11 +19,11 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.models.onnx_constants import LARGEST_RANK, dynamic, value
 from convfc_cli.models.onnx_layer import stated, widened
 from convfc_cli.models.onnx_scope import STANDARD, Scope
+from convfc_cli.models.sizes import Sizes
 from convfc_cli.outline import Outline
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
-Sizes = tuple[int | None, ...]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """What a layer computes in; whole numbers are shapes, labels, and the like."""
