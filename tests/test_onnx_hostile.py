@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -811,6 +812,31 @@ def test_what_many_constants_take_adds_up(tmp_path: Path) -> None:
         assert (left.elements, before - left.operations) == (8, 2)
         with pytest.raises(Refused, match="takes too many elements"):
             entries[2].load()
+
+
+@pytest.mark.parametrize("op", ["Conv", "Gemm"])
+def test_weights_of_a_computed_shape_are_computed_once_to_be_listed(
+    op: str, tmp_path: Path
+) -> None:
+    """Inference does not follow sizes through so long a list."""
+    shape, sizes = (SHAPE, (1, 2, 5, 4)) if op == "Conv" else ((3, 4), (1, 3))
+    listed = np.pad(integers(*shape), (0, 200))
+    nodes = [
+        node("Abs", ["listed"], ["abs"]),
+        node("Slice", ["abs", "first", "last"], ["size"]),
+        node("Reshape", ["w", "size"], ["W"]),
+    ]
+    nodes += [node(op, ["x", "W"], [f"y{i}"]) for i in range(3)]
+    stored = [tensor("w", ramp(prod(shape))), tensor("listed", listed)]
+    stored += [tensor("first", integers(0)), tensor("last", integers(len(shape)))]
+    path = save(make_model(nodes, [info("x", sizes)], stored), tmp_path)
+    with budget.command() as left:
+        before = left.operations
+        entries = list(read(path).layers())
+        assert before - left.operations == 3  # Abs, Slice and Reshape
+    assert [entry.require().kernel_shape for entry in entries] == [
+        shape if op == "Conv" else (4, 3)
+    ] * 3
 
 
 def test_an_output_without_a_name_keeps_its_place(tmp_path: Path) -> None:

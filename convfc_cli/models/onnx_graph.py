@@ -16,13 +16,13 @@ from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported,
 from convfc_cli.models import onnx_layer
 from convfc_cli.models.model import Entry, Shapes
 from convfc_cli.models.onnx_check import check
-from convfc_cli.models.onnx_constants import LARGEST_RANK, dynamic, value
+from convfc_cli.models.onnx_constants import LARGEST_RANK, dynamic
 from convfc_cli.models.onnx_entry import Fit, settled, size_hint, weight_name
 from convfc_cli.models.onnx_linear import KINDS, listed
 from convfc_cli.models.onnx_links import Links, Walked
 from convfc_cli.models.onnx_readers import READERS
 from convfc_cli.models.onnx_scope import STANDARD, Scope, operator, read_within, walk
-from convfc_cli.models.onnx_site import Site, open_size
+from convfc_cli.models.onnx_site import Site, open_size, shape_of
 from convfc_cli.models.onnx_sizes import Contradiction, scope_of
 from convfc_cli.models.onnx_wire import MOST_NODES
 
@@ -255,13 +255,10 @@ def _input_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
 
 def _kernel_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
     """The shape of the weights, without reading them where that is possible."""
-    shape = scope.shape(node.input[1], batch=False)
-    if shape is None or None in shape:
-        shape = value(scope, node.input[1]).shape
-    known = tuple(size for size in shape if size is not None)
-    if not 3 <= len(known) <= LARGEST_RANK:
-        raise MalformedInput(f"its weights {node.input[1]!r} have {len(known)} axes")
-    return known
+    shape = shape_of(scope, node.input[1])
+    if not 3 <= len(shape) <= LARGEST_RANK:
+        raise MalformedInput(f"its weights {node.input[1]!r} have {len(shape)} axes")
+    return shape
 
 
 def _channels(node: onnx.NodeProto, kernel: tuple[int, ...]) -> int:

@@ -95,6 +95,9 @@ class Scope:
     fixed: set[str] = field(default_factory=set)
     """Those of them that depend on no size of another tensor."""
 
+    measured: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of constants that nothing but computing them tells, with the `batch` of `shape`."""
+
     zeros: set[tuple[str, int]] = field(default_factory=set)
     """(tensor, axis) of the sizes that are declared as 0. They are taken for open ones."""
 

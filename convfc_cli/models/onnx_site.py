@@ -19,7 +19,7 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.models.onnx_constants import LARGEST_RANK, dynamic, value
 from convfc_cli.models.onnx_layer import stated, widened
 from convfc_cli.models.onnx_scope import STANDARD, Scope
-from convfc_cli.models.sizes import Sizes
+from convfc_cli.models.sizes import Sizes, complete
 from convfc_cli.outline import Outline
 
 Array = NDArray[Any]
@@ -117,11 +117,7 @@ class Site:
     def measure(self, place: int, what: str, *, batch: bool = False) -> Shape:
         """The shape of a constant input, which is not read where that is possible."""
         self.require(place, what, batch=batch)
-        name = self.node.input[place]
-        shape = self.scope.shape(name, batch=batch)
-        if shape is None or None in shape:
-            shape = value(self.scope, name, batch=batch).shape
-        return tuple(size for size in shape if size is not None)
+        return shape_of(self.scope, self.node.input[place], batch=batch)
 
     def constant(self, place: int) -> Array:
         """A constant input that holds weights, widened exactly where it is narrow."""
@@ -161,6 +157,19 @@ class Site:
         if known is None or None in known[1:]:
             raise open_size(self.scope, name, known)
         return tuple(size for size in known[1:] if size is not None)
+
+
+def shape_of(scope: Scope, name: str, *, batch: bool = False) -> Shape:
+    """The shape of a constant, which is computed only where nothing else tells, and once. Raises
+    what `value` raises.
+    """
+    shape = complete(scope.shape(name, batch=batch))
+    if shape is not None:
+        return shape
+    measured = (scope.home(name) or scope).measured
+    if (name, batch) not in measured:
+        measured[name, batch] = value(scope, name, batch=batch).shape
+    return measured[name, batch]
 
 
 def open_size(scope: Scope, name: str, known: Sizes | None) -> SizeMissing:
