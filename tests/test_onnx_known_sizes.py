@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from convfc_cli.errors import MalformedInput, Refused, SizeMissing, Unsupported
+from convfc_cli.models import onnx_constants, onnx_links
 from convfc_cli.models.onnx_inference import Pass
 from convfc_cli.rounding import check_runtime
 from tests.models import conv_model, first_witness, info, listed, make_model, only, ramp, tensor
@@ -328,6 +329,60 @@ def test_a_free_batch_is_no_weight(first: str, tmp_path: Path) -> None:
         only(by_the_batch((5, 3, 8, 8), first), tmp_path),
     ):
         assert np.array_equal(entry.load().bias, np.full(4, 5 * times, np.float32))
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Outputs of the nodes that `dynamic` follows, one for each time."""
+    found: list[str] = []
+    whole = onnx_constants.of_constants
+    assert onnx_links.of_constants is whole  # imported before it is patched: its calls do not count
+
+    def noted(scope: Any, made: Any, *, batch: bool) -> Any:
+        found.append(made.output[0])
+        return whole(scope, made, batch=batch)
+
+    monkeypatch.setattr(onnx_constants, "of_constants", noted)
+    return found
+
+
+BY_THE_BATCH = "its bias is not constant: it depends on the batch of 'x', which is open"
+
+
+@pytest.mark.parametrize("biases", ["one for all", "one for each"])
+def test_many_biases_that_depend_on_the_batch_are_followed_once(
+    biases: str, tmp_path: Path, followed: list[str]
+) -> None:
+    count = 20
+    nodes = [
+        node("Shape", ["x"], ["n"], start=0, end=1),
+        node("Cast", ["n"], ["f"], to=TensorProto.FLOAT),
+        node("Expand", ["f", "four"], ["b0"]),
+        *(node("Abs", [f"b{k}"], [f"b{k + 1}"]) for k in range(count)),
+    ]
+    for k in range(count):
+        bias = f"b{count}" if biases == "one for all" else f"b{k + 1}"
+        nodes.append(node("Conv", ["x", "W", bias], [f"y{k}"]))
+    stored = [tensor("four", [4]), tensor("W", ramp(4, 3, 2, 2))]
+    found = listed(make_model(nodes, [info("x", ("n", 3, 8, 8))], stored), tmp_path)
+    assert [str(entry.error) for entry in found.entries] == [BY_THE_BATCH] * count
+    assert sorted(followed) == sorted(["n", "f", *(f"b{k}" for k in range(count + 1))])
+
+
+def test_a_constant_that_many_biases_share_is_followed_once(
+    tmp_path: Path, followed: list[str]
+) -> None:
+    """The nodes stand in the opposite order, so that only `dynamic` finds the constant."""
+    count = 20
+    nodes = [node("Conv", ["x", "W", f"s{k}"], [f"y{k}"]) for k in range(count)]
+    nodes += [node("Add", ["f", f"c{count}"], [f"s{k}"]) for k in range(count)]
+    nodes += [node("Abs", [f"c{k}"], [f"c{k + 1}"]) for k in reversed(range(count))]
+    nodes += [node("Cast", ["n"], ["f"], to=TensorProto.FLOAT), node("Size", ["x"], ["n"])]
+    stored = [tensor("c0", ramp(4)), tensor("W", ramp(4, 3, 2, 2))]
+    found = listed(make_model(nodes, [info("x", ("n", 3, 8, 8))], stored), tmp_path)
+    assert [str(entry.error) for entry in found.entries] == [BY_THE_BATCH] * count
+    sums, constants = (f"s{k}" for k in range(count)), (f"c{k}" for k in range(2, count + 1))
+    assert sorted(followed) == sorted(["n", "f", *sums, *constants])
 
 
 def test_an_identity_as_large_as_a_tensor(tmp_path: Path) -> None:

@@ -169,18 +169,23 @@ def spelled_out(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def dynamic(scope: Scope, name: str, *, batch: bool = False) -> str | None:
-    """Why a tensor is not constant, or None if it is; with `batch`, for a batch of 1."""
-    seen: set[tuple[int, str]] = set()
-    waiting: list[tuple[Scope, str]] = [(scope, name)]
-    while waiting:
-        place, tensor = waiting.pop()
+    """Why a tensor is not constant, or None if it is; with `batch`, for a batch of 1.
+
+    What is found out of a tensor on the way is remembered in its scope: many layers may share it.
+    """
+    path: dict[tuple[int, str], tuple[Scope, str, Iterator[str]]] = {}
+    """The tensors on the way here, and what is left of what each is computed from."""
+
+    def enter(place: Scope, tensor: str) -> str | None:
+        """Why a tensor is not constant, as far as that is known before its sources are."""
         home = place.home(tensor)
         if home is None:
             return f"{tensor!r} is defined nowhere in the model"
         known = tensor in home.fixed or (batch and tensor in home.constant)
-        if known or (id(home), tensor) in seen or tensor in home.stored:
-            continue
-        seen.add((id(home), tensor))
+        if known or (id(home), tensor) in path or tensor in home.stored:
+            return None
+        if (tensor, batch) in home.dynamic:
+            return home.dynamic[tensor, batch]
         node = home.producers.get(tensor)
         if node is None:
             return f"it depends on the input {tensor!r}, known only when the network runs"
@@ -190,8 +195,22 @@ def dynamic(scope: Scope, name: str, *, batch: bool = False) -> str | None:
         plain = of_constants(home, node, batch=batch)
         if isinstance(plain, str):
             return plain
-        waiting.extend((home, source) for source in plain.input if source)
-    return None
+        path[id(home), tensor] = (home, tensor, reversed(plain.input))
+        return None
+
+    reason = enter(scope, name)
+    while path and reason is None:
+        last = next(reversed(path))
+        home, tensor, waiting = path[last]
+        source = next(waiting, None)
+        if source is None:
+            del path[last]
+            home.dynamic[tensor, batch] = None
+        elif source:
+            reason = enter(home, source)
+    for home, tensor, _ in path.values():
+        home.dynamic[tensor, batch] = reason
+    return reason
 
 
 def sources(scope: Scope, name: str, *, batch: bool = False) -> list[tuple[Scope, onnx.NodeProto]]:

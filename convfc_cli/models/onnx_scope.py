@@ -95,6 +95,9 @@ class Scope:
     fixed: set[str] = field(default_factory=set)
     """Those of them that depend on no size of another tensor."""
 
+    dynamic: dict[tuple[str, bool], str | None] = field(default_factory=dict)
+    """Why tensors are not constant, None for those that are; the bool says: for a batch of 1."""
+
     measured: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict)
     """Shapes of constants that nothing but computing them tells, with the `batch` of `shape`."""
 
