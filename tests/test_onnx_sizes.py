@@ -13,14 +13,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from convfc_cli import budget
 from convfc_cli.errors import (
     ConvfcError,
     GeometryError,
     MalformedInput,
+    Refused,
     SizeMissing,
     Unsupported,
     UsageError,
 )
+from convfc_cli.models import onnx_graph
+from convfc_cli.models.onnx_entry import OpenSize
 from convfc_cli.models.registry import read
 from tests.models import (
     conv_model,
@@ -278,6 +282,60 @@ def test_the_hint_is_a_value_that_settles_the_size(
     settled = only(model, tmp_path, {name: tuple(map(int, values.split(",")))})
     assert settled.status == "ready", settled.error  # what is offered must work
     assert typed == hint
+
+
+@pytest.fixture
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[budget.Budget | None]:
+    """The budget that each listing of an ONNX model draws on."""
+    found: list[budget.Budget | None] = []
+    whole = onnx_graph.scope_of
+
+    def noted(*given: Any) -> Any:
+        found.append(budget._current.get())
+        return whole(*given)
+
+    monkeypatch.setattr(onnx_graph, "scope_of", noted)
+    return found
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect"])
+def test_a_hint_draws_on_the_budget_of_its_command(
+    command: str, listings: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(plain((1, 2, "h", "w")), tmp_path)
+    done = convfc(capsys, command, tmp_path / "model.onnx")
+    assert "--input-shape x=1,2,224,224" in done.err
+    assert len(listings) == 2  # as it is, and with the size that is tried
+    assert listings[0] is listings[1] is not None
+
+
+def test_the_hint_of_an_entry_has_a_budget_of_its_own(listings: list[Any], tmp_path: Path) -> None:
+    entry = only(plain((1, 2, "h", "w")), tmp_path)
+    assert entry.error.hint == "x=1,2,224,224"
+    assert listings[1] is not None
+    assert listings[1] is not listings[0]
+    assert listings[1].seconds < budget.Budget().seconds  # to list the model took a part of it
+
+
+def test_no_size_is_tried_where_too_little_time_is_left(
+    listings: list[Any], tmp_path: Path
+) -> None:
+    model = plain((1, 2, "h", "w"))
+    model.graph.node.extend(node("Relu", ["x"], [f"r{i}"]) for i in range(2000))
+    with budget.command() as left:
+        first, second = (only(model, tmp_path).error for _ in range(2))
+        assert first.hint == "x=1,2,224,224"
+        left.seconds = 0.001
+        assert second.hint == ""
+    assert len(listings) == 3
+
+
+@pytest.mark.parametrize("error", [Refused, MalformedInput, Unsupported])
+def test_a_hint_that_cannot_be_found_is_none(error: type[ConvfcError]) -> None:
+    def find() -> str:
+        raise error("it takes too long")
+
+    assert OpenSize("the size is open", find).hint == ""
 
 
 def test_an_open_size_stops_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,7 +144,10 @@ def _run(arguments: list[str]) -> int:
             from convfc_cli import budget
 
             with budget.command():
-                cli.invoke(ctx)
+                try:
+                    cli.invoke(ctx)
+                except SizeMissing as error:  # its hint is found on what the command has left
+                    raise SizeMissing(str(error), error.hint) from error
     except click.exceptions.Exit as request:
         return request.exit_code
     finally:

@@ -1,8 +1,10 @@
 """How a node is listed: what every entry says, and what becomes of a node that is not readable."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
+from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, GeometryError, MalformedInput, SizeMissing, UsageError
 from convfc_cli.models.model import Entry
 from convfc_cli.models.onnx_scope import Scope
@@ -20,7 +22,6 @@ MOST = 1024
 
 TRIES = 32
 """How many sizes are tried for a hint."""
-
 USUAL = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112, 112)}
 """Of a tensor with so many axes: sizes to begin with."""
 
@@ -34,9 +35,13 @@ class OpenSize(SizeMissing):
 
     @property
     def hint(self) -> str:
-        """A value of --input-shape that the model takes; empty where none is found."""
+        """A value of --input-shape that the model takes; empty where none is found, or not on what
+        the command has left.
+        """
         if self._find is not None:
-            self._hint, self._find = self._find(), None
+            find, self._find, self._hint = self._find, None, ""
+            with suppress(ConvfcError), budget.command():
+                self._hint = find()
         return self._hint
 
     @hint.setter

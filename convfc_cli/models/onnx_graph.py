@@ -4,6 +4,7 @@ The graph, the bodies of If, Loop and Scan, and the functions of the model are w
 Sizes are those of `onnx_sizes`.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import onnx
 
+from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
 from convfc_cli.models import onnx_layer
 from convfc_cli.models.model import Entry, Shapes
@@ -71,6 +73,7 @@ def list_layers(
     """All convolutions of a model, in the order of its nodes, and what lists its other linear
     layers, for which more sizes may have to be found.
     """
+    begun = _seconds()
     check(model, name)
     if model.functions:
         _check_expansion(model, name)
@@ -83,7 +86,12 @@ def list_layers(
         _check_needed(tensor, nodes, name)
 
     def fit(position: int, tensor: str, sizes: tuple[int, ...]) -> tuple[int, ...] | None:
-        """How a size would fit; see `onnx_entry.Fit`."""
+        """How a size would fit; see `onnx_entry.Fit`. Not known where the command has not so much
+        time left as this listing took: the model is listed again.
+        """
+        left, since = budget.current(), _seconds()
+        if left.seconds < took:
+            return None
         try:
             found, others = list_layers(model, name, folder, {**shapes, tensor: sizes})
             entry = found[position] if position < len(found) else others()[position - len(found)]
@@ -91,6 +99,8 @@ def list_layers(
             return error.excess or None
         except ConvfcError:
             return None
+        finally:
+            left.seconds -= _seconds() - since
         return () if entry.status == "ready" else None
 
     entries: list[Entry] = []
@@ -99,6 +109,7 @@ def list_layers(
         entry = _entry(len(entries), path, scope, node, links, fits, sized=bool(shapes))
         if entry is not None:
             entries.append(entry)
+    took = _seconds() - begun
 
     def others() -> tuple[Entry, ...]:
         found: list[Entry] = []
@@ -112,6 +123,11 @@ def list_layers(
         return tuple(found)
 
     return tuple(entries), others
+
+
+def _seconds() -> float:
+    """The CPU time of this process, and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def _check_needed(tensor: str, nodes: Iterable[Walked], name: str) -> None:
