@@ -338,6 +338,27 @@ def test_a_hint_that_cannot_be_found_is_none(error: type[ConvfcError]) -> None:
     assert OpenSize("the size is open", find).hint == ""
 
 
+def test_the_first_of_many_open_sizes_has_a_hint(
+    listings: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [node("Conv", ["fixed", "W"], ["y"], name="fine")]
+    for i in range(4):
+        nodes.append(node("Foo", ["x"], [f"t{i}"], domain="my.ops"))
+        nodes.append(node("Conv", [f"t{i}", "W"], [f"y{i}"], name=f"open{i}"))
+    inputs = [info("x", (1, 2, 5, 5)), info("fixed", (1, 2, 5, 5))]
+    model = make_model(nodes, inputs, [tensor("W", ramp(*SHAPE))])
+    model.opset_import.append(helper.make_opsetid("my.ops", 1))
+    path = save(model, tmp_path)
+    done = convfc(capsys, "convert", path, "-o", f"{tmp_path}/out/", "--keep-going")
+    assert done.code == 2
+    told = [line for line in done.err.splitlines() if line.startswith("convfc: error: layer open")]
+    assert [line.rpartition(" (")[2] for line in told] == [
+        "such as --input-shape t0=1,2,224,224)",
+        *["known: nothing)"] * 3,
+    ]
+    assert len(listings) == 2
+
+
 def test_an_open_size_stops_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save(chain((1, 2, "h", "w")), tmp_path)
     done = convfc(capsys, "convert", path, "-o", f"{tmp_path}/out/")

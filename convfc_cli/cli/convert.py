@@ -173,9 +173,11 @@ def convert(
         )
     if as_json:
         print_json(_json(done))
+    open_ones = [error for _, error in done.failures if isinstance(error, SizeMissing)]
+    hint = open_ones[0].hint if open_ones else ""
     for _, error in done.failures:
-        hint = error.hint if isinstance(error, SizeMissing) else ""
-        say(f"convfc: error: {error}" + (f" (such as --input-shape {hint})" if hint else ""))
+        way = f" (such as --input-shape {hint})" if hint and error is open_ones[0] else ""
+        say(f"convfc: error: {error}{way}")
     if done.plan.folder is not None and done.results:  # without any there is no manifest
         for path in unlisted(done.plan.folder, [result.item.path for result in done.results]):
             say(f"convfc: {path} was there before and is not in the manifest", quiet=quiet)
