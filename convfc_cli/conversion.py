@@ -20,6 +20,7 @@ from convfc_cli.errors import (
     Defect,
     MalformedInput,
     OutputFailed,
+    Refused,
     SizeMissing,
     Unsupported,
     UsageError,
@@ -417,9 +418,12 @@ def _run_original(entry: Entry, layer: Linear) -> Finding:
     they differ.
     """
     if entry.parts:
-        layers = [chain.real(part) for part in entry.parts]
-        whole = _hold_to_parts(entry, layer, layers)
-        findings = [_run_original(part, part.load()) for part in entry.parts]
+        try:
+            layers = [chain.real(part) for part in entry.parts]
+            whole = _hold_to_parts(entry, layer, layers)
+            findings = [_run_original(part, part.load()) for part in entry.parts]
+        except Refused as error:  # to load them again may be more than the command has left
+            return Finding("runtime", None, f"the original nodes were not run: {error}")
         unclear = [finding for finding in findings if finding.holds is None]
         told = (unclear or sorted(findings, key=lambda finding: finding.worst or 0))[-1]
         detail = f"of {len(findings)} layers, one by one, the worst: {told.detail}"

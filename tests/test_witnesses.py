@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from onnx import helper
 
 import convfc_cli as convfc
+from convfc_cli import budget
 from convfc_cli.report import Finding
 from convfc_cli.runtimes import onnxruntime
 from convfc_cli.runtimes.onnx_node import NodeRuntime
 from convfc_cli.runtimes.onnxruntime import Onnxruntime
 from convfc_cli.runtimes.reference import Reference
+from convfc_cli.verification import Proof
 from convfc_cli.witnesses import believed
 from tests import kernels
 from tests.cli_models import arrays, run
@@ -213,3 +215,58 @@ def test_a_runtime_that_fails_its_known_answer_ends_in_not_checked(
         done.succeeded()
         assert told in findings["impulses"]["detail"]
         assert findings["impulses"]["against"] == "the oracle"
+
+
+# --- what the command cannot pay for --------------------------------------------------------------
+
+
+def computed(folder: Path, layers: int = 1) -> Path:
+    """Convolutions one after another, 1x1, by weights each of which takes one operation to compute
+    whenever it is read.
+    """
+    names = ["x", *(f"y{k}" for k in range(layers))]
+    nodes = [helper.make_node("Neg", ["w"], [f"W{k}"]) for k in range(layers)]
+    nodes += [
+        helper.make_node("Conv", [names[k], f"W{k}"], [names[k + 1]], name=f"c{k}")
+        for k in range(layers)
+    ]
+    return save(make_model(nodes, [info("x", (1, 1, 3))], [tensor("w", ramp(1, 1, 1))]), folder)
+
+
+def test_a_layer_is_written_where_no_budget_is_left_to_run_its_node(tmp_path: Path) -> None:
+    path = computed(tmp_path)
+    with budget.command() as left:
+        left.operations = 1
+        (done,) = convfc.convert(path, tmp_path / "m.npz").results
+        assert left.operations == 0
+    (finding,) = (one for one in done.report.findings if one.check == "runtime")
+    assert finding.holds is None
+    told = "the original node was not run: the constant 'W0' needs 1 operations to evaluate"
+    assert finding.detail.startswith(told)
+    assert done.report.ok
+    assert convfc.load(tmp_path / "m.npz").layer.kernel == -ramp(1, 1, 1)
+
+
+@pytest.mark.parametrize("operations", range(2, 8))
+def test_a_chain_is_written_where_no_budget_is_left_to_run_its_nodes(
+    operations: int, tmp_path: Path
+) -> None:
+    """Two operations make the matrix; the rest ends somewhere on the way through the checks."""
+    path, out = computed(tmp_path, 2), tmp_path / "m.npz"
+    with budget.command() as left:
+        left.operations = operations
+        (done,) = convfc.convert(path, out, compose="c0:c1").results
+        assert left.operations == 0
+    (finding,) = (one for one in done.report.findings if one.check == "runtime")
+    assert (finding.holds, "operations to evaluate" in finding.detail) == (None, True)
+    assert done.report.ok
+
+
+def test_a_check_against_a_runtime_is_not_made_where_no_budget_is_left(tmp_path: Path) -> None:
+    path, out = computed(tmp_path), tmp_path / "m.npz"
+    convfc.convert(path, out)
+    with budget.command() as left:
+        left.operations = 1
+        report = convfc.verify(out, model=path, proof=Proof(against="reference"))
+    (finding,) = (one for one in report.findings if one.check == "reals")
+    assert (finding.holds, "operations to evaluate" in finding.detail) == (None, True)

@@ -28,22 +28,22 @@ class Reals(Check):
     def __init__(self, subject: Subject, runtime: Runtime, original: Original, random: Any) -> None:
         self._subject, self._what, self._label = subject, original.name, runtime.label
         layer = subject.matrix.layer
-        self._witness = witness = original.witness(runtime, random)
-        if isinstance(witness, str):
-            return
-        if (witness.x.shape, witness.y.shape) != (layer.input_shape, layer.output_shape):
-            raise WrongContents(
-                f"{self._what}, run by {self._label}, makes {witness.y.shape} of "
-                f"{witness.x.shape}, the layer {layer.output_shape} of {layer.input_shape}"
-            )
-        self._x = subject.vector(as_float64(witness.x))
-        self._sums = as_float64(subject.vector(layer.bias_tensor()))
-        # By the oracle, not by the file that is checked.
         try:
+            self._witness = witness = original.witness(runtime, random)
+            if isinstance(witness, str):
+                return
+            if (witness.x.shape, witness.y.shape) != (layer.input_shape, layer.output_shape):
+                raise WrongContents(
+                    f"{self._what}, run by {self._label}, makes {witness.y.shape} of "
+                    f"{witness.x.shape}, the layer {layer.output_shape} of {layer.input_shape}"
+                )
+            # By the oracle, not by the file that is checked.
             parts = bounds(layer, witness, subject.matrix.layout)
         except Refused as error:
             self._witness = str(error)
             return
+        self._x = subject.vector(as_float64(witness.x))
+        self._sums = as_float64(subject.vector(layer.bias_tensor()))
         self._bound = np.concatenate([bound for _, _, bound in parts])
 
     def expect(self, slab: Slab) -> None:

@@ -13,7 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from convfc_cli.errors import ConvfcError, Defect, SizeMissing, UsageError, WeightsAlone
+from convfc_cli.errors import ConvfcError, Defect, Refused, SizeMissing, UsageError, WeightsAlone
 from convfc_cli.files import Input
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.linear import Linear
@@ -251,8 +251,12 @@ class Entry:
         for runtime in sorted(missing, key=lambda runtime: bool(missing[runtime])):
             if missing[runtime]:
                 yield f"{runtime.name} is not installed: {missing[runtime]}"
-            else:
-                yield self.original.witness(runtime, deepcopy(random))
+                continue
+            try:
+                found = self.original.witness(runtime, deepcopy(random))
+            except Refused as error:  # no fault of the layer, which is read already
+                found = str(error)
+            yield found
 
 
 @dataclass(frozen=True)
