@@ -17,6 +17,7 @@ from convfc_cli.layers.linear import Read, checked, frozen
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Extent
 from convfc_cli.plain import field, sizes
+from convfc_cli.streams import CHUNK
 from convfc_cli.taps import Index
 
 Array = NDArray[Any]
@@ -56,7 +57,7 @@ class Gather(Blockwise):
         self.kernel, _ = checked(np.ones(1, np.float32) if kernel is None else kernel, None, ())
         if self.kernel.shape != (1,):
             raise GeometryError(f"a kernel of shape {self.kernel.shape}; a gather has one weight")
-        self.source = frozen(source.astype(np.int64))
+        self.source = frozen(source.astype(np.int64, order="C", copy=False))
         self.far, self.transposed = far, transposed
 
     @cached_property
@@ -137,14 +138,17 @@ class Gather(Blockwise):
         return columns, np.zeros(len(columns), np.int64)
 
     def _applied(self, x: Array, kernel: Array) -> Array:
-        flat, inside = self.source.reshape(-1), (self.source >= 0).reshape(-1)
-        if self.transposed:
-            y = np.zeros(prod(self.far), x.dtype)
-            np.add.at(y, flat[inside], x.reshape(-1)[inside] * kernel[0])
-            return y.reshape(self.far)
-        y = np.zeros(flat.size, x.dtype)
-        y[inside] = x.reshape(-1)[flat[inside]] * kernel[0]
-        return y.reshape(self.source.shape)
+        x, flat = x.reshape(-1), self.source.reshape(-1)
+        y = np.zeros(prod(self.output_shape), x.dtype)
+        for first in range(0, flat.size, CHUNK):
+            part = slice(first, first + CHUNK)
+            inside = flat[part] >= 0
+            places = flat[part][inside]
+            if self.transposed:
+                np.add.at(y, places, x[part][inside] * kernel[0])
+            else:
+                y[part][inside] = x[places] * kernel[0]
+        return y.reshape(self.output_shape)
 
 
 def _places(flat: Array, shape: tuple[int, ...], layout: Layout) -> Array:

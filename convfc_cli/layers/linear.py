@@ -199,7 +199,8 @@ class Linear(ABC):
         weights = weights or (lambda w: w.astype(x.dtype))
         layout = Layout()
         parts = [slab.apply(x, weights) for slab in self.slabs(layout, prod(self.output_shape))]
-        return layout.tensor(np.concatenate(parts), self.output_shape)
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return layout.tensor(whole, self.output_shape)
 
     def sums(self, x: Array, layout: Layout, most: int) -> Iterator[Sums]:
         """What the outputs for x are sums of, by the oracle, in the order of `slabs`."""
