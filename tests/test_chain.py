@@ -1,6 +1,7 @@
 """Chains of linear layers as one matrix: what composes, what it is, what a runtime computes."""
 
 import json
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, Refused
 from convfc_cli.layers import product
 from convfc_cli.models.chain import chains, normalized
+from convfc_cli.models.model import Entry
 from convfc_cli.models.registry import read
 from convfc_cli.rounding import Witness, check_runtime
 from tests.cli_models import run
@@ -505,6 +507,70 @@ def test_the_size_of_a_long_chain_over_a_large_tensor_is_found_at_once(tmp_path)
     (found,) = chains(read(save(model, tmp_path)))
     with within(5):
         assert found.entry.require().nnz == 4096 * 8192
+
+
+def transposes(count: int, *shape: int) -> bytes:
+    """Transposes of the last two axes, one after another."""
+    names = ["x", *(f"t{i}" for i in range(count))]
+    nodes = [
+        helper.make_node("Transpose", [a], [b], name=b, perm=[0, 2, 1]) for a, b in pairwise(names)
+    ]
+    return bytes(make_model(nodes, [info("x", (1, *shape))], []).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "told"),
+    [
+        (5, (8192, 16384), "a tensor of 134217728 elements; at most 33554432"),
+        (65, (2, 3), "a chain of 65 layers; at most 64"),
+    ],
+)
+def test_limits_of_a_chain_are_tested_before_a_layer_is_loaded(
+    count, shape, told, tmp_path, monkeypatch
+):
+    path = save(transposes(count, *shape), tmp_path)
+    monkeypatch.setattr(Entry, "load", lambda entry: pytest.fail("a layer is loaded"))
+    (found,) = chains(read(path))
+    assert isinstance(found.entry, Refused)
+    assert told in str(found.entry)
+    given = ("--compose", f"t0:t{count - 1}", "-o", tmp_path / "a.npz")
+    assert told in run("convert", path, *given).failed(5)
+
+
+def test_a_chain_of_64_layers_is_not_too_long(tmp_path):
+    path = save(transposes(64, 2, 3), tmp_path)
+    (found,) = chains(read(path))
+    assert found.entry.require().nnz == convfc_cli.matrix(path, compose="t0:t63").nnz == 6
+
+
+def test_one_layer_of_a_chain_is_held_at_a_time_to_list_it(tmp_path, monkeypatch):
+    whole, loaded, before = Entry.load, [], []
+
+    def load(entry):
+        before.append([one() is not None for one in loaded])
+        layer = whole(entry)
+        loaded.append(weakref.ref(layer))
+        return layer
+
+    monkeypatch.setattr(Entry, "load", load)
+    (found,) = chains(read(save(transposes(4, 2, 3), tmp_path)))
+    assert found.entry.require().nnz == 6
+    assert before == [[False] * k for k in range(4)]
+
+
+def test_each_layer_of_a_chain_is_on_the_budget(tmp_path, monkeypatch):
+    whole, loaded = Entry.load, []
+    with budget.command() as left:
+
+        def load(entry):
+            loaded.append(entry.name)
+            left.seconds = 0
+            return whole(entry)
+
+        monkeypatch.setattr(Entry, "load", load)
+        (found,) = chains(read(save(transposes(4, 2, 3), tmp_path)))
+        assert isinstance(found.entry, Refused)
+    assert loaded == ["t0"]
 
 
 def test_normalizations_are_found_without_a_search_for_each(tmp_path):

@@ -786,6 +786,18 @@ def test_a_chain_of_declared_kernels_makes_no_ones_of_them(tmp_path: Path) -> No
     assert megabytes < 1000
 
 
+@pytest.mark.parametrize("longest", [8192, 16384])
+def test_a_chain_of_large_layers_takes_the_memory_of_one(longest: int, tmp_path: Path) -> None:
+    """As large as a chain may have them, and larger."""
+    nodes = [node("Transpose", ["x"], ["a"], perm=[0, 2, 1])]
+    nodes.append(node("Transpose", ["a"], ["b"], perm=[0, 2, 1]))
+    nodes.append(node("Transpose", ["b"], ["y"], perm=[0, 2, 1]))
+    path = save(make_model(nodes, [info("x", (1, 4096, longest))], []), tmp_path)
+    code, megabytes, told = ended("inspect", "--chains", path)
+    assert (code, "1 chain of linear layers composes" in told) == (0, longest == 8192)
+    assert megabytes < (950 if longest == 8192 else 200)
+
+
 @pytest.mark.parametrize("op", ["ScatterElements", "ScatterND"])
 def test_loops_over_elements_have_an_end(op: str, tmp_path: Path) -> None:
     (entry,) = read(save(scattered(op, 2**21), tmp_path)).entries

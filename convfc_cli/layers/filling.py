@@ -8,24 +8,23 @@ that is the number itself. Any other layer is told what the rows of the one befo
 them up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
-from itertools import pairwise
 from math import gcd, prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.errors import GeometryError, Refused
+from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.local import LocallyConnected
-from convfc_cli.layers.product import LARGEST, MOST_FACTORS, folds
+from convfc_cli.layers.product import check_chain, folds
 from convfc_cli.outline import Extent, Outline
 from convfc_cli.taps import IndexMap
 
@@ -110,54 +109,71 @@ def stretches(layer: IndexMap | Linear) -> list[Stretch] | None:
     return None
 
 
-def filled(layers: Sequence[IndexMap | Linear]) -> Extent:
+def filled(layers: Iterable[IndexMap | Linear]) -> Extent:
     """The outline of layers one after another as one: of each its outline, or itself where its
-    axes mix. Its entries are counted at most.
+    axes mix. Its entries are counted at most. Each layer is let go before the next is asked for.
 
-    Raises `GeometryError` where they do not follow on each other, `Refused` for tensors too large.
+    Raises `GeometryError` where they do not follow on each other, and what `check_chain` raises.
     """
-    for one, other in pairwise(layers):
-        if one.output_shape != other.input_shape:
-            raise GeometryError(
-                f"{one.output_shape} is made, and {other.input_shape} is taken after it"
-            )
-    shapes = (layers[0].input_shape, *(layer.output_shape for layer in layers))
-    if max(map(prod, shapes)) > LARGEST or len(layers) > MOST_FACTORS:
-        raise Refused(f"a chain of {len(layers)} layers with a tensor of more than {LARGEST}")
     kept: list[Outline] = []
+    shapes: list[tuple[int, ...]] = []
+    rows = None
     for layer in layers:
         outline = layer.outline if isinstance(layer, Linear) else layer
+        shapes = shapes or [outline.input_shape]
+        if shapes[-1] != outline.input_shape:
+            raise GeometryError(
+                f"{shapes[-1]} is made, and {outline.input_shape} is taken after it"
+            )
+        shapes.append(outline.output_shape)
         if not (kept and isinstance(layer, Diagonal) and folds(kept[-1], layer)):
             kept.append(outline)
-    return Extent(shapes[0], shapes[-1], (), _most(layers), factors=tuple(kept))
+            check_chain(kept)
+        rows = rows or _Rows(outline.input_shape)
+        rows.pass_through(layer)
+        del layer
+    if rows is None:
+        raise GeometryError("a chain of no layers")
+    return Extent(shapes[0], shapes[-1], (), rows.total(), factors=tuple(kept))
 
 
-def _most(layers: Sequence[IndexMap | Linear]) -> int:
-    shape = layers[0].input_shape
-    columns, most, axes = prod(shape), 1, [same(size) for size in shape]
-    mixed: Array | None = None  # the rows of the last layer, where its axes mix
-    for layer in layers:
+class _Rows:
+    """How many entries the rows of layers one after another have, at most."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._columns, self._most = prod(shape), 1
+        self._axes = [same(size) for size in shape]
+        self._mixed: Array | None = None  # the rows of the last layer, where its axes mix
+
+    def pass_through(self, layer: IndexMap | Linear) -> None:
+        """Take in the next layer."""
         if isinstance(layer, Diagonal):
-            continue
+            return
         found = stretches(layer)
         if found is not None:
-            axes = [axis.after(before) for axis, before in zip(found, axes, strict=True)]
-            mixed = None
-            continue
+            self._axes = [axis.after(own) for axis, own in zip(found, self._axes, strict=True)]
+            self._mixed = None
+            return
         assert isinstance(layer, Linear)
-        counts = _rows(axes, most, columns) if mixed is None else mixed
-        mixed = layer.apply(counts, _ones).clip(None, columns)
-        most, axes = int(mixed.max(initial=0)), [same(size) for size in mixed.shape]
-    if mixed is not None:
-        return int(mixed.sum())
-    total = most * prod(int(axis.count.sum()) for axis in axes)
-    return min(total, columns * prod(len(axis.count) for axis in axes))
+        counts = self._counts() if self._mixed is None else self._mixed
+        self._mixed = layer.apply(counts, _ones)
+        np.minimum(self._mixed, self._columns, out=self._mixed)
+        self._most = int(self._mixed.max(initial=0))
+        self._axes = [same(size) for size in self._mixed.shape]
 
+    def total(self) -> int:
+        """The entries of all rows."""
+        if self._mixed is not None:
+            return int(self._mixed.sum())
+        total = self._most * prod(int(axis.count.sum()) for axis in self._axes)
+        return min(total, self._columns * prod(len(axis.count) for axis in self._axes))
 
-def _rows(axes: Sequence[Stretch], most: int, columns: int) -> Array:
-    """How many entries each row has, at most."""
-    counts = [axis.count.astype(np.float64) for axis in axes]
-    return (reduce(np.multiply.outer, counts) * most).clip(None, columns)
+    def _counts(self) -> Array:
+        """Those of each row."""
+        axes = [axis.count.astype(np.float64) for axis in self._axes]
+        counts: Array = reduce(np.multiply.outer, axes)
+        counts *= self._most
+        return np.minimum(counts, self._columns, out=counts)
 
 
 def _ones(weights: Array) -> Array:

@@ -71,6 +71,20 @@ def composed(factors: Sequence[Linear]) -> Linear:
     return found[0] if len(found) == 1 else Product(found)
 
 
+def check_chain(layers: Sequence[Outline | Linear]) -> None:
+    """Raise `Refused` for layers one after another that are too many, or have a tensor too large:
+    their outlines tell before any is loaded.
+    """
+    if len(layers) > MOST_FACTORS:
+        raise Refused(f"a chain of {len(layers)} layers; at most {MOST_FACTORS} are multiplied")
+    shapes = (layers[0].input_shape, *(layer.output_shape for layer in layers))
+    if (largest := max(map(prod, shapes))) > LARGEST:
+        raise Refused(
+            f"a chain of layers with a tensor of {largest} elements; at most {LARGEST} are "
+            f"multiplied through"
+        )
+
+
 def folds(before: Outline, after: Diagonal) -> bool:
     """Whether a layer's outputs are multiplied channel by channel, and it is a convolution."""
     arrays = (after.kernel, after.bias)
@@ -132,12 +146,7 @@ class Product(Linear):
                 )
         if any(factor.dtype.kind != "f" for factor in factors):
             raise GeometryError("whole numbers are not multiplied: their sums may not fit int32")
-        shapes = (factors[0].input_shape, *(factor.output_shape for factor in factors))
-        if (largest := max(map(prod, shapes))) > LARGEST:
-            raise Refused(
-                f"a chain of layers with a tensor of {largest} elements; at most {LARGEST} are "
-                f"multiplied through"
-            )
+        check_chain(factors)
         self.factors = factors
         self.stated: int | None = None
         """How many entries it has by the file that it was read from, which a proof counts anew."""

@@ -5,7 +5,7 @@ composed is the map from what the first reads to what the last makes; what else 
 between is not looked at.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -14,7 +14,7 @@ from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, GeometryError, SizeMissing, Unsupported, UsageError
 from convfc_cli.layers.filling import filled
 from convfc_cli.layers.linear import Linear
-from convfc_cli.layers.product import composed
+from convfc_cli.layers.product import check_chain, composed
 from convfc_cli.layers.product import parts as factors
 from convfc_cli.models.model import Entry, Model
 from convfc_cli.outline import Outline
@@ -77,6 +77,7 @@ def chained(parts: Sequence[Entry], shape: tuple[int, ...] | None = None) -> Ent
     if len(parts) == 1:
         return parts[0]
     parts = list(_sized(parts, shape))
+    check_chain([part.require() for part in parts])
     product = composed([real(part) for part in parts])
     return _as_one(parts, product.outline, product.dtype.name, lambda: product)
 
@@ -174,11 +175,10 @@ class Chain:
         if self.error is not None:
             return self.error
         try:
-            with budget.current().timed("the size of a chain"):
-                parts = list(_sized(self.parts, None))
-                found = [one for part in parts for one in _outlines(part)]
-                wide = any(part.dtype == "float64" for part in parts)
-                return _as_one(parts, filled(found), "float64" if wide else "float32", None)
+            parts = list(_sized(self.parts, None))
+            check_chain([part.require() for part in parts])
+            wide = any(part.dtype == "float64" for part in parts)
+            return _as_one(parts, filled(_layers(parts)), "float64" if wide else "float32", None)
         except ConvfcError as error:
             return error
 
@@ -198,10 +198,14 @@ def chains(model: Model) -> Iterator[Chain]:
             yield Chain(tuple(reversed(parts)))
 
 
-def _outlines(entry: Entry) -> Sequence[IndexMap | Linear]:
-    """A layer for the sake of where its entries stand: of a convolution no weight is read."""
-    outline = entry.require()
-    return [outline] if isinstance(outline, IndexMap) else factors(entry.load())
+def _layers(entries: Iterable[Entry]) -> Iterator[IndexMap | Linear]:
+    """Layers for the sake of where their entries stand: of a convolution no weight is read. Each is
+    loaded when it is asked for, and what is done with it is on the budget too.
+    """
+    for entry in entries:
+        with budget.current().timed("the size of a chain"):
+            outline = entry.require()
+            yield from [outline] if isinstance(outline, IndexMap) else factors(entry.load())
 
 
 def _maker(makers: Mapping[str, Entry], entry: Entry) -> Entry | None:
