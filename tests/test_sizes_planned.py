@@ -182,7 +182,7 @@ def test_a_chain_is_planned_for_no_less_than_it_takes(folder: Path, between: str
     done = run("convert", LINEAR, "--compose", between, "-o", "c.npz")
     if done.code == 2:
         pytest.skip("no such chain")
-    planned = done.err.splitlines()[0].rsplit("about ", 1)[1]
+    planned = done.err.splitlines()[0].rsplit("at most ", 1)[1]
     size = Path("c.npz").stat().st_size
     assert float(planned.split()[0]) * 1000 >= size - 50
     tight = run("convert", LINEAR, "--compose", between, "-o", "t.npz", "--max-bytes", size - 1)
@@ -194,7 +194,7 @@ def test_a_chain_is_planned_for_no_less_than_it_takes(folder: Path, between: str
 def test_the_list_the_plan_and_the_ceiling_have_one_figure(folder: Path) -> None:
     (chain,) = told(LINEAR, "--chains")["chains"]
     done = run("convert", LINEAR, "--compose", chain["chain"], "-o", "c.npz")
-    assert f"about {human(chain['bytes'])}" in done.succeeded().err
+    assert f"at most {human(chain['bytes'])}" in done.succeeded().err
     assert Path("c.npz").stat().st_size <= chain["bytes"]
     assert chain["nonzeros"] == np.load("c.npz")["data"].size
     ceiling = ("--max-bytes", chain["bytes"])

@@ -22,6 +22,7 @@ MOST = 1024
 
 TRIES = 32
 """How many sizes are tried for a hint."""
+
 USUAL = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112, 112)}
 """Of a tensor with so many axes: sizes to begin with."""
 
@@ -102,8 +103,10 @@ def size_hint(
 ) -> str:
     """What --input-shape might be, for instance: of an input of the model that is open, else of the
     tensor of this name, of which so much is known, or so many axes. `beside` are the shapes of
-    constants that it meets. Empty where nothing that is tried fits.
+    constants that it meets. Empty where nothing that is tried fits, or inference has failed.
     """
+    if scope.lost:  # nothing can be tried: what is inferred would be lost each time
+        return ""
     left = TRIES
 
     def tried(tensor: str, guess: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -18,7 +18,7 @@ from convfc_cli.errors import ConvfcError, MalformedInput, UsageError
 from convfc_cli.models.onnx_constants import decoded, folded, value
 from convfc_cli.models.onnx_quant import OPERATORS as QUANTIZERS
 from convfc_cli.models.onnx_readers import READERS
-from convfc_cli.models.onnx_scope import STANDARD, Facts, Inner, Scope, inner_graphs, operator
+from convfc_cli.models.onnx_scope import STANDARD, Facts, Inner, Scope, inner_by_node, operator
 from convfc_cli.models.sizes import Account, Sizes, agreed, complete, shown
 
 FEW = 128
@@ -175,9 +175,7 @@ class _Graph:
 
     def go(self) -> None:
         """Find out the types of what the nodes make."""
-        below: dict[int, list[tuple[Inner, onnx.AttributeProto, onnx.GraphProto]]] = {}
-        for found in inner_graphs(self.graph):
-            below.setdefault(found[0][0], []).append(found)
+        below = inner_by_node(self.graph)
         for number, node in enumerate(self.graph.node):
             doubt = self._doubt(node.input)
             if number in below:
