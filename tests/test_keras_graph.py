@@ -13,7 +13,7 @@ import pytest
 
 import convfc_cli as convfc
 from convfc_cli.errors import MalformedInput, Refused, SizeMissing, Unsupported, UsageError
-from convfc_cli.models.keras_config import parse
+from convfc_cli.models.keras_config import Layer, parse
 from convfc_cli.models.keras_shapes import OPERATIONS, SHAPES, output_shape, output_shapes
 from convfc_cli.models.model import Entry
 from tests.cli_models import run
@@ -238,6 +238,15 @@ def test_a_cell_of_its_author_says_nothing(tmp_path: Path) -> None:
     cell = {"class_name": "Mine>LSTMCell", "config": {"units": 4}}
     assert made("RNN", {"cell": cell}, [(None, 7, 6)]) == [None]
     assert made("RNN", {"cell": {**cell, "class_name": "LSTMCell"}}, [(None, 7, 6)]) == [(None, 4)]
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(5, [(None, 4)]), (1100, [None])])
+def test_cells_within_cells(depth: int, expected: Any) -> None:
+    """Python 3.13 parses JSON that is nested deeper than functions may call each other."""
+    cell: Config = {"class_name": "SimpleRNNCell", "config": {"units": 4}}
+    for _ in range(depth):
+        cell = {"class_name": "StackedRNNCells", "config": {"cells": [cell]}}
+    assert output_shapes(Layer("RNN", "it", {"cell": cell}), [(None, 7, 6)]) == expected
 
 
 def after(record: list[Any], folder: Path) -> Any:

@@ -74,6 +74,8 @@ def output_shapes(layer: Layer, shapes: Sequence[Shape]) -> list[Shape]:
         raise GeometryError(f"{layer.kind} {layer.name}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError):
         return [None]  # a configuration of another kind than the rule knows: nothing is known
+    except RecursionError:  # cells within cells
+        return [None]
     several = found if isinstance(found, list) else [found]
     return [one if one is None or all(map(_is_size, one)) else None for one in several]
 
