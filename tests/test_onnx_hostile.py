@@ -10,17 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import pytest
 from onnx import TensorProto, helper
 
 from convfc_cli import budget, contained
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
+from convfc_cli.models import onnx_graph
 from convfc_cli.models.registry import read
 from tests import fuzz_onnx
 from tests.models import (
@@ -354,6 +357,47 @@ def doubling(levels: int, *, recursive: bool = False) -> bytes:
     return bytes(model.SerializeToString())
 
 
+COPIES = ("constant", "attribute", "attribute passed on", "default", "name", "name passed on")
+"""What a function copies into the graph at each of its calls, or into each of its nodes."""
+
+
+def copying(what: str, times: int, size: int) -> bytes:
+    """A convolution by W, and functions that copy so many bytes so many times when inlined."""
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("f", 1)]
+    value = helper.make_tensor("v", TensorProto.UINT8, [size], bytes(size), raw=True)
+    name = "x" * size if what.startswith("name") else "x"
+    if what == "constant":
+        body, calls = [node("Constant", [], ["c"], value=value)], times
+    elif what.startswith("name"):
+        body, calls = [node("Relu", ["a"], [f"n{i}"]) for i in range(times)], 1
+    else:
+        body, calls = [node("Constant", [], [f"c{i}"], value=value) for i in range(times)], 1
+        for constant in body:
+            constant.attribute[0].CopyFrom(onnx.AttributeProto(name="value", type="TENSOR"))
+            constant.attribute[0].ref_attr_name = "v"
+    body.append(node("Identity", ["a"], ["b"]))
+    default = [helper.make_attribute("v", value)] if what == "default" else []
+    takes = ["v"] if what.startswith("attribute") else []
+    given = {"v": value} if takes else {}
+    functions = [helper.make_function("f", "F0", ["a"], ["b"], body, opsets, takes, default)]
+    if what.endswith("passed on"):
+        call = node("F0", ["a"], ["b"], domain="f")
+        if takes:
+            call.attribute.append(onnx.AttributeProto(name="v", type="TENSOR", ref_attr_name="v"))
+        functions.append(helper.make_function("f", "F1", ["a"], ["b"], [call], opsets, takes))
+    last = f"F{len(functions) - 1}"
+    nodes = [node(last, [name], [f"b{i}"], domain="f", **given) for i in range(calls)]
+    graph = helper.make_graph(
+        [*nodes, node("Conv", [name, "W"], ["y"])],
+        "graph",
+        [info(name, (1, 2, 5, 4))],
+        [onnx.ValueInfoProto(name="y")],
+        [tensor("W", ramp(*SHAPE))],
+    )
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=IR)
+    return bytes(model.SerializeToString())
+
+
 def hidden(nodes: Sequence[Any], *stored: tuple[str, Any], **rest: Any) -> bytes:
     """A model whose weights are of a modest shape, plus the largest element of a bomb `T`.
 
@@ -570,6 +614,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "functions that double": lambda: doubling(40),
     "functions that double, fewer": lambda: doubling(18),
     "a function that calls itself": lambda: doubling(1, recursive=True),
+    **{f"a function that copies: {what}": partial(copying, what, 600, 2**20) for what in COPIES},
     "no graph": lambda: b"\x08\x0a" + field(8, b"\x10\x16"),
     "an operator set that is to come": lambda: computed([], ("W", ramp(*SHAPE)), opset=2**31),
     "an operator set below 0": lambda: computed([], ("W", ramp(*SHAPE)), opset=-5),
@@ -606,6 +651,23 @@ def test_a_bomb(name: str, tmp_path: Path) -> None:
         assert ours, f"{kind}: {message}"
         assert kind in ("MalformedInput", "GeometryError", "Refused", "Unsupported", "OpenSize")
         assert message
+
+
+@pytest.mark.parametrize("what", COPIES)
+def test_the_bytes_that_functions_copy_are_bounded(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as inlining really copies are refused, where there may be one less."""
+    content = copying(what, 20, 2**16)
+    model = onnx.load_from_string(content)
+    copied = onnx.inliner.inline_local_functions(model).ByteSize() - len(content)
+    assert what == "default" or copied > 18 * 2**16
+    (entry,) = read(save(content, tmp_path)).entries
+    assert np.array_equal(entry.load().kernel, ramp(*SHAPE))
+    monkeypatch.setattr(onnx_graph, "MOST_COPIED", copied - 1)
+    told = f"inlining the functions of .* adds more than {copied - 1} bytes to it"
+    with pytest.raises(Refused, match=told):
+        read(save(content, tmp_path))
 
 
 @pytest.mark.parametrize("name", CYCLES)

@@ -6,8 +6,9 @@ Sizes are those of `onnx_sizes`.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +63,12 @@ CONVOLUTION = re.compile("Conv(?![a-z])")
 
 DEEPEST = 100
 """Functions within functions."""
+
+MOST_COPIED = 2**26
+"""Bytes that functions may add to a file when they are inlined: it takes several times as many."""
+
+NAME = 16
+"""Bytes that a name in a function counts for besides its own: inlining makes it longer."""
 
 
 Lister = Callable[[], tuple[Entry, ...]]
@@ -148,32 +155,74 @@ def _is_convolution(node: onnx.NodeProto) -> bool:
     return operator(node) in READERS or CONVOLUTION.search(node.op_type) is not None
 
 
+@dataclass
+class _Expansion:
+    """What nodes become when the functions that they call are inlined."""
+
+    nodes: int = 0
+    copied: int = 0
+    """Bytes that are not in the file."""
+
+    tensors: Counter[str] = field(default_factory=Counter)
+    """How often each tensor is named. A caller's name takes the place of a function's."""
+
+    attributes: Counter[str] = field(default_factory=Counter)
+    """How often each attribute of the function around the nodes is copied into them."""
+
+
 def _check_expansion(model: onnx.ModelProto, name: str) -> None:
-    """Raise `Refused` if inlining would make far more nodes: a function may call others twice."""
-    bodies = {
-        (function.domain, function.name, function.overload): function.node
+    """Raise `Refused` if inlining would make far more nodes or bytes: a function may call others
+    twice. The time is linear in the size of the model.
+    """
+    functions = {
+        (function.domain, function.name, function.overload): function
         for function in model.functions
     }
-    sizes: dict[tuple[str, str, str], int] = {}
+    bodies: dict[tuple[str, str, str], _Expansion] = {}
 
-    def size(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
+    def body(key: tuple[str, str, str], depth: int) -> _Expansion:
+        if key not in bodies:
+            function, found = functions[key], _Expansion()
+            expand(function.node, 1, found, depth)
+            found.copied += function.ByteSize() + NAME * found.tensors.total()
+            for default in function.attribute_proto:
+                found.copied += found.attributes[default.name] * default.ByteSize()
+            bodies[key] = found
+        return bodies[key]
+
+    def expand(nodes: Iterable[onnx.NodeProto], times: int, into: _Expansion, depth: int) -> None:
         if depth > DEEPEST:
             raise Refused(f"the functions of {name} call each other more than {DEEPEST} deep")
-        total = 0
         for node in nodes:
+            into.nodes += times
+            for tensor in (*node.input, *node.output):
+                into.tensors[tensor] += times
             key = (node.domain, node.op_type, node.overload)
-            if key in bodies:
-                if key not in sizes:
-                    sizes[key] = size(bodies[key], depth + 1)
-                total += sizes[key]
+            called = body(key, depth + 1) if key in functions else None
+            if called is not None:
+                into.nodes += times * called.nodes
+                into.copied += times * called.copied
+                formal = (functions[key].input, functions[key].output)
+                for inner, outer in zip(formal, (node.input, node.output), strict=True):
+                    for parameter, given in zip(inner, outer, strict=False):
+                        count = times * called.tensors[parameter]
+                        into.tensors[given] += count
+                        into.copied += count * len(given)
             for attribute in node.attribute:
+                count = times if called is None else times * called.attributes[attribute.name]
+                if attribute.ref_attr_name:
+                    into.attributes[attribute.ref_attr_name] += count
+                elif called is not None and count:
+                    into.copied += count * attribute.ByteSize()
                 for graph in (attribute.g, *attribute.graphs):
-                    total += size(graph.node, depth + 1)
-            total += 1
-        return total
+                    expand(graph.node, max(times, count), into, depth + 1)
 
-    if size(model.graph.node, 0) > MOST_NODES:
+    found = _Expansion()
+    expand(model.graph.node, 1, found, 0)
+    if found.nodes > MOST_NODES:
         raise Refused(f"the functions of {name} expand to more than {MOST_NODES} nodes")
+    if found.copied > MOST_COPIED:
+        raise Refused(f"inlining the functions of {name} adds more than {MOST_COPIED} bytes to it")
 
 
 def _inlined(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
