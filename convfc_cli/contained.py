@@ -216,8 +216,10 @@ def _answer(function: Callable[..., Any], given: Any) -> tuple[bool, Any]:
     """(whether it is a result, the result or the error); errors leave their frames behind."""
     try:
         return True, function(*given)
-    except (ConvfcError, MemoryError) as error:
-        return False, error.with_traceback(None)
+    except ConvfcError as error:
+        return False, error.without_frames()
+    except MemoryError:
+        return False, MemoryError()
     except Exception as error:
         return False, Failed(type(error).__name__, str(error))
 

@@ -198,8 +198,7 @@ class _Surveyor:
         try:
             return of()
         except ConvfcError as error:
-            error.__cause__ = error.__context__ = None
-            return error.with_traceback(None)
+            return error.without_frames()
         except MemoryError:
             raise
         except Exception as error:  # h5py has no class of its own: it raises nine builtin ones

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,33 @@ def test_an_error_of_ours_arrives_whole() -> None:
         with pytest.raises(SizeMissing, match="the size is open") as caught:
             ask()
         assert caught.value.hint == "x=1,2"
+
+
+def test_an_error_keeps_nothing_of_where_it_was_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cause has frames too, and what was alive in them."""
+    monkeypatch.setattr(contained, "_inside", True)
+    for fail in (fail_with_much, lose_much):
+        arrays: list[weakref.ref[Any]] = []
+        with pytest.raises(Refused):
+            call(fail, arrays, what="failing")
+        (array,) = arrays
+        assert array() is None
+
+
+def fail_with_much(arrays: list[weakref.ref[Any]]) -> None:
+    try:
+        lose_much(arrays)
+    except MemoryError as error:
+        raise Refused("it is too much") from error
+
+
+def lose_much(arrays: list[weakref.ref[Any]]) -> None:
+    much = np.ones(1000)
+    arrays.append(weakref.ref(much))
+    try:
+        raise ValueError
+    except ValueError as error:
+        raise MemoryError from error
 
 
 def test_any_other_error_arrives_as_its_name_and_message() -> None:
