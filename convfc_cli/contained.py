@@ -142,7 +142,8 @@ class _Child:
                 self._requests.flush()
                 if not self._has_replied(PATIENCE * limits.seconds):
                     raise Refused(f"{what} takes more than {PATIENCE * limits.seconds} seconds")
-                is_result, found, is_last = pickle.load(self._replies)
+                is_last = pickle.load(self._replies)
+                is_result, found = pickle.load(self._replies)
             except (BrokenPipeError, EOFError, pickle.UnpicklingError) as error:
                 raise self._fate(what, limits) from error
         except BaseException:  # also a signal: the child is in the middle of something
@@ -197,15 +198,17 @@ def _serve(function: Callable[..., Any], requests: BinaryIO, replies: BinaryIO) 
         while True:
             given, limits = pickle.load(requests)
             with _bounded(limits):
-                is_result, found = _answer(function, given)
-                is_last = _memory() - start > limits.memory  # what it keeps has a limit too
+                found = _answer(function, given)
                 try:
-                    answer = pickle.dumps((is_result, found, is_last), pickle.HIGHEST_PROTOCOL)
-                except MemoryError as error:
-                    answer = pickle.dumps((False, error, True))
+                    answer = pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
+                except MemoryError:
+                    answer = pickle.dumps((False, MemoryError()))
+                del given, found
+            keeps = _memory() - start - len(answer)
+            pickle.dump(keeps > limits.memory, replies)  # whether this was the last call
             replies.write(answer)
             replies.flush()
-            del given, found, answer  # the next call has all the memory
+            del answer  # the next call has all the memory
     except EOFError:
         os._exit(0)
     finally:  # no handlers, no buffers of the parent's

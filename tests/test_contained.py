@@ -150,6 +150,20 @@ def test_a_child_that_keeps_too_much_is_replaced() -> None:
     assert call(pid, what="asking", limits=STRICT) != before
 
 
+def test_what_a_call_is_given_is_not_kept() -> None:
+    """Arguments may be larger than what a call may take."""
+    before = call(pid, what="asking", limits=STRICT)
+    much = bytes(100 * 2**20)
+    assert call(len, much, what="counting", limits=STRICT) == len(much)
+    with pytest.raises(Failed, match="no key in this"):
+        call(lookup, much, what="looking", limits=STRICT)
+    assert call(pid, what="asking", limits=STRICT) == before
+
+
+def lookup(given: bytes) -> None:
+    raise KeyError("no key in this")
+
+
 kept: list[bytes] = []
 
 
