@@ -21,7 +21,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,7 +69,7 @@ def run(function: Callable[[], Any], what: str, limits: Limits = USUAL) -> Any:
     """
     if not _is_possible():
         return _in_place(function, (), what)
-    child = _Child(function)
+    child = _Child(function, what)
     try:
         return child.ask((), what, limits)
     finally:
@@ -85,7 +85,7 @@ def call(function: Callable[..., Any], *given: Any, what: str, limits: Limits = 
     if not _is_possible():
         return _in_place(function, given, what)
     with _lock:
-        return _lasting().ask((function, *given), what, limits)
+        return _lasting(what).ask((function, *given), what, limits)
 
 
 def _is_possible() -> bool:
@@ -99,10 +99,10 @@ _lock = threading.Lock()
 _child: "_Child | None" = None
 
 
-def _lasting() -> "_Child":
+def _lasting(what: str) -> "_Child":
     global _child
     if _child is None or not _child.is_usable():
-        _child = _Child(lambda function, *given: function(*given))
+        _child = _Child(lambda function, *given: function(*given), what)
     return _child
 
 
@@ -115,24 +115,37 @@ def _end() -> None:
 class _Child:
     """A forked process that answers calls of one function, one after another."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        asked, replied = os.pipe(), os.pipe()
-        self._parent = os.getpid()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # threads: the child uses none
-            self._pid = os.fork()
-        if not self._pid:
-            os.close(asked[1])  # or it would wait for itself when its parent is gone
-            os.close(replied[0])
-            _serve(function, open(asked[0], "rb"), open(replied[1], "wb"))  # noqa: SIM115
-        os.close(asked[0])
-        os.close(replied[1])
-        self._requests: BinaryIO = open(asked[1], "wb")  # noqa: SIM115 - closed by `end`
-        self._replies: BinaryIO = open(replied[0], "rb")  # noqa: SIM115
+    def __init__(self, function: Callable[..., Any], what: str) -> None:
+        """Raises `Refused` where the system has no process or no pipe left for it."""
+        self._parent, self._pid = os.getpid(), 0
+        self._files = ExitStack()
+        try:
+            with _signals_held(), ExitStack() as theirs:
+                requests, self._requests = _pipe(theirs, self._files)
+                self._replies, replies = _pipe(self._files, theirs)
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", DeprecationWarning)  # it uses no threads
+                        self._pid = os.fork()
+                    if not self._pid:
+                        self._files.close()  # or it would wait for itself when its parent is gone
+                        _serve(function, requests, replies)
+                finally:
+                    if os.getpid() != self._parent:  # no handlers, no buffers of the parent's
+                        os._exit(1)
+        except BaseException as error:  # also what the handler of a signal raises
+            self.end()
+            if isinstance(error, OSError):
+                reason = (error.strerror or str(error)).lower()
+                raise Refused(
+                    f"no process can be started for {what}: {reason}; end other programs, or raise "
+                    f"the limits of this one (ulimit -u, ulimit -n)"
+                ) from error
+            raise
 
     def is_usable(self) -> bool:
         """Whether it is there, and a child of this process and not of one that forked it."""
-        return not self._requests.closed and self._parent == os.getpid()
+        return self._pid != 0 and self._parent == os.getpid()
 
     def ask(self, given: tuple[Any, ...], what: str, limits: Limits) -> Any:
         """What the function makes of these; see `run` for what is raised."""
@@ -177,42 +190,53 @@ class _Child:
 
     def end(self) -> None:
         """End it, whatever it is doing."""
-        for file in (self._requests, self._replies):
-            with suppress(OSError):
-                file.close()
         if self._pid and self._parent == os.getpid():
             with suppress(OSError):
                 os.kill(self._pid, signal.SIGKILL)
                 os.waitpid(self._pid, 0)
         self._pid = 0
+        with suppress(OSError):  # what was not sent is lost
+            self._files.close()
+
+
+def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[BinaryIO, BinaryIO]:
+    """The two ends of a pipe, to read from and to write to, and who closes each."""
+    reading, writing = os.pipe()
+    return reader.enter_context(open(reading, "rb")), writer.enter_context(open(writing, "wb"))
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Have signals wait: a handler of the parent's must not run in a child."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(function: Callable[..., Any], requests: BinaryIO, replies: BinaryIO) -> None:
-    """What the child does: it answers until nobody asks any more, and never returns."""
+    """What the child does: it answers until nobody asks any more. Raises `EOFError` then."""
     global _inside
     _inside = True
     gc.freeze()  # the parent's objects are not looked at again, so that their pages stay shared
-    try:
-        _detach()
-        start = _memory()
-        while True:
-            given, limits = pickle.load(requests)
-            with _bounded(limits):
-                found = _answer(function, given)
-                try:
-                    answer = pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
-                except MemoryError:
-                    answer = pickle.dumps((False, MemoryError()))
-                del given, found
-            keeps = _memory() - start - len(answer)
-            pickle.dump(keeps > limits.memory, replies)  # whether this was the last call
-            replies.write(answer)
-            replies.flush()
-            del answer  # the next call has all the memory
-    except EOFError:
-        os._exit(0)
-    finally:  # no handlers, no buffers of the parent's
-        os._exit(1)
+    _detach()
+    start = _memory()
+    while True:
+        given, limits = pickle.load(requests)
+        with _bounded(limits):
+            found = _answer(function, given)
+            try:
+                answer = pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
+            except MemoryError:
+                answer = pickle.dumps((False, MemoryError()))
+            del given, found
+        keeps = _memory() - start - len(answer)
+        pickle.dump(keeps > limits.memory, replies)  # whether this was the last call
+        replies.write(answer)
+        replies.flush()
+        del answer  # the next call has all the memory
 
 
 def _answer(function: Callable[..., Any], given: Any) -> tuple[bool, Any]:
@@ -235,6 +259,7 @@ def _detach() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what becomes of it
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # those that waited
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     nothing = os.open(os.devnull, os.O_RDWR)

@@ -1,6 +1,7 @@
 """The child process: results, errors, limits, crashes, and what becomes of it."""
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -209,6 +210,96 @@ def test_a_signal_to_the_parent_ends_the_child() -> None:
         signal.signal(signal.SIGALRM, previous)
     with pytest.raises(ProcessLookupError):
         os.kill(before, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_child_that_begins_runs_nothing_of_its_parent(number: int) -> None:
+    """Neither its handlers nor its `finally` blocks."""
+    script = f"""
+import os, signal, sys
+from convfc_cli.contained import run
+
+def say(what):
+    os.write(1, f"{{what}}{{' in the child' * (os.getpid() != parent)}} ".encode())
+
+def stop(number, frame):
+    say("stopped")
+    raise SystemExit
+
+def begin():
+    found = fork()
+    if not found:
+        os.kill(os.getpid(), {int(number)})
+    return found
+
+parent, fork, os.fork = os.getpid(), os.fork, begin
+signal.signal({int(number)}, stop)
+try:
+    say(run(lambda: "done", "it"))
+except Exception as error:
+    say(error)
+finally:
+    say("the end")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    expected = "done" if number == signal.SIGINT else "it crashes (signal 15)"
+    assert (done.stdout.decode(), done.stderr) == (f"{expected} the end ", b"")
+
+
+def test_a_signal_while_a_child_begins_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(BaseException):
+        pass
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stop
+
+    fork, begun = os.fork, list[int]()
+
+    def begin() -> int:
+        found = fork()
+        if found:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            begun.append(found)
+        return found
+
+    monkeypatch.setattr(os, "fork", begin)
+    previous = signal.signal(signal.SIGUSR1, stop)
+    before = descriptors()
+    try:
+        with pytest.raises(Stop):
+            run(pid, "asking")
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert descriptors() == before
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    (child,) = begun
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+@pytest.mark.parametrize("what", ["fork", "pipe"])
+def test_a_child_that_cannot_be_started_is_refused(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Any:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    pipes = [os.pipe, fail]
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        if what == "fork":
+            patch.setattr(os, "fork", fail)
+        else:
+            patch.setattr(os, "pipe", lambda: pipes.pop(0)())
+        told = "no process can be started for asking: resource temporarily unavailable; end other"
+        with pytest.raises(Refused, match=told):
+            run(pid, "asking")
+    assert descriptors() == before
+    assert run(pid, "asking") != os.getpid()
+
+
+def descriptors() -> list[str]:
+    return os.listdir("/proc/self/fd")
 
 
 def test_a_process_that_was_forked_has_a_child_of_its_own() -> None:
