@@ -102,6 +102,7 @@ _child: "_Child | None" = None
 def _lasting(what: str) -> "_Child":
     global _child
     if _child is None or not _child.is_usable():
+        _end()
         _child = _Child(lambda function, *given: function(*given), what)
     return _child
 
@@ -144,8 +145,14 @@ class _Child:
             raise
 
     def is_usable(self) -> bool:
-        """Whether it is there, and a child of this process and not of one that forked it."""
-        return self._pid != 0 and self._parent == os.getpid()
+        """Whether it runs, and is a child of this process and not of one that forked it."""
+        if not self._pid or self._parent != os.getpid():
+            return False
+        with suppress(ChildProcessError):  # whoever called us has all children reaped
+            if os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+                return True
+        self._pid = 0  # somebody killed it while nobody asked
+        return False
 
     def ask(self, given: tuple[Any, ...], what: str, limits: Limits) -> Any:
         """What the function makes of these; see `run` for what is raised."""

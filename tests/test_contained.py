@@ -144,6 +144,16 @@ def test_what_the_system_kills_is_refused() -> None:
         run(lambda: os.kill(os.getpid(), signal.SIGKILL), "dying")
 
 
+@pytest.mark.parametrize("reaped", [False, True])
+def test_a_child_that_was_killed_while_idle_is_replaced(reaped: bool) -> None:
+    before = call(pid, what="asking")
+    held = descriptors()
+    os.kill(before, signal.SIGKILL)
+    os.waitid(os.P_PID, before, os.WEXITED | (0 if reaped else os.WNOWAIT))
+    assert call(pid, what="asking") not in (before, os.getpid())
+    assert descriptors() == held
+
+
 def test_a_child_that_keeps_too_much_is_replaced() -> None:
     before = call(pid, what="asking", limits=STRICT)
     for _ in range(2):
