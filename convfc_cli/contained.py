@@ -37,11 +37,16 @@ class Limits:
     """Bytes beyond what the child has when the call begins."""
 
     seconds: int = 10
-    """CPU time of all its threads together; `PATIENCE` times as much may pass by the clock."""
+    """CPU time of all its threads together."""
+
+    @property
+    def patience(self) -> int:
+        """Seconds that may pass by the clock: other processes want the processor too."""
+        return PATIENCE * self.seconds
 
 
 PATIENCE = 20
-"""How much longer than its CPU time a call may take: other processes want the processor too."""
+"""How much longer than its CPU time a call may take."""
 
 USUAL = Limits()
 
@@ -160,8 +165,8 @@ class _Child:
             try:
                 pickle.dump((given, limits), self._requests, pickle.HIGHEST_PROTOCOL)
                 self._requests.flush()
-                if not self._has_replied(PATIENCE * limits.seconds):
-                    raise Refused(f"{what} takes more than {PATIENCE * limits.seconds} seconds")
+                if not self._has_replied(limits.patience):
+                    raise _late(what, limits)
                 is_last = pickle.load(self._replies)
                 is_result, found = pickle.load(self._replies)
             except (BrokenPipeError, EOFError, pickle.UnpicklingError) as error:
@@ -190,6 +195,8 @@ class _Child:
         self._pid = 0
         if -code == signal.SIGXCPU:
             return Refused(f"{what} takes more than {limits.seconds} seconds of CPU time")
+        if -code == signal.SIGALRM:
+            return _late(what, limits)
         if -code == signal.SIGKILL:  # the system's way where memory runs out
             return Refused(f"{what} was killed by the system: too much memory, perhaps")
         how = f"signal {-code}" if code < 0 else f"code {code}"
@@ -264,7 +271,10 @@ def _detach() -> None:
     import resource
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what becomes of it
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+    for number in (
+        *(signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE),
+        *(signal.SIGALRM, signal.SIGXCPU),  # what ends it beyond its limits
+    ):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # those that waited
     faulthandler.disable()
@@ -296,9 +306,11 @@ def _bounded(limits: Limits) -> Iterator[None]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     before = bound(resource.RLIMIT_DATA, _memory() + limits.memory)
     cpu = bound(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + limits.seconds)
+    signal.setitimer(signal.ITIMER_REAL, limits.patience)  # its parent may be gone
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         resource.setrlimit(resource.RLIMIT_DATA, before)
         resource.setrlimit(resource.RLIMIT_CPU, cpu)
 
@@ -308,6 +320,10 @@ def _in_place(function: Callable[..., Any], given: tuple[Any, ...], what: str) -
     if is_result:
         return found
     raise _told(found, what, USUAL)
+
+
+def _late(what: str, limits: Limits) -> Refused:
+    return Refused(f"{what} takes more than {limits.patience} seconds")
 
 
 def _told(error: Exception, what: str, limits: Limits) -> Exception:

@@ -132,6 +132,30 @@ def test_a_call_that_sleeps_is_ended_by_the_clock(monkeypatch: pytest.MonkeyPatc
     assert call(pid, what="asking") != os.getpid()
 
 
+def test_the_clock_runs_only_while_a_child_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    contained._end()
+    monkeypatch.setattr(contained, "PATIENCE", 1)
+    before = call(pid, what="asking", limits=STRICT)
+    time.sleep(1.3)
+    assert call(pid, what="asking", limits=STRICT) == before
+    contained._end()
+
+
+@pytest.mark.parametrize(
+    ("number", "most"),
+    [(signal.SIGALRM, "20 seconds$"), (signal.SIGXCPU, "1 seconds of CPU time$")],
+)
+def test_a_limit_ends_a_child_whatever_its_parent_does_at_the_signal(
+    number: int, most: str
+) -> None:
+    previous = signal.signal(number, signal.SIG_IGN)
+    try:
+        with pytest.raises(Refused, match=f"dying takes more than {most}"):
+            run(lambda: os.kill(os.getpid(), number), "dying", STRICT)
+    finally:
+        signal.signal(number, previous)
+
+
 def test_a_crash_is_malformed_input_and_the_next_call_has_a_new_child() -> None:
     before = call(pid, what="asking")
     with pytest.raises(MalformedInput, match=r"reading address 0 crashes \(signal 11\)"):
@@ -326,6 +350,24 @@ def test_a_process_that_was_forked_has_a_child_of_its_own() -> None:
     os.close(ours)
     os.close(theirs)
     assert call(pid, what="asking") == mine
+
+
+def test_a_call_that_sleeps_ends_though_its_parent_was_killed() -> None:
+    script = (
+        "import os, time; from convfc_cli import contained; contained.PATIENCE = 1; "
+        "told = os.dup(1); limits = contained.Limits(seconds=2); "
+        "say = lambda: os.write(told, str(os.getpid()).encode()); "
+        "contained.run(lambda: (say(), time.sleep(60)), 'sleeping', limits)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(os.read(parent.stdout.fileno(), 20))
+        begun = time.monotonic()
+        parent.kill()
+    assert is_running(child)
+    while is_running(child):
+        assert time.monotonic() - begun < 20
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)"])
