@@ -12,6 +12,7 @@ ask for code to be loaded in order to be read. None of that happens here:
 Names and text are UTF-8; a byte that is not becomes a lone surrogate, as in Python's file names.
 """
 
+import errno
 import io
 import math
 import os
@@ -92,10 +93,17 @@ def open_trees(sources: Iterable[Input], name: str) -> "list[Group]":
     """The roots of several files, as `open_tree`; the limits are those of all together.
 
     Each source may be closed when the next one is requested. `name` is what belongs to all of them,
-    for messages.
+    for messages. Raises `Refused` also where the system lets too few files be open at once.
     """
     h5 = library()
-    files = [(source.name, _bytes(source)) for source in sources]
+    try:
+        files = [(source.name, _bytes(source)) for source in sources]
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise Refused(
+            f"{name}: the system lets no more files be open at once: raise its limit (ulimit -n)"
+        ) from error
 
     def listed() -> list[Survey]:
         return [_listed(h5, content, file) for file, content in files]

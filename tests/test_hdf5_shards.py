@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,29 @@ def test_a_map_of_too_many_files(folder: Path) -> None:
     assert "names 1001 files, more than 1000" in run("inspect", path).failed(5)
     path = sharded(folder / "w.json", {str(n): f"{n}.h5" for n in range(1000)})
     assert "names '0.h5': no such file" in run("inspect", path).failed(3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize("spare", [20, 41, 44])
+def test_more_files_than_may_be_open(folder: Path, spare: int) -> None:
+    """Whichever is one too many: a shard, or a pipe to the child that lists them."""
+    import resource
+
+    for number in range(40):
+        weights(folder / f"{number}.h5", {f"{number}": KERNEL})
+    path = sharded(folder / "w.json", {"/a/vars": [f"{number}.h5" for number in range(40)]})
+    assert len(run("inspect", path).succeeded().lines) == 41
+    free = [os.open(path, os.O_RDONLY) for _ in range(spare)]
+    for descriptor in free:
+        os.close(descriptor)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, before[1]))
+    try:
+        told = run("inspect", path).failed(5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "w.json" in told
+    assert "ulimit -n" in told
 
 
 def test_a_map_is_read_in_linear_time(folder: Path) -> None:
