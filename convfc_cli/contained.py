@@ -271,8 +271,10 @@ def _detach() -> None:
     import resource
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what becomes of it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as by nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for number in (
-        *(signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE),
+        *(signal.SIGTERM, signal.SIGPIPE),
         *(signal.SIGALRM, signal.SIGXCPU),  # what ends it beyond its limits
     ):
         signal.signal(number, signal.SIG_DFL)

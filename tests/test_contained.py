@@ -311,6 +311,17 @@ def test_a_signal_while_a_child_begins_ends_it(monkeypatch: pytest.MonkeyPatch) 
         os.kill(child, 0)
 
 
+def test_a_hangup_that_the_parent_ignores_does_not_end_its_child() -> None:
+    """As under nohup: the terminal goes, and all its processes are told."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(lambda: os.kill(os.getpid(), signal.SIGHUP) or "done", "working") == "done"
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    with pytest.raises(MalformedInput, match=r"working crashes \(signal 1\)"):
+        run(lambda: os.kill(os.getpid(), signal.SIGHUP), "working")
+
+
 @pytest.mark.parametrize("what", ["fork", "pipe"])
 def test_a_child_that_cannot_be_started_is_refused(
     what: str, monkeypatch: pytest.MonkeyPatch
