@@ -10,7 +10,7 @@ Of an axis, `row_taps` gives one row's taps in closed form, and `segments` all r
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
 from math import gcd, prod
@@ -20,6 +20,9 @@ from convfc_cli.geometry import LARGEST, Axis
 from convfc_cli.outline import TEXT, Kept
 
 Index = tuple[int, ...]
+
+AXIS = 14
+"""Characters that an axis has in a file beyond its repr: more quotation marks."""
 
 SHALLOW = 4
 """Input channels that are multiplied in the time that one takes."""
@@ -303,8 +306,9 @@ class IndexMap:
     def kept(self, itemsize: int) -> Kept:
         """What a file keeps of it, with a bias: see `Outline`."""
         weights = prod(self.kernel_shape) + self.output_shape[0]
-        told = (self.input_shape, self.output_shape, self.kernel_shape, *map(asdict, self.axes))
-        return Kept(2, weights * itemsize, TEXT + sum(len(str(part)) for part in told))
+        shapes = (self.input_shape, self.output_shape, self.kernel_shape)
+        text = TEXT + sum(len(str(shape)) for shape in shapes)
+        return Kept(2, weights * itemsize, text + sum(AXIS + len(repr(a)) for a in self.axes))
 
     def of_output(self, output: Index) -> Iterator[Tap]:
         """What one output element reads, in the order of a channels-first row."""

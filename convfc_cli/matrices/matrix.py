@@ -7,7 +7,7 @@ Nothing in the text depends on when, where or in what order a file was written.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_origin, get_type_hints
 
 from numpy.typing import NDArray
@@ -160,7 +160,7 @@ def longest(outline: Outline, origin: Origin) -> int:
     they are long, count alike: a plan is the same for a file and a pipe.
     """
     file = max(NAME, len(json.dumps(origin.file)))
-    rest = len(json.dumps(asdict(replace(origin, file=""))))
+    rest = len(json.dumps({**vars(origin), "file": ""}))
     return FIXED + outline.kept(1).text + file + rest
 
 
