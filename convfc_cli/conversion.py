@@ -28,7 +28,16 @@ from convfc_cli.errors import (
     WrongContents,
     gravest,
 )
-from convfc_cli.files import HEAD, Input, make_folder, opened, replacing, replacing_all
+from convfc_cli.files import (
+    HEAD,
+    Input,
+    check_replaceable,
+    claimed,
+    make_folder,
+    opened,
+    replacing,
+    replacing_all,
+)
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
@@ -303,40 +312,50 @@ def _report(
 
 
 def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
+    folder = plan.folder
+    if folder is None:
+        return _write_files(plan, options, observer)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]  # the innermost first
+    make_folder(folder)
+    with claimed(folder):
+        try:
+            # Since the plan was made, another run may have ended here.
+            check_replaceable(folder / MANIFEST, force=options.force)
+            done = _write_files(plan, options, observer)
+            if done.results:
+                described = [result.described() for result in done.results]
+                text = manifest(plan.model, described, done.failed())
+                with replacing(folder / MANIFEST, force=options.force) as out:
+                    write_all(out, text.encode())
+        finally:
+            for path in new:
+                if any(path.iterdir()):
+                    break
+                path.rmdir()
+    return done
+
+
+def _write_files(plan: Plan, options: Options, observer: Observer) -> Conversion:
+    """Write the files of a plan, all but the manifest."""
     failures = list(plan.failures)
     results: list[Result] = []
-    new: list[Path] = []  # folders that are made, the innermost first
-    if plan.folder is not None:
-        new = [path for path in (plan.folder, *plan.folder.parents) if not path.exists()]
-        make_folder(plan.folder)
-    try:
-        for items in plan.files:
-            observer.started(
-                items[0].entry.name,
-                sum(item.size for item in items) * (2 if options.verify else 1),
-            )
-            made = []
-            for item in items:
-                try:
-                    made.append(_make(plan.model, item, options))
-                except ConvfcError as error:
-                    if not options.keep_going or error.exit_code in (6, 70):
-                        raise
-                    failures.append((item.entry, error.without_frames()))
-            for result in _write(plan, made, options, observer) if made else []:
-                results.append(result)
-                observer.finished(result)
-        done = Conversion(plan, tuple(results), tuple(failures))
-        if plan.folder is not None and results:
-            text = manifest(plan.model, [result.described() for result in results], done.failed())
-            with replacing(plan.folder / MANIFEST, force=True) as out:
-                write_all(out, text.encode())
-    finally:
-        for path in new:
-            if any(path.iterdir()):
-                break
-            path.rmdir()
-    return done
+    for items in plan.files:
+        observer.started(
+            items[0].entry.name,
+            sum(item.size for item in items) * (2 if options.verify else 1),
+        )
+        made = []
+        for item in items:
+            try:
+                made.append(_make(plan.model, item, options))
+            except ConvfcError as error:
+                if not options.keep_going or error.exit_code in (6, 70):
+                    raise
+                failures.append((item.entry, error.without_frames()))
+        for result in _write(plan, made, options, observer) if made else []:
+            results.append(result)
+            observer.finished(result)
+    return Conversion(plan, tuple(results), tuple(failures))
 
 
 @dataclass(frozen=True)
@@ -372,7 +391,9 @@ def _write(
         if options.verify:
             sources = [_reread(path, file) for path, file in zip(paths, files, strict=True)]
             reports = _read_back(kind, sources, made, options, observer)
-        if plan.folder is not None:  # from here until the new manifest stands, it is incomplete
+        # From here until the new manifest stands, the folder is incomplete. Without --force there
+        # was no manifest; one that has appeared is that of another run, and stays.
+        if plan.folder is not None and options.force:
             (plan.folder / MANIFEST).unlink(missing_ok=True)
         size = files[-1].seek(0, os.SEEK_END)
         sizes = [size] if len(made) == 1 else [one.item.size for one in made]

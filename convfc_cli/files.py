@@ -223,6 +223,30 @@ def make_folder(path: Path) -> None:
         raise OutputFailed(f"cannot make the folder {path}: {_reason(error)}") from error
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other runs from writing into a folder until the block ends.
+
+    The claim is a lock of the operating system: it leaves no file behind, and ends with the process
+    that holds it, however that ends. Where the system cannot lock a folder, nothing is claimed.
+    Raises `UsageError` while another run holds it.
+    """
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"another run is writing into {folder}: wait until it ends, or -o names "
+                    f"another place"
+                ) from error
+        yield
+
+
 def free_space(path: str | os.PathLike[str]) -> int:
     """Bytes free where `path` lies or would lie."""
     place = Path(path).absolute()
