@@ -208,9 +208,11 @@ def check_replaceable(path: Path, *, force: bool) -> None:
     except OSError as error:
         raise OutputFailed(f"cannot write {path}: {_reason(error)}") from error
     if stat.S_ISDIR(mode):
-        raise UsageError(f"{path} is a folder: name a file, or end it in / to write into it")
+        raise UsageError(f"{path} is a folder: -o names another place")
     if not stat.S_ISREG(mode):
-        raise UsageError(f"{path} is no regular file: to stream the bytes, use -o -")
+        raise UsageError(
+            f"{path} is not a regular file: -o names another place, and -o - streams the bytes"
+        )
     if not force:
         raise OutputExists(f"{path} exists: --force replaces it, -o names another place")
 

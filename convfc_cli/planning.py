@@ -322,24 +322,24 @@ def _check_destinations(plan: Plan, options: Options) -> None:
         if plan.folder.exists() and not plan.folder.is_dir():
             raise OutputExists(f"{plan.folder} exists and is no folder: -o names another place")
         paths.insert(0, plan.folder / MANIFEST)
-    for path in paths:
-        check_replaceable(path, force=options.force)
-    there = [path for path in paths if path.exists()]
-    if not there:
-        return
+    # What --force does not replace comes first, lest an error name --force in vain.
+    there = {path: identity for path in paths if (identity := _identity(path))}
     model = plan.model
-    read = {identity for file in (model.path, *model.beside()) if (identity := _identity(file))}
-    for path in there:
-        if _identity(path) in read:
+    read = [_identity(file) for file in (model.path, *model.beside())] if there else []
+    for path, identity in there.items():
+        if identity in read:
             raise UsageError(
                 f"{path} is the model itself, or a file that it keeps weights in: -o names "
                 f"another place"
             )
         if plan.folder is not None and path == plan.folder / MANIFEST and not is_ours(path):
             raise UsageError(
-                f"{path} is not a manifest that convfc wrote: --force does not replace it; "
-                f"-o names another place"
+                f"{path} is not a manifest that convfc wrote, and --force does not replace it: "
+                f"-o names another folder"
             )
+    for force in (True, options.force):
+        for path in paths:
+            check_replaceable(path, force=force)
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,69 @@ def test_a_shard_is_not_replaced(folder: Path) -> None:
     told = run("convert", "w.json", *described, "-o", "w.h5", "--force").failed(2)
     assert "a file that it keeps weights in" in told
     assert (folder / "w.h5").read_bytes() == before
+
+
+def named_model(model: Path) -> tuple[list[str], str]:
+    model.rename("m.npz")
+    return ["m.npz", "-o", "m.npz"], "is the model itself"
+
+
+def weights_beside(model: Path) -> tuple[list[str], str]:
+    externally(model, "w.npz")
+    return ["m.onnx", "-o", "w.npz"], "a file that it keeps weights in"
+
+
+def foreign_manifest(model: Path) -> tuple[list[str], str]:
+    Path("f").mkdir()
+    Path("f/manifest.json").write_text("{}")
+    return ["m.onnx", "-o", "f"], "f/manifest.json is not a manifest that convfc wrote"
+
+
+def folder_as_manifest(model: Path) -> tuple[list[str], str]:
+    Path("f/manifest.json").mkdir(parents=True)
+    return ["m.onnx", "-o", "f"], "f/manifest.json is not a manifest that convfc wrote"
+
+
+def pipe_as_manifest(model: Path) -> tuple[list[str], str]:
+    Path("f").mkdir()
+    os.mkfifo("f/manifest.json")
+    return ["m.onnx", "-o", "f"], "f/manifest.json is not a manifest that convfc wrote"
+
+
+def folder_beside(model: Path) -> tuple[list[str], str]:
+    Path("c.npy.operator.npz").mkdir()
+    Path("c.npy").write_bytes(b"old")
+    return ["m.onnx", "-o", "c.npy"], "c.npy.operator.npz is a folder: -o names another place"
+
+
+def folder_after_a_file(model: Path) -> tuple[list[str], str]:
+    net(model, names=("a", "b"))
+    Path("f/001-b.npz").mkdir(parents=True)
+    Path("f/000-a.npz").write_bytes(b"old")
+    return ["m.onnx", "-o", "f"], "f/001-b.npz is a folder: -o names another place"
+
+
+def pipe_in_the_way(model: Path) -> tuple[list[str], str]:
+    os.mkfifo("c.npz")
+    return ["m.onnx", "-o", "c.npz"], "c.npz is not a regular file: -o names another place"
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        *(named_model, weights_beside, foreign_manifest, folder_as_manifest, pipe_as_manifest),
+        *(folder_beside, folder_after_a_file, pipe_in_the_way),
+    ],
+)
+def test_force_is_not_named_where_it_does_not_help(
+    model: Path, prepare: Callable[[Path], tuple[list[str], str]]
+) -> None:
+    """The same error with --force and without."""
+    arguments, reason = prepare(model)
+    told = run("convert", *arguments).failed(2)
+    assert reason in told
+    assert "--force replaces it" not in told
+    assert run("convert", *arguments, "--force").failed(2) == told
 
 
 FOREIGN = [

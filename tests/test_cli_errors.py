@@ -71,7 +71,7 @@ def existing_link(folder: Path) -> list[object]:
 
 def existing_folder(folder: Path) -> list[object]:
     (folder / "m.onnx.fc").mkdir()
-    (folder / "m.onnx.fc" / "manifest.json").write_text("{}")
+    (folder / "m.onnx.fc" / "manifest.json").write_text('{"schema": "convfc-manifest/1"}')
     return [net(folder / "m.onnx")]
 
 
