@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,45 @@ def test_files_that_are_none(folder: Path, content: bytes, told: str) -> None:
     assert told in run("verify", "f").failed(3)
 
 
+def sparse(path: Path, **how: bool) -> None:
+    from scipy.sparse import csr_array, save_npz
+
+    save_npz(path, csr_array(np.eye(5)), **how)
+
+
+def zipped(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "no arrays")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        sparse,
+        lambda path: sparse(path, compressed=False),
+        lambda path: np.savez(path, a=np.eye(5)),
+        lambda path: np.savez_compressed(path, a=np.eye(5)),
+        zipped,
+    ],
+)
+@pytest.mark.parametrize("command", [["verify"], ["map", "--entry", "0,0"]])
+def test_an_npz_of_another_tool(
+    folder: Path, write: Callable[[Path], None], command: list[str]
+) -> None:
+    """No advice how to mend it: convfc would not read it then either."""
+    write(folder / "f.npz")
+    told = run(*command, "f.npz").failed(3)
+    assert told == "f.npz has no member convfc: it is a zip that convfc did not write"
+
+
+@pytest.mark.parametrize("command", [["verify"], ["map", "--entry", "0,0"]])
+def test_an_npz_of_ours_that_was_compressed(matrix: Path, command: list[str]) -> None:
+    np.savez_compressed("f.npz", **arrays(matrix))
+    assert "write it again with numpy.savez" in run(*command, "f.npz").failed(3)
+    np.savez("f.npz", **arrays(Path("f.npz")))
+    run(*command, "f.npz").succeeded()
+
+
 def test_something_after_the_end(matrix: Path) -> None:
     matrix.write_bytes(matrix.read_bytes() + b"more")
     assert "c.npz" in run("verify", matrix).failed(3)
@@ -285,7 +325,9 @@ def test_a_dense_file_without_what_lies_beside_it(model: Path) -> None:
     assert "c.npy" in run("verify", "c.npy").failed(3)
     Path("c.npy").write_bytes(content)
     os.remove("c.npy.operator.npz")
-    assert "c.npy.operator.npz beside it" in run("verify", "c.npy").failed(3)
+    assert "c.npy.operator.npz beside it, which convfc writes with it" in run(
+        "verify", "c.npy"
+    ).failed(3)
 
 
 # What is verified where nothing, or much, is named

@@ -49,7 +49,10 @@ class WithoutMetadata(MatrixFormat):
             )
         (operator,) = self.read_with(source.path)
         if not os.path.lexists(operator):
-            raise MalformedInput(f"{source.name} needs {operator.name} beside it: it is not there")
+            raise MalformedInput(
+                f"{source.name} needs {operator.name} beside it, which convfc writes with it: "
+                f"it is not there"
+            )
         with sibling(operator) as beside:
             return (self._read(source, beside),)
 
