@@ -64,28 +64,37 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Input]:
     """Open a file that a person named; `-` is standard input.
 
     Raises `UsageError` for a path that names no file, `MalformedInput` for an empty one,
-    `Refused` for a device or a pipe that gives too much.
+    `Refused` for a device, a pipe that gives too much, or one that cannot be spooled.
     """
     name = os.fspath(path)
-    if name == "-":
-        if sys.stdin is None or sys.stdin.isatty():
-            raise UsageError("standard input is a terminal: name a file, or pipe one in")
-        with _regular(sys.stdin.buffer, STDIN, None) as source:
-            yield source
-        return
+    with ExitStack() as stack:
+        if name == "-":
+            name, place, file = STDIN, None, _standard_input()
+        else:
+            place, file = Path(name), stack.enter_context(_named(name))
+        try:
+            with _regular(file, name, place) as source:
+                yield source
+        except OSError as error:
+            raise UsageError(f"cannot read {name}: {_reason(error)}") from error
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed: name a file, or pipe one in")
+    if sys.stdin.isatty():
+        raise UsageError("standard input is a terminal: name a file, or pipe one in")
+    return sys.stdin.buffer
+
+
+def _named(name: str) -> BinaryIO:
     try:
-        file = open(name, "rb")  # noqa: SIM115 - closed below
+        return open(name, "rb")
     except ValueError as error:
         raise UsageError(f"cannot read {name!r}: {error}") from error
     except OSError as error:
         hint = "" if error.errno != 2 else " (a path is taken from the current directory)"
         raise UsageError(f"cannot read {name}: {_reason(error)}{hint}") from error
-    with file:
-        try:
-            with _regular(file, name, Path(name)) as source:
-                yield source
-        except OSError as error:
-            raise UsageError(f"cannot read {name}: {_reason(error)}") from error
 
 
 @contextmanager
@@ -115,11 +124,11 @@ def _regular(file: BinaryIO, name: str, path: Path | None) -> Iterator[Input]:
     if stat.S_ISREG(mode) and file.seekable() and file.tell() == 0:
         yield _input(name, path, file)
     elif stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-        with tempfile.TemporaryFile() as spool:
-            _spool(file, spool, name)
+        with _spooled(file, name) as spool:
             yield _input(name, None, spool)
     else:
-        raise Refused(f"{name} is a device, not a file or a pipe")
+        kind = "folder" if stat.S_ISDIR(mode) else "device"
+        raise Refused(f"{name} is a {kind}, not a file or a pipe")
 
 
 def _input(name: str, path: Path | None, file: BinaryIO) -> Input:
@@ -132,17 +141,44 @@ def _input(name: str, path: Path | None, file: BinaryIO) -> Input:
     return Input(name, path, file, size, head)
 
 
-def _spool(source: BinaryIO, spool: BinaryIO, name: str) -> None:
-    ceiling = min(SPOOL_CEILING, free_space(tempfile.gettempdir()) // 2)
-    total = 0
-    while chunk := source.read(2**20):
-        total += len(chunk)
-        if total > ceiling:
-            raise Refused(
-                f"{name} gives more than {ceiling} bytes, the most that is read from a pipe: "
-                f"save it to a file and name that"
-            )
-        spool.write(chunk)
+def _spooled(source: BinaryIO, name: str) -> BinaryIO:
+    """Copy a pipe to an unnamed temporary file.
+
+    Raises `Refused` where the copy cannot be written, or would be too long.
+    """
+    try:
+        ceiling = min(SPOOL_CEILING, free_space(tempfile.gettempdir()) // 2)
+        with ExitStack() as stack:
+            spool = stack.enter_context(tempfile.TemporaryFile())
+            total = 0
+            for chunk in _chunks(source, name):
+                total += len(chunk)
+                if total > ceiling:
+                    raise Refused(
+                        f"{name} gives more than {ceiling} bytes, the most that is read from a "
+                        f"pipe: save it to a file and name that"
+                    )
+                spool.write(chunk)
+            spool.flush()
+            stack.pop_all()
+    except OSError as error:
+        place = f" {tempfile.tempdir!s}" if tempfile.tempdir else ""
+        raise Refused(
+            f"cannot spool {name} to the temporary folder{place}: {_reason(error)}; set TMPDIR to "
+            f"another folder, or save it to a file and name that"
+        ) from error
+    return spool
+
+
+def _chunks(source: BinaryIO, name: str) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = source.read(2**20)
+        except OSError as error:
+            raise UsageError(f"cannot read {name}: {_reason(error)}") from error
+        if not chunk:
+            return
+        yield chunk
 
 
 @contextmanager

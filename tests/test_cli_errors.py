@@ -378,6 +378,22 @@ def test_writing_fails_midway(folder: Path, limit: int) -> None:
         assert os.listdir() == []
 
 
+@pytest.mark.parametrize("source", ["convert -", "inspect /dev/stdin"])
+def test_a_pipe_that_cannot_be_spooled(folder: Path, source: str) -> None:
+    """It is standard input's copy that outgrows the limit, not the output."""
+    done = shell(f"cat {LENET} | (ulimit -f 100; convfc {source})", folder)
+    told = done.failed(5)
+    assert told.startswith("cannot spool ")
+    assert "to the temporary folder" in told
+    assert "file too large; set TMPDIR" in told
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("command", ["convert -", "inspect -", "verify -", "map - --entry 0,0"])
+def test_a_closed_standard_input(folder: Path, command: str) -> None:
+    assert "standard input is closed" in shell(f"convfc {command} <&-", folder).failed(2)
+
+
 def test_writing_fails_and_the_old_file_stays(folder: Path) -> None:
     run("convert", LENET, "-l", "@0", "-o", "c.npz", "--no-verify").succeeded()
     before = listing(folder)

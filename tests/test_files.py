@@ -449,9 +449,73 @@ def test_standard_input_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
         assert source.file.read() == b"iped"
 
 
-def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    with standard_input(None, monkeypatch), pytest.raises(UsageError), opened("-"):
+def test_a_closed_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        standard_input(None, monkeypatch),
+        pytest.raises(UsageError, match="standard input is closed: name a file"),
+        opened("-"),
+    ):
         pass
+
+
+@pytest.mark.parametrize("name", ["-", "path"])
+def test_a_pipe_that_cannot_be_spooled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    reading, writing = os.pipe()
+    os.write(writing, b"piped")
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file, standard_input(file, monkeypatch):
+        named, told = (f"/dev/fd/{reading}",) * 2 if name == "path" else ("-", "standard input")
+        expected = f"cannot spool {told} to the temporary folder {tmp_path}/gone: no such file"
+        with pytest.raises(Refused, match=f"{expected}.*; set TMPDIR"), opened(named):
+            pass
+
+
+def test_a_standard_input_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(io.FileIO):
+        def readinto(self, buffer: object) -> int:
+            raise OSError(5, "Input/output error")
+
+    reading, writing = os.pipe()
+    with (
+        io.BufferedReader(Failing(reading)) as file,
+        standard_input(file, monkeypatch),
+        pytest.raises(UsageError, match="cannot read standard input: input/output error"),
+        opened("-"),
+    ):
+        pass
+    os.close(writing)
+
+
+def test_standard_input_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Folder(io.BytesIO):
+        def fileno(self) -> int:
+            return handle
+
+    handle = os.open(tmp_path, os.O_RDONLY)
+    with (
+        standard_input(Folder(), monkeypatch),
+        pytest.raises(Refused, match="standard input is a folder, not a file or a pipe"),
+        opened("-"),
+    ):
+        pass
+    os.close(handle)
+
+
+def test_an_error_of_the_system_while_standard_input_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a file that is named: an error of what is read, not of the output."""
+    (tmp_path / "f").write_bytes(b"0123456789")
+    with (
+        open(tmp_path / "f", "rb") as file,
+        standard_input(file, monkeypatch),
+        pytest.raises(UsageError, match="cannot read standard input: input"),
+        opened("-"),
+    ):
+        raise OSError(5, "Input/output error")
 
 
 # looks_like_text
