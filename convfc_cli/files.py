@@ -282,6 +282,8 @@ def claimed(folder: Path) -> Iterator[None]:
                     f"another run is writing into {folder}: wait until it ends, or -o names "
                     f"another place"
                 ) from error
+            # Not only closed: a child that was forked meanwhile still has it open.
+            stack.callback(fcntl.flock, handle, fcntl.LOCK_UN)
         yield
 
 

@@ -1,6 +1,7 @@
 """Two runs that write into one folder at the same time: what remains is what one of them wrote."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,24 @@ def test_a_folder_is_claimed_until_the_block_ends(tmp_path: Path) -> None:
             claim_twice()
     with files.claimed(tmp_path):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_child_that_lives_on_does_not_hold_the_folder(tmp_path: Path) -> None:
+    """As the one that reads models, which answers several commands of a process."""
+    reading, writing = os.pipe()
+    with files.claimed(tmp_path):
+        child = os.fork()
+        if not child:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+    try:
+        with files.claimed(tmp_path):
+            pass
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)
+        os.close(reading)
 
 
 @pytest.mark.parametrize("force", ["", "--force"])
