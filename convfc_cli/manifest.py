@@ -6,6 +6,7 @@ or where it was written.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -67,18 +68,20 @@ def matrix_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]] | ConvfcE
         entries = [dict(entry) for entry in content["matrices"]]
         names = [entry["file"] for entry in entries]
         sha256 = content.get("model", {}).get("sha256")
-        if not all(type(name) is str for name in names) or len(set(names)) < len(names):
+        if not all(type(name) is str and name for name in names) or len(set(names)) < len(names):
             raise ValueError("it names no files, or one of them twice")
+        if not all(type(entry["bytes"]) is int for entry in entries):
+            raise ValueError("it does not say how long a file is")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MalformedInput(
             f"{folder / MANIFEST} is damaged, or no manifest of convfc's"
         ) from error
     for name, entry in zip(names, entries, strict=True):
         path = folder / name
-        if Path(name).name != name:
+        if Path(name).name != name or name == os.pardir:
             yield Refused(f"{folder / MANIFEST} names {name!r}, which is outside the folder")
-        elif _size(path) != entry.get("bytes"):
-            size = str(entry.get("bytes"))[:80]
+        elif _size(path) != entry["bytes"]:
+            size = str(entry["bytes"])[:80]
             yield MalformedInput(
                 f"{str(path)[:200]} is missing or not {size} bytes: the folder is incomplete"
             )

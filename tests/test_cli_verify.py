@@ -447,6 +447,38 @@ def test_a_manifest_of_a_stranger(net_folder: Path, content: bytes, code: int) -
     assert done.complaint()
 
 
+@pytest.mark.parametrize("size", [None, "1", 1.0, True, [], "absent"])
+@pytest.mark.parametrize("name", ["nope.npz", "pipe", "..", "", ".", "000-a.npz"])
+def test_a_manifest_that_states_no_size(net_folder: Path, name: str, size: object) -> None:
+    """It is damaged, whatever it names: no such file is a usage error, and no folder is opened."""
+    os.mkfifo(net_folder / "pipe")
+    entry = {"file": name} if size == "absent" else {"file": name, "bytes": size}
+    (net_folder / "manifest.json").write_text(
+        json.dumps({"schema": "convfc-manifest/1", "matrices": [entry]})
+    )
+    assert "manifest.json is damaged" in run("verify", net_folder).failed(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "told"),
+    [
+        ("", 3, "manifest.json is damaged"),
+        (".", 5, "outside the folder"),
+        ("..", 5, "names '..', which is outside the folder"),
+        ("../m.onnx.fc", 5, "outside the folder"),
+        ("...", 3, "is missing or not 4096 bytes"),
+    ],
+)
+def test_a_manifest_that_names_no_file_of_its_folder(
+    net_folder: Path, name: str, code: int, told: str
+) -> None:
+    entry = {"file": name, "bytes": 4096}
+    (net_folder / "manifest.json").write_text(
+        json.dumps({"schema": "convfc-manifest/1", "matrices": [entry]})
+    )
+    assert told in run("verify", net_folder).failed(code)
+
+
 @pytest.mark.parametrize("damaged", [0, 1, 2])
 def test_all_files_of_a_folder_are_checked(net_folder: Path, damaged: int) -> None:
     """Also those after a damaged one."""
