@@ -88,6 +88,10 @@ def _standard_input() -> BinaryIO:
 
 
 def _named(name: str) -> BinaryIO:
+    if not name:
+        raise UsageError(
+            "the path of a file to read is empty: name a file, or - for standard input"
+        )
     try:
         return open(name, "rb")
     except ValueError as error:

@@ -129,7 +129,7 @@ CASES: list[tuple[Callable[[Path], list[object]], int, str]] = [
     (lambda folder: ["nowhere.onnx"], 2, "nowhere.onnx: no such file"),
     (lambda folder: ["x" * 5000], 2, "name too long"),
     (lambda folder: ["m.onnx/inside"], 2, "cannot read m.onnx/inside"),
-    (lambda folder: [""], 2, "cannot read"),
+    (lambda folder: [""], 2, "is empty: name a file, or - for standard input"),
     (lambda folder: [without_convolution(folder / "m.onnx")], 2, "has no convolution"),
     (no_size, 2, "the size of its input 'x' is open"),
     (existing_file, 2, "c.npz exists: --force replaces it"),
@@ -180,6 +180,23 @@ def test_every_command_reads_models_alike(folder: Path, command: str) -> None:
     for prepare in (text_file, empty_file, truncated_file, random_bytes):
         assert "m.onnx" in run(command, *prepare(folder)).failed(3)
     assert "nowhere" in run(command, "nowhere").failed(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["inspect", ""], "'MODEL'"),
+        (["verify", ""], "'[MATRICES]...'"),
+        (["verify", "c.npz", ""], "'[MATRICES]...'"),
+        (["verify", "c.npz", "--model", ""], "'--model'"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_directory(
+    model: Path, arguments: list[str], named: str
+) -> None:
+    run("convert", model, "-o", ".", "--no-verify").succeeded()
+    told = run(*arguments).failed(2)
+    assert f"Invalid value for {named}: the path is empty" in told
 
 
 def test_a_missing_size_prints_a_command_that_works(folder: Path) -> None:

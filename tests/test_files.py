@@ -361,7 +361,6 @@ def test_a_device(device: str) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("", "no such file"),
         ("nowhere", "no such file"),
         (".", "is a directory"),
         ("file/inside", "not a directory"),
@@ -376,6 +375,11 @@ def test_what_is_no_file(
     with pytest.raises(UsageError, match=reason) as caught, opened(name):
         pass
     assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_an_empty_path() -> None:
+    with pytest.raises(UsageError, match="the path of a file to read is empty"), opened(""):
+        pass
 
 
 def test_an_empty_file(tmp_path: Path) -> None:

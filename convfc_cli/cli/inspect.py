@@ -51,7 +51,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG, context_settings=options.CONTEXT)
-@click.argument("model")
+@click.argument("model", type=options.PATH)
 @options.include
 @click.option(
     "--chains",

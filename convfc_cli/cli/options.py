@@ -42,6 +42,20 @@ class ShapeType(_ParamType):
         return found[1], tuple(int(size) for size in found[2].split(","))
 
 
+class PathType(_ParamType):
+    """A path to read, or -: any text but none, which would stand for the current directory."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("the path is empty: name a file, or - for standard input", param, ctx)
+        return str(value)
+
+
+PATH = PathType()
+
+
 class SizeType(_ParamType):
     """A number of bytes: 500000000, 500MB, 8GiB."""
 

@@ -37,9 +37,12 @@ Examples:
 
 
 @click.command(epilog=EPILOG, context_settings=options.CONTEXT)
-@click.argument("matrices", nargs=-1)
+@click.argument("matrices", nargs=-1, type=options.PATH)
 @click.option(
-    "--model", metavar="MODEL", help="Also prove that kernel and geometry are this model's."
+    "--model",
+    type=options.PATH,
+    metavar="MODEL",
+    help="Also prove that kernel and geometry are this model's.",
 )
 @options.input_shape
 @options.bare
