@@ -388,6 +388,16 @@ def test_a_folder_as_its_manifest_has_it(net_folder: Path) -> None:
     assert "zzz.npz is not in the manifest, and not looked at" in again.err
 
 
+def test_of_many_files_that_are_not_listed_the_first_are_named(net_folder: Path) -> None:
+    for number in range(1000):
+        (net_folder / f"z{number:03}.npz").touch()
+    (told,) = [
+        line for line in run("verify", net_folder).succeeded().err.splitlines() if "z0" in line
+    ]
+    named = ", ".join(f"m.onnx.fc/z{number:03}.npz" for number in range(8))
+    assert told == f"convfc: {named} and 992 more are not in the manifest, and not looked at"
+
+
 def test_two_files_of_a_folder_exchanged(net_folder: Path) -> None:
     first, second = net_folder / "000-a.npz", net_folder / "001-b.npz"
     entries = json.loads((net_folder / "manifest.json").read_text())

@@ -170,6 +170,7 @@ def _say(report: "Report") -> None:
 def _files(given: tuple[str, ...]) -> list[File]:
     """The files to check; an error in place of what a folder should hold and does not."""
     from convfc_cli.manifest import matrix_files, unlisted
+    from convfc_cli.naming import first_few
 
     files: list[File] = []
     places = list(given) or _default()
@@ -184,8 +185,10 @@ def _files(given: tuple[str, ...]) -> list[File]:
             continue
         files += found
         listed = [file[0] for file in found if not isinstance(file, ConvfcError)]
-        for path in unlisted(Path(place), listed) if listed else []:
-            say(f"convfc: {path} is not in the manifest, and not looked at")
+        if others := unlisted(Path(place), listed) if listed else []:
+            named = first_few(list(map(str, others)))
+            verb = "is" if len(others) == 1 else "are"
+            say(f"convfc: {named} {verb} not in the manifest, and not looked at")
     if not files:
         raise UsageError(f"{', '.join(places)}: no matrix in it, nothing to verify")
     return files
