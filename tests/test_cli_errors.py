@@ -185,7 +185,9 @@ def test_every_command_reads_models_alike(folder: Path, command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (["convert", ""], "'MODEL'"),
         (["inspect", ""], "'MODEL'"),
+        (["map", "", "--entry", "0,0"], "'MATRIX'"),
         (["verify", ""], "'[MATRICES]...'"),
         (["verify", "c.npz", ""], "'[MATRICES]...'"),
         (["verify", "c.npz", "--model", ""], "'--model'"),

@@ -396,6 +396,9 @@ def test_of_many_files_that_are_not_listed_the_first_are_named(net_folder: Path)
     ]
     named = ", ".join(f"m.onnx.fc/z{number:03}.npz" for number in range(8))
     assert told == f"convfc: {named} and 992 more are not in the manifest, and not looked at"
+    told = run("convert", "m.onnx", "--force").succeeded().err.splitlines()[-1]
+    named = f"{named} and 992 more"
+    assert told == f"convfc: {named} were there before and are not in the manifest"
 
 
 def test_two_files_of_a_folder_exchanged(net_folder: Path) -> None:

@@ -26,7 +26,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG, context_settings=options.CONTEXT)
-@click.argument("model")
+@click.argument("model", type=options.PATH)
 @click.option(
     "-l",
     "--layer",
@@ -132,6 +132,7 @@ def convert(
     from convfc_cli import conversion
     from convfc_cli.errors import SizeMissing
     from convfc_cli.manifest import unlisted
+    from convfc_cli.naming import first_few
     from convfc_cli.planning import Options
 
     shapes, bare = options.shapes(input_shapes), options.described(rest)
@@ -179,8 +180,11 @@ def convert(
         way = f" (such as --input-shape {hint})" if hint and error is open_ones[0] else ""
         say(f"convfc: error: {error}{way}")
     if done.plan.folder is not None and done.results:  # without any there is no manifest
-        for path in unlisted(done.plan.folder, [result.item.path for result in done.results]):
-            say(f"convfc: {path} was there before and is not in the manifest", quiet=quiet)
+        others = unlisted(done.plan.folder, [result.item.path for result in done.results])
+        if others:
+            named = first_few(list(map(str, others)))
+            verb, are = ("was", "is") if len(others) == 1 else ("were", "are")
+            say(f"convfc: {named} {verb} there before and {are} not in the manifest", quiet=quiet)
     if done.failures:
         count = len(done.failures) + len(done.results)
         say(f"convfc: {len(done.failures)} of {count} layers failed")

@@ -33,7 +33,7 @@ Examples:
 
 
 @click.command("map", epilog=EPILOG, context_settings=options.CONTEXT)
-@click.argument("matrix")
+@click.argument("matrix", type=options.PATH)
 @click.option("-l", "--layer", metavar="NAME", help="Which layer's, where MATRIX holds several.")
 @click.option("--output", type=options.INDEX, metavar="C,Y,X", help="One output element.")
 @click.option("--input", "source", type=options.INDEX, metavar="C,Y,X", help="One input element.")
