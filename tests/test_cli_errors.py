@@ -663,7 +663,7 @@ def test_memory_that_runs_out(model: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_error_of_ours_has_its_code(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, MalformedInput("a\nb  c"))
-    assert run("convert", model).failed(3) == "a b c"
+    assert run("convert", model).failed(3) == "a b  c"  # two spaces may be part of a name
 
 
 # The command as a whole
