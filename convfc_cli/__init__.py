@@ -12,32 +12,74 @@ Everything is imported when it is first used.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from convfc_cli.conversion import convert, matrix, verify
+    from convfc_cli.errors import ConvfcError
+    from convfc_cli.geometry import Axis
+    from convfc_cli.layers.convolution import Convolution
+    from convfc_cli.layout import Layout
+    from convfc_cli.models.model import Bare, Entry, Model
+    from convfc_cli.models.registry import read
+    from convfc_cli.operators import MatrixOperator, load
+    from convfc_cli.planning import Options
+    from convfc_cli.report import Finding, Report
+    from convfc_cli.taps import IndexMap
+    from convfc_cli.verification import Proof
+
+__all__ = [
+    "Axis",
+    "Bare",
+    "Convolution",
+    "ConvfcError",
+    "Entry",
+    "Finding",
+    "IndexMap",
+    "Layout",
+    "MatrixOperator",
+    "Model",
+    "Options",
+    "Proof",
+    "Report",
+    "__version__",
+    "convert",
+    "load",
+    "matrix",
+    "read",
+    "verify",
+]
+
 _HOMES = {
-    "read": "convfc_cli.models.registry",
-    "matrix": "convfc_cli.conversion",
-    "convert": "convfc_cli.conversion",
-    "verify": "convfc_cli.conversion",
-    "load": "convfc_cli.operators",
-    "Axis": "convfc_cli.geometry",
-    "Convolution": "convfc_cli.layers.convolution",
-    "IndexMap": "convfc_cli.taps",
-    "Layout": "convfc_cli.layout",
-    "Options": "convfc_cli.planning",
-    "Proof": "convfc_cli.verification",
-    "ConvfcError": "convfc_cli.errors",
+    "Axis": "geometry",
+    "Bare": "models.model",
+    "Convolution": "layers.convolution",
+    "ConvfcError": "errors",
+    "Entry": "models.model",
+    "Finding": "report",
+    "IndexMap": "taps",
+    "Layout": "layout",
+    "MatrixOperator": "operators",
+    "Model": "models.model",
+    "Options": "planning",
+    "Proof": "verification",
+    "Report": "report",
+    "convert": "conversion",
+    "load": "operators",
+    "matrix": "conversion",
+    "read": "models.registry",
+    "verify": "conversion",
 }
+"""The module of each public name, the same as type checkers are told above."""
 
-__all__ = ["__version__", *_HOMES]
+if not TYPE_CHECKING:  # a type checker would take it for a promise that any name is there
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
