@@ -19,7 +19,7 @@ from convfc_cli.errors import ConvfcError, MalformedInput, Refused
 from convfc_cli.files import opened
 from convfc_cli.hdf5_heaps import Heaps
 from convfc_cli.hdf5_input import Group, open_tree
-from convfc_cli.models import keras_weights
+from convfc_cli.models.keras import weights
 from tests.cli_models import run
 from tests.hdf5_files import nir, node
 from tests.hdf5_mutants import Mutable, checksum, files
@@ -260,10 +260,10 @@ def test_long_names_of_weights_are_limited(monkeypatch: pytest.MonkeyPatch) -> N
     for path in (kept, stored):
         (entry,) = convfc.read(path).entries
         assert entry.error is None
-    monkeypatch.setattr(keras_weights, "MOST_COMPARED", len(name) * 22 - 1)
+    monkeypatch.setattr(weights, "MOST_COMPARED", len(name) * 22 - 1)
     (entry,) = convfc.read(kept).entries
     assert isinstance(entry.error, Refused)
-    monkeypatch.setattr(keras_weights, "MOST_COMPARED", len("layers/conv2d") * 2 - 1)
+    monkeypatch.setattr(weights, "MOST_COMPARED", len("layers/conv2d") * 2 - 1)
     with pytest.raises(Refused, match="the names of its weights are too long: at most 25 char"):
         convfc.read(stored)
 

@@ -16,9 +16,9 @@ from convfc_cli import hdf5_input
 from convfc_cli.errors import MalformedInput
 from convfc_cli.files import opened
 from convfc_cli.hdf5_input import Group
-from convfc_cli.models.hdf5_bare import candidates
-from convfc_cli.models.hdf5_shards import shards
+from convfc_cli.models.hdf5.shards import shards
 from convfc_cli.models.model import Bare
+from convfc_cli.models.weights_alone import candidates
 from tests.cli_models import listing, matrix_of, process, run
 from tests.hdf5_files import matrix, nir, node, ramp, recorded, sharded, weights
 

@@ -11,9 +11,9 @@ import pytest
 from convfc_cli.conversion import convert
 from convfc_cli.errors import ConvfcError, MalformedInput
 from convfc_cli.layers.linear import Linear
-from convfc_cli.models import keras_linear
-from convfc_cli.models.keras_layer import Built
-from convfc_cli.models.keras_linear import Given
+from convfc_cli.models.keras import linear
+from convfc_cli.models.keras.convolution import Built
+from convfc_cli.models.keras.linear import Given
 from convfc_cli.models.model import Entry
 from convfc_cli.models.registry import read
 from convfc_cli.planning import Options, make_plan
@@ -73,7 +73,7 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         large = np.ones(ALIVE, np.uint8)
         raise MalformedInput(f"it fails with {large.sum()}")
 
-    monkeypatch.setitem(keras_linear.LINEAR, "Rescaling", fails)
+    monkeypatch.setitem(linear.LINEAR, "Rescaling", fails)
     names = [f"r{n}" for n in range(COUNT)]
     layers = [given_input("x", 4)]
     for before, name in zip(["x", *names], names, strict=False):
@@ -117,7 +117,7 @@ def test_a_conversion_keeps_no_array_of_the_layers_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[weakref.ref[Large]] = []
-    sound = keras_linear.LINEAR["Flatten"]
+    sound = linear.LINEAR["Flatten"]
 
     def fails() -> Linear:
         large = Large()
@@ -127,7 +127,7 @@ def test_a_conversion_keeps_no_array_of_the_layers_that_failed(
     def unsound(given: Given) -> Built:
         return replace(sound(given), load=fails)
 
-    monkeypatch.setitem(keras_linear.LINEAR, "Permute", unsound)
+    monkeypatch.setitem(linear.LINEAR, "Permute", unsound)
     layers = [given_input("x", 4), layer("Flatten", "f", "x"), layer("Permute", "p", "f")]
     path = legacy(tmp_path / "m.h5", functional(layers, ["p"]), {})
     done = convert(

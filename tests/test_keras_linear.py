@@ -22,10 +22,10 @@ from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
 from convfc_cli.layout import Layout
-from convfc_cli.models.keras_layer import SEPARABLE
-from convfc_cli.models.keras_linear import LINEAR
-from convfc_cli.models.keras_shapes import SHAPES
-from convfc_cli.models.keras_weights import snake_case
+from convfc_cli.models.keras.convolution import SEPARABLE
+from convfc_cli.models.keras.linear import LINEAR
+from convfc_cli.models.keras.shapes import SHAPES
+from convfc_cli.models.keras.weights import snake_case
 from convfc_cli.models.model import Entry, Model
 from tests.cli_models import run
 from tests.keras_files import (

@@ -18,8 +18,10 @@ from onnx import helper
 
 from convfc_cli.errors import ConvfcError, MalformedInput, UsageError
 from convfc_cli.files import opened
-from convfc_cli.models import hdf5_bare, keras_layer, onnx_constants, registry
+from convfc_cli.models import registry, weights_alone
+from convfc_cli.models.keras import convolution
 from convfc_cli.models.model import Bare, Model
+from convfc_cli.models.onnx import constants
 from tests import brute
 from tests.cli_models import process, run
 from tests.models import info, make_model, tensor
@@ -170,9 +172,9 @@ def test_listing_reads_no_weights(kind, name, make, folder, monkeypatch):
         raise AssertionError("weights were read")
 
     with monkeypatch.context() as patch:
-        patch.setattr(onnx_constants, "decoded", refuse)
-        patch.setattr(keras_layer, "numbers", refuse)
-        patch.setattr(hdf5_bare, "numbers", refuse)
+        patch.setattr(constants, "decoded", refuse)
+        patch.setattr(convolution, "numbers", refuse)
+        patch.setattr(weights_alone, "numbers", refuse)
         model = registry.read(folder / name)
         with pytest.raises(AssertionError, match="weights were read"):
             model.entries[0].load()

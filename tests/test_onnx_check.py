@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from convfc_cli.errors import MalformedInput
-from convfc_cli.models.onnx_check import check
+from convfc_cli.models.onnx.check import check
 from tests.crafted import within
 from tests.models import IR, convfc, info, listed, make_model, only, ramp, tensor
 

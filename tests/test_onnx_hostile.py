@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 
 from convfc_cli import budget, contained
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
-from convfc_cli.models import onnx_graph
+from convfc_cli.models.onnx import listing
 from convfc_cli.models.registry import read
 from tests import fuzz_onnx
 from tests.models import (
@@ -664,7 +664,7 @@ def test_the_bytes_that_functions_copy_are_bounded(
     assert what == "default" or copied > 18 * 2**16
     (entry,) = read(save(content, tmp_path)).entries
     assert np.array_equal(entry.load().kernel, ramp(*SHAPE))
-    monkeypatch.setattr(onnx_graph, "MOST_COPIED", copied - 1)
+    monkeypatch.setattr(listing, "MOST_COPIED", copied - 1)
     told = f"inlining the functions of .* adds more than {copied - 1} bytes to it"
     with pytest.raises(Refused, match=told):
         read(save(content, tmp_path))

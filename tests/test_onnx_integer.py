@@ -21,7 +21,7 @@ from onnx import helper
 import convfc_cli as convfc
 from convfc_cli.errors import MalformedInput, Unsupported, UsageError
 from convfc_cli.models.model import Entry
-from convfc_cli.models.onnx_integer import MOST_NOTED
+from convfc_cli.models.onnx.integer import MOST_NOTED
 from convfc_cli.rounding import check_runtime
 from convfc_cli.runtimes import onnx_node, onnxruntime
 from convfc_cli.runtimes.registry import runtime
@@ -485,7 +485,7 @@ def test_a_wrong_weight_is_seen_by_the_original(real: bool, tmp_path: Path) -> N
 def test_a_reader_that_misunderstands_a_tensor_is_stopped(
     op: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from convfc_cli.models.onnx_integer import Quantized
+    from convfc_cli.models.onnx.integer import Quantized
 
     if op == "ConvInteger" and what in ("B", "scale"):
         pytest.skip("it has none")
@@ -589,9 +589,9 @@ def test_only_the_kernel_that_is_wrong_is_not_asked(
 
 
 def test_a_large_node_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convfc_cli.models import onnx_integer_original
+    from convfc_cli.models.onnx import integer_original
 
-    monkeypatch.setattr(onnx_integer_original, "LARGEST", 9)
+    monkeypatch.setattr(integer_original, "LARGEST", 9)
     entry = only(model_of("ConvInteger", np.ones((1, 1, 2), np.int8), (1, 1, 6)), tmp_path)
     assert "too large" in str(first_witness(entry, np.random.default_rng(0)))
 

@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from convfc_cli.errors import MalformedInput, Refused, SizeMissing, Unsupported
-from convfc_cli.models import onnx_constants, onnx_links
-from convfc_cli.models.onnx_inference import Pass
+from convfc_cli.models.onnx import constants, dataflow
+from convfc_cli.models.onnx.shape_inference import Pass
 from convfc_cli.rounding import check_runtime
 from tests.models import conv_model, first_witness, info, listed, make_model, only, ramp, tensor
 
@@ -335,14 +335,14 @@ def test_a_free_batch_is_no_weight(first: str, tmp_path: Path) -> None:
 def followed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Outputs of the nodes that `dynamic` follows, one for each time."""
     found: list[str] = []
-    whole = onnx_constants.of_constants
-    assert onnx_links.of_constants is whole  # imported before it is patched: its calls do not count
+    whole = constants.of_constants
+    assert dataflow.of_constants is whole  # imported before it is patched: its calls do not count
 
     def noted(scope: Any, made: Any, *, batch: bool) -> Any:
         found.append(made.output[0])
         return whole(scope, made, batch=batch)
 
-    monkeypatch.setattr(onnx_constants, "of_constants", noted)
+    monkeypatch.setattr(constants, "of_constants", noted)
     return found
 
 

@@ -29,7 +29,7 @@ from convfc_cli.errors import (
     UsageError,
 )
 from convfc_cli.models.model import Entry, Model
-from convfc_cli.models.onnx_linear import KINDS
+from convfc_cli.models.onnx.linear import KINDS
 from convfc_cli.rounding import Witness, check_runtime
 from convfc_cli.runtimes import onnxruntime
 from convfc_cli.verification import Proof
@@ -1047,7 +1047,7 @@ def test_others_are_numbered_on_from_the_convolutions_and_listed_when_asked_for(
     with pytest.raises(UsageError, match="no linear layer of the operator 'gemm'"):
         found.select([], ["Gemm"])
     again = listed(model, tmp_path)
-    monkeypatch.setattr("convfc_cli.models.onnx_graph.listed", None)
+    monkeypatch.setattr("convfc_cli.models.onnx.listing.listed", None)
     with pytest.raises(TypeError):
         _ = again.others  # it is only now that more is looked at
 

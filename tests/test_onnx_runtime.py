@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from convfc_cli import contained
 from convfc_cli.errors import ConvfcError
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.models import onnx_constants, onnx_layer
+from convfc_cli.models.onnx import constants, convolution
 from convfc_cli.rounding import Witness, check_runtime
 from convfc_cli.runtimes import onnxruntime
 from tests.models import (
@@ -232,7 +232,7 @@ def _attributes(change: Callable[[Any], dict[str, Any]]) -> Callable[[pytest.Mon
     """A fault in what the attributes are taken for."""
 
     def put(patch: pytest.MonkeyPatch) -> None:
-        original = onnx_layer.attributes
+        original = convolution.attributes
 
         def wrong(made: Any, kernel: Any) -> Any:
             read = original(made, kernel)
@@ -240,7 +240,7 @@ def _attributes(change: Callable[[Any], dict[str, Any]]) -> Callable[[pytest.Mon
             assert changed != read  # a fault that changes nothing would prove nothing
             return changed
 
-        patch.setattr(onnx_layer, "attributes", wrong)
+        patch.setattr(convolution, "attributes", wrong)
 
     return put
 
@@ -249,7 +249,7 @@ def _weights(change: Callable[[Array], Array]) -> Callable[[pytest.MonkeyPatch],
     """A fault in how the weights are read."""
 
     def put(patch: pytest.MonkeyPatch) -> None:
-        original = onnx_layer.widened
+        original = convolution.widened
 
         def wrong(array: Array, name: str) -> Array:
             read = original(array, name)
@@ -260,7 +260,7 @@ def _weights(change: Callable[[Array], Array]) -> Callable[[pytest.MonkeyPatch],
             assert (changed != read).any()
             return changed
 
-        patch.setattr(onnx_layer, "widened", wrong)
+        patch.setattr(convolution, "widened", wrong)
 
     return put
 
@@ -272,14 +272,14 @@ def _bias(change: Callable[[Array], Array | None]) -> Callable[[pytest.MonkeyPat
         def wrong(kernel: Array, index_map: Any, bias: Array) -> Convolution:
             return Convolution(kernel, index_map, change(bias))
 
-        patch.setattr(onnx_layer, "Convolution", wrong)
+        patch.setattr(convolution, "Convolution", wrong)
 
     return put
 
 
 def _axis_ignored(patch: pytest.MonkeyPatch) -> None:
     """DequantizeLinear along its default axis, 1, whatever it says."""
-    original = onnx_constants._evaluated
+    original = constants._evaluated
 
     def wrong(made: onnx.NodeProto, *rest: Any) -> Any:
         copy = onnx.NodeProto()
@@ -288,7 +288,7 @@ def _axis_ignored(patch: pytest.MonkeyPatch) -> None:
             del copy.attribute[:]
         return original(copy, *rest)
 
-    patch.setattr(onnx_constants, "_evaluated", wrong)
+    patch.setattr(constants, "_evaluated", wrong)
     patch.setattr(contained, "call", lambda run, *given, **rest: run(*given))
 
 

@@ -23,8 +23,8 @@ from convfc_cli.errors import (
     Unsupported,
     UsageError,
 )
-from convfc_cli.models import onnx_graph
-from convfc_cli.models.onnx_entry import OpenSize
+from convfc_cli.models.onnx import listing
+from convfc_cli.models.onnx.entry import OpenSize
 from convfc_cli.models.registry import read
 from tests.models import (
     conv_model,
@@ -288,13 +288,13 @@ def test_the_hint_is_a_value_that_settles_the_size(
 def listings(monkeypatch: pytest.MonkeyPatch) -> list[budget.Budget | None]:
     """The budget that each listing of an ONNX model draws on."""
     found: list[budget.Budget | None] = []
-    whole = onnx_graph.scope_of
+    whole = listing.scope_of
 
     def noted(*given: Any) -> Any:
         found.append(budget._current.get())
         return whole(*given)
 
-    monkeypatch.setattr(onnx_graph, "scope_of", noted)
+    monkeypatch.setattr(listing, "scope_of", noted)
     return found
 
 

@@ -1,1 +1,1 @@
-"""The kinds of model file, one module each; `registry` finds them."""
+"""The kinds of model file, one package each; `registry` finds them."""

@@ -1,4 +1,4 @@
-"""The kinds of model file there are: every module of this package that has a FORMAT."""
+"""The kinds of model file: every package in this one, each with a FORMAT in its `format.py`."""
 
 import os
 import pkgutil
@@ -18,10 +18,9 @@ def formats() -> dict[str, ModelFormat]:
     """All kinds by name, in the order of their names."""
     found: dict[str, ModelFormat] = {}
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.name != "registry" and "_" not in module.name:
-            kind = getattr(import_module(f"convfc_cli.models.{module.name}"), "FORMAT", None)
-            if kind is not None:
-                found[kind.name] = kind
+        if module.ispkg:
+            kind = import_module(f"convfc_cli.models.{module.name}.format").FORMAT
+            found[kind.name] = kind
     return found
 
 

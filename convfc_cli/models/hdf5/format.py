@@ -1,0 +1,55 @@
+"""HDF5 that is no whole Keras model: weights alone, of whatever make, and NIR graphs.
+
+Weights alone (Keras's `.weights.h5`, PyTorch's state dicts, Caffe's `.caffemodel.h5`, MATLAB v7.3,
+bare datasets) say nothing of how they are used: see `weights_alone`. So do Keras's sharded weights:
+a JSON that names the files, which must lie beside it.
+"""
+
+from convfc_cli.files import Input
+from convfc_cli.hdf5_input import is_hdf5, open_tree
+from convfc_cli.models.hdf5 import nir
+from convfc_cli.models.hdf5.shards import Shards, is_sharded, shards
+from convfc_cli.models.model import Bare, Entry, Model, ModelFormat, Shapes
+from convfc_cli.models.weights_alone import Tree, candidates, described
+
+
+class Hdf5(ModelFormat):
+    """HDF5 files that say nothing of layers, and NIR."""
+
+    name = "hdf5"
+    summary = (
+        "NIR graphs; weights alone, described by `--weight`: Keras's `.weights.h5` (also sharded), "
+        "PyTorch state dicts, Caffe, MATLAB v7.3"
+    )
+
+    def recognises(self, source: Input) -> bool:
+        """Whether it is HDF5, neither a Keras model nor a matrix file, or the JSON of shards."""
+        if is_sharded(source):
+            return True
+        if not is_hdf5(source):
+            return False
+        return {"model_config", "convfc"}.isdisjoint(open_tree(source).attributes())
+
+    def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
+        found = shards(source) if is_sharded(source) else None
+        entries = _entries(source, found, shapes, bare)
+        return Model(
+            *(source.name, self.name, entries, source.sha256(), source.path),
+            beside=lambda: found.paths if found else (),
+        )
+
+
+FORMAT = Hdf5()
+
+
+def _entries(
+    source: Input, found: Shards | None, shapes: Shapes, bare: Bare | None
+) -> tuple[Entry, ...]:
+    tree: Tree
+    if found is not None:
+        tree = found
+    else:
+        tree = root = open_tree(source)
+        if bare is None and nir.is_nir(root):
+            return nir.list_layers(root, shapes)
+    return candidates(tree) if bare is None else described(tree, bare, shapes)

@@ -1,0 +1,151 @@
+"""NIR graphs (neuromorphic intermediate representation): complete, so nothing is to be described.
+
+A group `node` holds the graph; `nodes` in it the nodes, each with a `type`; a convolution has
+`weight` (out, in/groups, *spatial), `bias`, `stride`, `padding`, `dilation`, `groups` and perhaps
+`input_shape`, the spatial sizes of its input. A node may be a graph itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from convfc_cli.errors import (
+    ConvfcError,
+    MalformedInput,
+    Refused,
+    SizeMissing,
+    Unsupported,
+    UsageError,
+)
+from convfc_cli.hdf5_input import Group
+from convfc_cli.models.model import Bare, Entry, Pads, Shapes
+from convfc_cli.models.sizes import Account, agreed, complete
+from convfc_cli.models.weights_alone import Weight
+from convfc_cli.models.weights_alone import entry as described
+from convfc_cli.naming import first_few
+
+ORDERS = {"Conv1d": "oiw", "Conv2d": "oihw"}
+
+LONGEST_TYPE = 80
+"""Characters of a node's type: a longer one is quoted by its beginning."""
+
+MOST = 4_000
+"""Nodes of a graph that are looked at: one may lead to another by many ways."""
+
+
+def is_nir(root: Group) -> bool:
+    """Whether a file holds a NIR graph."""
+    graph = root.group("node")
+    return graph is not None and graph.group("nodes") is not None
+
+
+def list_layers(root: Group, shapes: Shapes) -> tuple[Entry, ...]:
+    """All convolutions of a graph, in the order of their names."""
+    graph = root.group("node")
+    assert graph is not None
+    found = list(_convolutions(graph, "", iter(range(MOST))))
+    names = [name for name, _, _ in found]
+    given = dict(shapes)
+    if None in given and len(found) == 1:
+        given[names[0]] = given.pop(None)
+    if unknown := [name for name in given if name not in names]:
+        told = "needs a name" if unknown[0] is None else f"names {unknown[0]!r}"
+        raise UsageError(f"--input-shape {told}; there are {first_few(names) or 'no layers'}")
+    entries = tuple(
+        _entry(position, name, kind, node, given.get(name))
+        for position, (name, kind, node) in enumerate(found)
+    )
+    for entry in entries:
+        if isinstance(entry.error, SizeMissing) and len(entries) > 1:
+            entry.error.hint = f"{entry.name}={entry.error.hint}"
+    return entries
+
+
+def _convolutions(
+    graph: Group, scope: str, left: Iterator[int]
+) -> Iterator[tuple[str, str, Group]]:
+    """(name, type, node) of every convolution. `left` are the nodes that may still be looked at; a
+    group is only so deep as `hdf5_input` lets it be.
+    """
+    nodes = graph.group("nodes")
+    for name in nodes.names() if nodes is not None else ():
+        if next(left, None) is None:
+            raise Refused(f"{graph.path}: a graph of more than {MOST} nodes")
+        node = nodes.group(name) if nodes is not None else None
+        kind = _text(node, "type")[:LONGEST_TYPE] if node is not None else ""
+        if node is not None and kind == "NIRGraph":
+            yield from _convolutions(node, f"{scope}{name}/", left)
+        elif node is not None and kind.startswith("Conv"):
+            yield f"{scope}{name}", kind, node
+
+
+def _entry(position: int, name: str, kind: str, node: Group, given: Any) -> Entry:
+    listed = Entry(position, name, name, kind)
+    try:
+        if kind not in ORDERS:
+            raise Unsupported(f"{kind} is not read by this version")
+        weight, bias = _weight(node, "weight"), _weight(node, "bias")
+        order = ORDERS[kind]
+        rank = len(order) - 2
+        if len(weight.shape()) != len(order):
+            raise MalformedInput(f"{node.path}/weight has the shape {weight.shape()} in a {kind}")
+        (groups,) = _whole(node, "groups", 1)
+        bare = Bare(
+            weight=f"{name}/weight",
+            order=order,
+            bias=f"{name}/bias",
+            stride=_whole(node, "stride", 1, rank),
+            pad=_pads(node, rank),
+            dilation=_whole(node, "dilation", 1, rank),
+            groups=groups,
+        )
+        stated = None
+        if node.dataset("input_shape") is not None:
+            stated = (None, weight.shape()[1] * groups, *_whole(node, "input_shape", rank))
+        sizes = agreed(
+            name,
+            Account(stated, "its node's input_shape"),
+            Account(given, "--input-shape", given=True),
+        )
+        own = None if sizes is None else complete(sizes[1:])
+        return described(position, name, weight, bias, bare, own)
+    except UsageError as error:
+        if given:
+            raise
+        return replace(listed, error=MalformedInput(str(error)))
+    except ConvfcError as error:
+        return replace(listed, error=error)
+
+
+def _weight(node: Group, name: str) -> Weight:
+    dataset = node.dataset(name)
+    if dataset is None:
+        raise MalformedInput(f"{node.path} has no {name}")
+    return Weight(dataset)
+
+
+def _text(node: Group, name: str) -> str:
+    dataset = node.dataset(name)
+    return "" if dataset is None else dataset.text()
+
+
+def _whole(node: Group, name: str, *counts: int) -> tuple[int, ...]:
+    """Whole numbers, as many as one of `counts`."""
+    dataset = _weight(node, name).dataset
+    if dataset.dtype.kind not in "iu" or prod(dataset.shape) not in counts:
+        wanted = " or ".join(map(str, sorted(set(counts))))
+        raise MalformedInput(
+            f"{dataset.path} should be {wanted} whole number{'s'[wanted == '1' :]}"
+        )
+    return tuple(int(value) for value in dataset.read().reshape(-1))
+
+
+def _pads(node: Group, rank: int) -> Pads:
+    dataset = _weight(node, "padding").dataset
+    if dataset.dtype.kind == "O":
+        text = dataset.text()
+        if text not in ("same", "valid"):
+            raise MalformedInput(f"{dataset.path} is {text[:40]!r}, neither same nor valid")
+        return text
+    return tuple((pad, pad) for pad in _whole(node, "padding", 1, rank))

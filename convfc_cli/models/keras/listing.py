@@ -1,0 +1,429 @@
+"""The layers of a Keras model: the calls of its graph as entries.
+
+Each call of a convolution is one entry: a layer that is applied twice, or is in a model that is
+applied twice, has a matrix for each. Layers are named as Keras has them, with the models and
+wrappers that they are in: `encoder/conv_1`; the calls of a shared one are `conv:0` and `conv:1`.
+A separable convolution is two: `conv/depthwise`, then `conv/pointwise`, whose output is `conv`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+from convfc_cli.errors import (
+    ConvfcError,
+    GeometryError,
+    MalformedInput,
+    SizeMissing,
+    Unsupported,
+    UsageError,
+)
+from convfc_cli.models.hdf5_numbers import dtype_name
+from convfc_cli.models.keras import convolution, linear, locally_connected
+from convfc_cli.models.keras.config import (
+    CONVOLUTION,
+    Graph,
+    Layer,
+    Shape,
+    activation,
+    modern,
+)
+from convfc_cli.models.keras.convolution import LOCAL, OTHERS, READ, SEPARABLE, Attributes, Built
+from convfc_cli.models.keras.hints import Hints
+from convfc_cli.models.keras.shapes import ATTENTIONS
+from convfc_cli.models.keras.walk import WRAPPERS, Call, Place, Walk, after, batch_axes
+from convfc_cli.models.keras.weights import Remembered, Weights
+from convfc_cli.models.model import Entry, Shapes
+from convfc_cli.models.sizes import Account, agreed
+
+KERNELS = ("EinsumDense", *ATTENTIONS)
+"""Classes of Keras's own whose kernels have the rank of a convolution's."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a file's kernels come from: what Keras itself looks at when it loads them."""
+
+    keras1: bool = False
+    theano: bool | None = False
+    """Whether its backend was Theano, which flips kernels; None where the file does not say."""
+
+
+FITS = "--layout channels-last fits the Dense layer behind it"
+
+Entries = tuple[Entry, ...]
+
+
+def list_layers(
+    model: Layer, name: str, weights: Weights, origin: Origin, shapes: Shapes
+) -> tuple[Entries, Callable[[], Entries]]:
+    """All convolutions of a model, in the order of its configuration, and what lists its other
+    linear layers.
+
+    Raises `MalformedInput` where the file contradicts itself, `UsageError` where it contradicts
+    `shapes`, or where a shape settles nothing.
+    """
+    assert model.graph is not None
+    reading = _Reading(model.graph, Remembered(weights), origin)
+    given = _named(model.graph, name, shapes)
+    plain = reading.walk({})  # raises what is the file's own fault
+    if not given:
+        return reading.listed(plain)
+    return reading.sized(plain, given, name)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One model that is listed with several sizes."""
+
+    graph: Graph
+    weights: Weights
+    origin: Origin
+
+    def walk(self, given: Mapping[str, Sequence[int]]) -> Walk:
+        """The calls of the model with these shapes. Raises `MalformedInput`, `UsageError`."""
+        walk = Walk(given, _is_channels_last(self.graph))
+        walk.graph(self.graph, None, (), ())
+        walk.calls.sort(key=lambda call: call.place)
+        return walk
+
+    def listed(self, walk: Walk) -> tuple[Entries, Callable[[], Entries]]:
+        """The entries of its calls, as `list_layers` returns them."""
+        hints = Hints(self.graph, len(walk.calls), partial(self._fits, walk))
+        make = self._entries(walk, hints.hint)
+        entries: list[Entry] = []
+        for call in walk.calls:
+            if not call.linear:
+                entries += make.convolutions(len(entries), call)
+        linear = [call for call in walk.calls if call.linear]
+        count = len(entries)
+        return tuple(entries), lambda: tuple(
+            make.linear(number, call) for number, call in enumerate(linear, count)
+        )
+
+    def _entries(self, walk: Walk, hint: Callable[[Call, Sequence[int]], str]) -> "_Entries":
+        places = (call.place for call in walk.calls)
+        names = dict(zip(places, _numbered(walk.calls), strict=True))
+        return _Entries(self.graph, self.weights, self.origin, hint, names)
+
+    def sized(
+        self, plain: Walk, given: Mapping[str, Sequence[int]], name: str
+    ) -> tuple[Entries, Callable[[], Entries]]:
+        """The layers with shapes that the user gives, each held against all that the file says."""
+        try:
+            walk = self.walk(given)
+        except MalformedInput as error:
+            raise UsageError(f"{error} (see --input-shape)") from error
+        inputs = self.graph.inputs
+        if missed := sorted(given.keys() - walk.met):
+            raise UsageError(
+                f"{name} has no tensor {missed[0]!r} (its inputs: {', '.join(inputs)})"
+            )
+        for tensor in sorted(given.keys() - set(inputs)):
+            rest = self.walk({other: given[other] for other in given if other != tensor})
+            if [call.shape for call in rest.calls] == [call.shape for call in walk.calls]:
+                shape = ",".join(map(str, given[tensor]))
+                raise UsageError(
+                    f"--input-shape {tensor}={shape} settles no layer's size: either they follow "
+                    f"from the rest, or no layer reads it; leave it out"
+                )
+            _hold_to_making(rest, walk)
+        self._hold_to_weights(plain, walk)
+        return self.listed(walk)
+
+    def _hold_to_weights(self, plain: Walk, walk: Walk) -> None:
+        """Raise where a size that is given makes a layer impossible, by its weights for one."""
+        make = self._entries(walk, lambda call, guess: "")
+        for before, call in zip(plain.calls, walk.calls, strict=True):
+            if before.shape == call.shape:
+                continue
+            for number, entry in enumerate(make.of(call)):
+                if not isinstance(entry.error, GeometryError):
+                    continue
+                if not isinstance(make.of(before)[number].error, GeometryError):
+                    raise UsageError(
+                        f"layer {entry.name} ({entry.op}): {entry.error} (see --input-shape)"
+                    )
+
+    def _fits(self, plain: Walk, given: Mapping[str, Sequence[int]]) -> bool:
+        """Whether nothing in the file contradicts these shapes."""
+        try:
+            walk = self.walk(given)
+            if not given.keys() <= set(self.graph.inputs):
+                _hold_to_making(plain, walk)
+            self._hold_to_weights(plain, walk)
+        except (MalformedInput, UsageError):
+            return False
+        return True
+
+
+def _hold_to_making(rest: Walk, walk: Walk) -> None:
+    """Raise where a size that an inner tensor's given shape settles is another than that for which
+    a layer was made.
+
+    Nothing else is held to that: a layer may be made for one size and applied to another, and Keras
+    keeps the first (`build_config`).
+    """
+    for before, call in zip(rest.calls, walk.calls, strict=True):
+        layer, shape = call.layer, call.shape
+        if shape is None or layer.built is None or len(layer.calls) > 1 or shape == before.shape:
+            continue
+        if len(shape) != len(layer.built):  # of a layer that is wrapped: with axes of its own
+            continue
+        given = Account(shape, "--input-shape", given=True)
+        made = Account((None, *layer.built[1:]), f"the build_config of {call.name!r}")
+        agreed(f"input of {call.name}", given, made)
+
+
+def _is_channels_last(graph: Graph) -> bool:
+    """Whether some layer of a model takes its input channels last, or none channels first."""
+    found = [
+        modern(layer.config, layer.kind).get("data_format")
+        for layer in _all_layers(graph)
+        if layer.kind != "Flatten"
+    ]
+    return "channels_first" not in found or "channels_last" in found
+
+
+def _layout(channels_last: bool) -> str:
+    """The order of the model's own tensors in memory."""
+    return "channels-last" if channels_last else "channels-first"
+
+
+def _all_layers(graph: Graph) -> Iterator[Layer]:
+    for layer in graph.layers:
+        yield layer
+        if layer.graph is not None:
+            yield from _all_layers(layer.graph)
+
+
+def _named(graph: Graph, name: str, shapes: Shapes) -> dict[str, Sequence[int]]:
+    """The given shapes by tensor: a nameless one is that of the only input."""
+    given: dict[str, Sequence[int]] = {}
+    for tensor, shape in shapes.items():
+        if tensor is None:
+            if len(graph.inputs) != 1:
+                inputs = ", ".join(graph.inputs)
+                raise UsageError(f"--input-shape needs a name: {name} has the inputs {inputs}")
+            tensor = graph.inputs[0]
+        given[tensor] = shape
+    return given
+
+
+def _numbered(calls: Sequence[Call]) -> Iterator[str]:
+    """What each call is called: the layer's name, numbered where there are several."""
+    counts: dict[str, int] = {}
+    for call in calls:
+        counts[call.name] = counts.get(call.name, 0) + 1
+    seen: dict[str, int] = {}
+    for call in calls:
+        number = seen[call.name] = seen.get(call.name, -1) + 1
+        yield call.name if counts[call.name] == 1 else f"{call.name}:{number}"
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Makes the entries of one model."""
+
+    graph: Graph
+    weights: Weights
+    origin: Origin
+    hint: Callable[[Call, Sequence[int]], str]
+    """What to say for the size of a call, and a guess of what it reads."""
+
+    names: Mapping[Place, str]
+    """What each call is called."""
+
+    def of(self, call: Call) -> list[Entry]:
+        """The entries of a call, whatever it is of."""
+        return [self.linear(0, call)] if call.linear else self.convolutions(0, call)
+
+    def convolutions(self, position: int, call: Call) -> list[Entry]:
+        """The entries of a call, two of a separable convolution; none for a layer of another class
+        that holds no kernel.
+        """
+        layer = call.layer
+        entry = self._entry(position, call)
+        if not layer.own or (layer.kind not in READ and layer.kind not in OTHERS):
+            foreign = self._foreign(entry, call)
+            return [] if foreign is None else [foreign]
+        try:
+            self._check_read(call)
+            found = convolution.attributes(layer, keras1=self.origin.keras1)
+        except ConvfcError as error:
+            return [replace(entry, error=error)]
+        entry = replace(
+            entry, layout=_layout(found.channels_last), channels_last=found.channels_last
+        )
+        if layer.kind not in SEPARABLE:
+            return [self._convolution(entry, call, found, call.shape)]
+        depthwise, pointwise = convolution.separated(found)
+        name = f"{entry.name}/depthwise"
+        second = replace(
+            entry, position=position + 1, name=f"{entry.name}/pointwise", reads=name, behind=""
+        )
+        return [
+            self._convolution(
+                replace(entry, name=name, output=name, noted=dict), call, depthwise, call.shape
+            ),
+            self._convolution(
+                second, call, pointwise, after(depthwise, call.shape), "pointwise", depthwise
+            ),
+        ]
+
+    def linear(self, position: int, call: Call) -> Entry:
+        """The entry of a call of a linear layer other than a convolution."""
+        entry = replace(
+            self._entry(position, call),
+            channels_last=call.channels_last,
+            layout=_layout(call.channels_last),
+        )
+
+        def make(shape: Shape) -> Built:
+            arrays = partial(self.weights.of, self.graph, call.chain)
+            own = convolution.settled(shape)
+            return linear.build(call.layer, own, call.channels_last, arrays)
+
+        shape = None if call.shape is None else call.shape[1:]
+        guess = [size or 64 for size in shape or ()]
+        own = linear.own_shape(shape, call.channels_last)
+        return self._sized(entry, make, own, lambda: self.hint(call, guess))
+
+    def _entry(self, position: int, call: Call) -> Entry:
+        name, source = self.names[call.place], call.input.source
+        reads, behind = "", source.told
+        if source.place is not None:
+            if (source.channels_last, source.batch) == (call.channels_last, batch_axes(call)):
+                reads, behind = self.names[source.place], ""
+            else:
+                behind = f"{source.told}, whose axes are taken in another order"
+        found = activation(call.layer)
+        noted: dict[str, Any] = {"activation": found} if found else {}
+        noted |= {} if call.channels_last else self._turned
+        return Entry(
+            position,
+            name,
+            name,
+            call.layer.kind,
+            reads=reads,
+            behind=behind,
+            noted=lambda: noted,
+        )
+
+    def _check_read(self, call: Call) -> None:
+        """Raise unless a convolution is one that is read, and applied as it is."""
+        if call.layer.kind in OTHERS:
+            raise Unsupported(OTHERS[call.layer.kind])
+        for step in call.chain[:-1]:
+            if step.graph is None and step.kind not in WRAPPERS:
+                raise Unsupported(f"it is in a {step.kind}, which may change what it computes")
+
+    def _convolution(
+        self,
+        entry: Entry,
+        call: Call,
+        found: Attributes,
+        shape: Shape,
+        role: str = "kernel",
+        first: Attributes | None = None,
+    ) -> Entry:
+        """The entry of one convolution on a tensor of this shape, whose kernel has this role; of
+        several the `first` is what takes the layer's input.
+        """
+        layer = call.layer
+        if layer.kind not in LOCAL:
+            flipped = None if found.filters is None and self.origin.theano else self.origin.theano
+            entry = replace(entry, flipped=flipped)
+
+        def make(own: Shape) -> Built:
+            if own is not None and len(own) != found.rank + 1:
+                raise UsageError(
+                    f"{len(own)} sizes where a {layer.kind} takes {found.rank + 1}: "
+                    f"channels and {found.rank} spatial ones"
+                )
+            if layer.kind in LOCAL:
+                arrays = partial(self.weights.of, self.graph, call.chain)
+                return locally_connected.build(layer, found, convolution.settled(own), arrays)
+            if own is not None and own[0] is None:
+                kernel = self.weights.of(self.graph, call.chain)[role]
+                own = (convolution.channels_of(found, kernel.shape), *own[1:])
+            index = convolution.index_map(found, own)
+            held = {**self.weights.of(self.graph, call.chain)}
+            held["kernel"] = held[role]
+            convolution.order(found, index, held["kernel"])
+            self._check_theano(found)
+            dtype = dtype_name(held["kernel"])
+            return Built(index, lambda: convolution.load(found, index, held), dtype)
+
+        def hint() -> str:
+            kernel = self.weights.of(self.graph, call.chain)["kernel"].shape
+            channels = convolution.channels_of(first or found, kernel) or 1
+            sizes = (64,) * found.rank
+            return self.hint(
+                call, (*sizes, channels) if found.channels_last else (channels, *sizes)
+            )
+
+        return self._sized(entry, make, convolution.own_shape(found, shape), hint)
+
+    def _sized(
+        self, entry: Entry, make: Callable[[Shape], Built], own: Shape, hint: Callable[[], str]
+    ) -> Entry:
+        """The entry of what `make` makes of an input of this (channels, *spatial)."""
+
+        def resized(own_shape: Shape) -> Entry:
+            built = make(own_shape)
+            return replace(
+                entry,
+                error=None,
+                outline=built.outline,
+                dtype=built.dtype,
+                loader=built.load,
+                resizer=resized,
+            )
+
+        try:
+            return resized(own)
+        except SizeMissing as error:
+            try:
+                error.hint = hint()
+            except ConvfcError as worse:
+                return replace(entry, error=worse)
+            return replace(entry, error=error, resizer=resized, known=own)
+        except ConvfcError as error:
+            return replace(entry, error=error)
+
+    @cached_property
+    def _turned(self) -> dict[str, Any]:
+        """A note for layers that have their channels first, where a Flatten turns them last."""
+        names = [
+            layer.name
+            for layer in _all_layers(self.graph)
+            if layer.kind == "Flatten" and layer.config.get("data_format") == "channels_first"
+        ]
+        return {"flatten": f"{names[0]!r} takes channels last: {FITS}"} if names else {}
+
+    def _check_theano(self, found: Attributes) -> None:
+        """Theano pads `same` by half the kernel at both ends, whatever the stride."""
+        even = any(k % 2 == 0 for k in found.kernel)
+        if self.origin.theano and found.padding == "same" and (even or max(found.strides) > 1):
+            raise Unsupported(
+                "its file was written with Theano, whose padding 'same' is another than Keras's "
+                "for even kernels and strides: save it with another backend"
+            )
+
+    def _foreign(self, entry: Entry, call: Call) -> Entry | None:
+        """A class that is not read: listed where it is, or may hold, a convolution."""
+        layer = call.layer
+        convolves = CONVOLUTION.search(layer.kind)
+        if not convolves and layer.own and (layer.module or layer.kind in KERNELS):
+            return None  # Keras's own, and none of its convolutions
+        large = self.weights.large(self.graph, call.chain)
+        if not large and not convolves:
+            return None
+        whose = "a class that this version does not read" if layer.own else "a class of its author"
+        told = f"{layer.kind} is {whose}, and what it computes is in no file"
+        if large:
+            shapes = ", ".join(f"{dataset.path} {dataset.shape}" for dataset in large[:3])
+            told += f"; --weight takes a kernel out of it: {shapes}"
+        return replace(entry, error=Unsupported(told))

@@ -1,0 +1,198 @@
+"""A node that is a linear layer, as the readers of such nodes are given it, and what they return.
+
+Tensors are told without their first axis, the batch: what a node does to one sample is the layer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from convfc_cli.errors import MalformedInput, Refused, SizeMissing, Unsupported
+from convfc_cli.geometry import Axis
+from convfc_cli.layers.linear import Linear
+from convfc_cli.models.onnx.constants import LARGEST_RANK, dynamic, value
+from convfc_cli.models.onnx.convolution import stated, widened
+from convfc_cli.models.onnx.scope import STANDARD, Scope
+from convfc_cli.models.sizes import Sizes, complete
+from convfc_cli.outline import Outline
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""What a layer computes in; whole numbers are shapes, labels, and the like."""
+
+LARGEST_TENSOR = 2**27
+"""Elements of a tensor whose places are written down one by one."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A node on an input of a known size."""
+
+    outline: Outline
+    load: Callable[[], Linear]
+    dtype: str
+    """Of the weights in the model; empty where only loading tells."""
+
+    rounded: Callable[[Array], Array | float] = lambda magnitudes: 0.0
+    """From the magnitudes of the input: those of what a runtime rounds on its way to each output,
+    where that is more than the terms of the layer's own sums.
+    """
+
+    axes: tuple[Axis, ...] = ()
+    auto_pad: str = "NOTSET"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node of a graph, and which of its inputs is what it maps."""
+
+    scope: Scope
+    node: onnx.NodeProto
+    place: int = 0
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators in this graph."""
+        return opset(self.scope)
+
+    @property
+    def dtype(self) -> str:
+        """The element type of what it maps; empty where it is not known."""
+        return self.scope.dtype(self.node.input[self.place])
+
+    @property
+    def weights(self) -> "np.dtype[Any]":
+        """What weights are, that the model does not state: of what the node maps, widened."""
+        return np.dtype("float64" if self.dtype == "float64" else "float32")
+
+    @cached_property
+    def found(self) -> dict[str, Any]:
+        """Its attributes, those that its operator has in this version of ONNX."""
+        return stated(self.node, {name: int(a.type) for name, a in self._schema.attributes.items()})
+
+    @cached_property
+    def _schema(self) -> Any:
+        try:
+            return onnx.defs.get_schema(self.node.op_type, self.opset)
+        except (onnx.defs.SchemaError, TypeError) as error:  # of a version beyond 32 bits
+            told = f"version {self.opset} of ONNX has no {self.node.op_type}"
+            raise MalformedInput(told) from error
+
+    def check(self) -> None:
+        """Raise unless attributes, inputs and outputs are of a kind and number that it can have."""
+        op, schema = self.node.op_type, self._schema
+        missing = [a for a, told in schema.attributes.items() if told.required]
+        for name in missing:
+            if name not in self.found and name != "consumed_inputs":  # of old, and of no meaning
+                raise MalformedInput(f"a {op} without its attribute {name!r}")
+        for what, names, least, most in (
+            ("inputs", self.node.input, schema.min_input, schema.max_input),
+            ("outputs", self.node.output, schema.min_output, schema.max_output),
+        ):
+            if not least <= len(names) <= most:
+                raise MalformedInput(f"a {op} with {len(names)} {what}")
+        if not self.node.output[0]:
+            raise MalformedInput(f"a {op} without an output")
+
+    def has(self, place: int) -> bool:
+        """Whether there is such an input."""
+        return place < len(self.node.input) and bool(self.node.input[place])
+
+    def require(self, place: int, what: str, *, batch: bool = False) -> None:
+        """Raise `Unsupported` unless this input is constant, with `batch` for a batch of 1; `what`
+        it is, for errors.
+        """
+        reason = dynamic(self.scope, self.node.input[place], batch=batch)
+        if reason:
+            raise Unsupported(f"its {what} is not constant: {reason}")
+
+    def measure(self, place: int, what: str, *, batch: bool = False) -> Shape:
+        """The shape of a constant input, which is not read where that is possible."""
+        self.require(place, what, batch=batch)
+        return shape_of(self.scope, self.node.input[place], batch=batch)
+
+    def constant(self, place: int) -> Array:
+        """A constant input that holds weights, widened exactly where it is narrow."""
+        name = self.node.input[place]
+        return widened(value(self.scope, name), name)
+
+    def type_of(self, place: int) -> str:
+        """The element type of an input, as it is in the model."""
+        return self.scope.dtype(self.node.input[place])
+
+    def listed(self, place: int, what: str) -> Array:
+        """An input that lists numbers for axes, and is constant for a batch of 1."""
+        if prod(self.measure(place, what, batch=True)) > 2 * LARGEST_RANK:
+            raise MalformedInput(f"its {what} lists more than {2 * LARGEST_RANK} numbers")
+        return value(self.scope, self.node.input[place], batch=True)
+
+    def integers(self, place: int, what: str) -> Shape | None:
+        """A constant input that lists axes or sizes; None where it is not there."""
+        if not self.has(place):
+            return None
+        array = self.listed(place, what)
+        if array.dtype.kind not in "iu":
+            raise MalformedInput(f"its {what} is {array.dtype}; whole numbers are expected")
+        return tuple(array.reshape(-1).tolist())
+
+    def sizes(self) -> Sizes | None:
+        """What is known of the shape of what it maps, with its batch."""
+        return self.scope.shape(self.node.input[self.place])
+
+    def shape(self, known: Sizes | None) -> Shape:
+        """The shape without its batch. Raises `SizeMissing` where it is open."""
+        name = self.node.input[self.place]
+        if self.scope.home(name) is None:
+            raise MalformedInput(f"its input {name!r} is defined nowhere in the model")
+        if known is not None and len(known) < 2:
+            raise Unsupported(f"its input {name!r} has {len(known)} axes: none beside the batch")
+        if known is None or None in known[1:]:
+            raise open_size(self.scope, name, known)
+        return tuple(size for size in known[1:] if size is not None)
+
+
+def shape_of(scope: Scope, name: str, *, batch: bool = False) -> Shape:
+    """The shape of a constant, which is computed only where nothing else tells, and once. Raises
+    what `value` raises.
+    """
+    shape = complete(scope.shape(name, batch=batch))
+    if shape is not None:
+        return shape
+    measured = (scope.home(name) or scope).measured
+    if (name, batch) not in measured:
+        measured[name, batch] = value(scope, name, batch=batch).shape
+    return measured[name, batch]
+
+
+def open_size(scope: Scope, name: str, known: Sizes | None) -> SizeMissing:
+    """The error for an input whose size is not settled."""
+    home = scope.home(name)
+    zeros = home.zeros if home is not None else ()
+    sizes = [
+        size if size is not None else 0 if (name, axis) in zeros else "?"
+        for axis, size in enumerate(known or ())
+    ]
+    told = ", ".join(map(str, sizes)) or "nothing"
+    note = "; a size that is declared as 0 counts as open" if 0 in sizes else ""
+    why = f"; {scope.lost}" if scope.lost else ""
+    return SizeMissing(f"the size of its input {name!r} is open (known: {told}{note}){why}")
+
+
+def opset(scope: Scope) -> int:
+    """The version of ONNX's own operators in a graph."""
+    return next((scope.opsets[name] for name in STANDARD if name in scope.opsets), 1)
+
+
+def check_tensors(*shapes: Shape) -> None:
+    """Raise `Refused` for tensors of which no list of places is made."""
+    largest = max(map(prod, shapes))
+    if largest > LARGEST_TENSOR:
+        raise Refused(f"a tensor of {largest} elements; {LARGEST_TENSOR} is the most")
