@@ -510,6 +510,16 @@ def _stated(node: onnx.NodeProto, folder: Path | None) -> Array:
     return read(given)
 
 
+def widened(array: Array, name: str) -> Array:
+    """float64 as it is, float32 as it is, float16 and bfloat16 as float32: every value exactly."""
+    if array.dtype.name in ("float16", "bfloat16"):
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            return array.astype(np.float32)
+    if array.dtype.name not in ("float32", "float64"):
+        raise Unsupported(f"the weights {name!r} are {array.dtype.name}, not floating point")
+    return array
+
+
 def _evaluated(
     node: onnx.NodeProto, inputs: list[Array | None], opsets: dict[str, int]
 ) -> list[Array]:

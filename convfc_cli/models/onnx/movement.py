@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from convfc_cli.errors import MalformedInput, Unsupported
 from convfc_cli.geometry import nearest, padded
 from convfc_cli.layers.gather import Gather
+from convfc_cli.models.onnx.attributes import text
 from convfc_cli.models.onnx.constants import value
-from convfc_cli.models.onnx.convolution import text
 from convfc_cli.models.onnx.site import Part, Shape, Site, check_tensors
 from convfc_cli.outline import Extent
 

@@ -17,7 +17,7 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
-from convfc_cli.models.onnx.convolution import each, ends, text
+from convfc_cli.models.onnx.attributes import pads_of, per_axis, text
 from convfc_cli.models.onnx.site import Part, Shape, Site, check_tensors
 from convfc_cli.outline import Extent
 from convfc_cli.taps import IndexMap
@@ -35,7 +35,11 @@ def average_pool(site: Site, shape: Shape) -> Part:
     if not n or len(found["kernel_shape"]) != n:
         told = f"a kernel_shape of {len(found['kernel_shape'])} sizes for an input of"
         raise MalformedInput(f"{told} {shape} (channels, then one size an axis)")
-    steps = (found["kernel_shape"], each(found, "strides", 1, n), each(found, "dilations", 1, n))
+    steps = (
+        found["kernel_shape"],
+        per_axis(found, "strides", 1, n),
+        per_axis(found, "dilations", 1, n),
+    )
     axes, counts = zip(
         *(
             onnx_pooled_axis(
@@ -44,7 +48,7 @@ def average_pool(site: Site, shape: Shape) -> Part:
                 ceil=bool(found.get("ceil_mode", 0)),
                 include_pad=bool(found.get("count_include_pad", 0)),
             )
-            for numbers in zip(shape[1:], *steps, ends(found, n), strict=True)
+            for numbers in zip(shape[1:], *steps, pads_of(found, n), strict=True)
         ),
         strict=True,
     )

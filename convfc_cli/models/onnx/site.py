@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from convfc_cli.errors import MalformedInput, Refused, SizeMissing, Unsupported
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.linear import Linear
-from convfc_cli.models.onnx.constants import LARGEST_RANK, dynamic, value
-from convfc_cli.models.onnx.convolution import stated, widened
+from convfc_cli.models.onnx.attributes import read_attributes
+from convfc_cli.models.onnx.constants import LARGEST_RANK, dynamic, value, widened
 from convfc_cli.models.onnx.scope import STANDARD, Scope
 from convfc_cli.models.sizes import Sizes, complete
 from convfc_cli.outline import Outline
@@ -76,7 +76,9 @@ class Site:
     @cached_property
     def found(self) -> dict[str, Any]:
         """Its attributes, those that its operator has in this version of ONNX."""
-        return stated(self.node, {name: int(a.type) for name, a in self._schema.attributes.items()})
+        return read_attributes(
+            self.node, {name: int(a.type) for name, a in self._schema.attributes.items()}
+        )
 
     @cached_property
     def _schema(self) -> Any:
