@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import convfc_cli as convfc
-from convfc_cli import hdf5_input, hdf5_survey
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused
 from convfc_cli.files import opened
-from convfc_cli.hdf5_heaps import Heaps
-from convfc_cli.hdf5_input import Group, open_tree
+from convfc_cli.hdf5 import survey
+from convfc_cli.hdf5 import tree as trees
+from convfc_cli.hdf5.heaps import Heaps
+from convfc_cli.hdf5.tree import Group, open_tree
 from convfc_cli.models.keras import weights
 from tests.cli_models import run
 from tests.hdf5_files import nir, node
@@ -179,13 +180,13 @@ def test_hdf5_has_no_file_open_in_our_own_process() -> None:
 
 def test_a_file_is_listed_once_for_each_time_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     listed: list[str] = []
-    actual = hdf5_input.run
+    actual = trees.run
 
     def counted(function: Any, what: str, limits: Any) -> Any:
         listed.append(what)
         return actual(function, what, limits)
 
-    monkeypatch.setattr(hdf5_input, "run", counted)
+    monkeypatch.setattr(trees, "run", counted)
     Path(NAME).write_bytes(nested())
     convfc.read(NAME)
     assert listed == ["file.h5: listing what it holds"]
@@ -213,7 +214,7 @@ def test_values_of_a_file_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(NAME, "w") as file:
         for name in "abc":
             file.create_group(name).attrs["v"] = 100 * "x"
-    monkeypatch.setattr(hdf5_survey, "VALUES_CEILING", 2 * (100 + 16 + hdf5_survey.ELEMENT))
+    monkeypatch.setattr(survey, "VALUES_CEILING", 2 * (100 + 16 + survey.ELEMENT))
     root = tree()
     groups = [root.group(name) for name in "abc"]
     assert [group.attribute("v") for group in groups[:2] if group] == 2 * [100 * "x"]
@@ -232,7 +233,7 @@ def test_compact_values_count_among_them(monkeypatch: pytest.MonkeyPatch) -> Non
         )
     (dataset,) = tree().walk()
     assert dataset.part(2, 4).tolist() == [2, 3]
-    monkeypatch.setattr(hdf5_survey, "VALUES_CEILING", 63)
+    monkeypatch.setattr(survey, "VALUES_CEILING", 63)
     with pytest.raises(Refused, match="/x: the file has too many attributes"):
         list(tree().walk())
 
@@ -241,7 +242,7 @@ def test_chunks_of_a_file_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(NAME, "w") as file:
         for name in "ab":
             file.create_dataset(name, data=np.arange(10), chunks=(2,))
-    monkeypatch.setattr(hdf5_survey, "CHUNKS_CEILING", 9)
+    monkeypatch.setattr(survey, "CHUNKS_CEILING", 9)
     first, second = tree().walk()
     assert first.read().tolist() == list(range(10))
     with pytest.raises(Refused, match="/b has too many chunks: not all of them are looked up"):

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 from h5py import h5d, h5g, h5p, h5s, h5t, h5z
 
-from convfc_cli import hdf5_chunks, hdf5_input, hdf5_survey
 from convfc_cli.errors import MalformedInput, Refused, Unsupported
 from convfc_cli.files import opened
-from convfc_cli.hdf5_input import Dataset, Group, is_hdf5, open_tree
+from convfc_cli.hdf5 import chunks as chunked
+from convfc_cli.hdf5 import survey
+from convfc_cli.hdf5 import tree as trees
+from convfc_cli.hdf5.tree import Dataset, Group, is_hdf5, open_tree
 
 NAME = "file.h5"
 Fill = Callable[[h5py.File], object]
@@ -101,7 +103,7 @@ def test_h5py_is_imported_late_and_without_plugins() -> None:
     script = """if True:
         import os, sys
         from convfc_cli.files import opened
-        from convfc_cli.hdf5_input import open_tree
+        from convfc_cli.hdf5.tree import open_tree
         assert "h5py" not in sys.modules
         with opened("file.h5") as source:
             open_tree(source)
@@ -125,7 +127,7 @@ def test_the_tree_outlives_the_input_and_leaves_nothing_open() -> None:
     gc.collect()
     if before:
         assert len(list(descriptors.iterdir())) == before
-    Path(NAME).write_bytes(hdf5_input.SIGNATURE + bytes(100))
+    Path(NAME).write_bytes(trees.SIGNATURE + bytes(100))
     for _ in range(3):
         with pytest.raises(MalformedInput):
             tree()
@@ -326,12 +328,12 @@ def test_the_number_of_links_is_limited(monkeypatch: pytest.MonkeyPatch) -> None
             for name in "xyz":
                 file[f"{group}/{name}"] = [1]
 
-    monkeypatch.setattr(hdf5_survey, "LINKS_CEILING", 12)
+    monkeypatch.setattr(survey, "LINKS_CEILING", 12)
     assert len(list(tree(fill).walk())) == 9
-    monkeypatch.setattr(hdf5_survey, "LINKS_CEILING", 11)
+    monkeypatch.setattr(survey, "LINKS_CEILING", 11)
     with pytest.raises(Refused, match=r"file\.h5: /c has too many links: at most 11"):
         list(tree().walk())
-    monkeypatch.setattr(hdf5_survey, "LINKS_CEILING", 2)
+    monkeypatch.setattr(survey, "LINKS_CEILING", 2)
     with pytest.raises(Refused, match=r"file\.h5: / has too many links"):
         tree().names()
 
@@ -483,10 +485,10 @@ def test_attributes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(with_attribute(np.zeros(8000, "i1"))) == 8000  # type: ignore[arg-type]
     with pytest.raises(Refused, match=r"has 10001 elements and 10001 bytes: at most 10000"):
         with_attribute(np.zeros(10001, "i1"))
-    monkeypatch.setattr(hdf5_survey, "TEXT_CEILING", 100)
+    monkeypatch.setattr(survey, "TEXT_CEILING", 100)
     with pytest.raises(Refused, match=r"1 elements and 101 bytes: at most 10000 and 100 are read"):
         with_attribute(np.bytes_(101 * b"x"))
-    monkeypatch.setattr(hdf5_survey, "ELEMENTS_CEILING", 3)
+    monkeypatch.setattr(survey, "ELEMENTS_CEILING", 3)
 
     def fill(file: h5py.File) -> None:
         file.attrs.update(dict.fromkeys("abcd", 1))
@@ -885,7 +887,7 @@ def test_chunks_that_are_one_and_the_same() -> None:
 
 def test_large_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     found = the_dataset(hold(data=np.ones(1000, "u1"), chunks=(1000,)))
-    monkeypatch.setattr(hdf5_chunks, "READ_CEILING", 999)
+    monkeypatch.setattr(chunked, "READ_CEILING", 999)
     with pytest.raises(Refused, match="/x declares 1000 bytes in chunks of 1000, 1000 in all"):
         found.part(0, 1)
 
@@ -911,7 +913,7 @@ def test_stored_bytes_that_the_file_does_not_have() -> None:
 
 def test_what_is_read_at_once_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     found = the_dataset(hold(data=np.zeros((100, 10), "f4")))
-    monkeypatch.setattr(hdf5_input, "READ_CEILING", 400)
+    monkeypatch.setattr(trees, "READ_CEILING", 400)
     with pytest.raises(
         Refused, match="/x: 4000 bytes are too many to be read at once: at most 400"
     ):
@@ -922,7 +924,7 @@ def test_what_is_read_at_once_is_limited(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_too_many_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5_chunks, "SLACK", 100)
+    monkeypatch.setattr(chunked, "SLACK", 100)
     found = the_dataset(hold(data=np.zeros(101, "i1"), chunks=(1,)))
     with pytest.raises(Refused, match=r"/x has 101 bytes in 101 chunks: so many small ones"):
         found.read()
@@ -1078,5 +1080,5 @@ def test_what_h5py_raises_is_told_in_one_line() -> None:
         (MemoryError(), "MemoryError"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "utf-8"),
     ):
-        assert hdf5_survey.reason(error).startswith(told)
-    assert len(hdf5_survey.reason(ValueError(999 * "x"))) == 203
+        assert survey.reason(error).startswith(told)
+    assert len(survey.reason(ValueError(999 * "x"))) == 203

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import convfc_cli as convfc
-from convfc_cli import hdf5_input
 from convfc_cli.errors import MalformedInput
 from convfc_cli.files import opened
-from convfc_cli.hdf5_input import Group
+from convfc_cli.hdf5 import tree
+from convfc_cli.hdf5.tree import Group
 from convfc_cli.models.hdf5.shards import shards
 from convfc_cli.models.model import Bare
 from convfc_cli.models.weights_alone import candidates
@@ -303,9 +303,9 @@ def test_many_files_are_looked_through_once(folder: Path, monkeypatch: pytest.Mo
 def test_files_are_listed_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one child, and within the limits of one file."""
     asked: list[str] = []
-    actual = hdf5_input.run
+    actual = tree.run
     monkeypatch.setattr(
-        hdf5_input, "run", lambda listed, what, limits: asked.append(what) or actual(listed, what)
+        tree, "run", lambda listed, what, limits: asked.append(what) or actual(listed, what)
     )
     run("inspect", two(folder)).succeeded()
     assert asked == [f"{folder}/w.weights.json: listing what it holds"]

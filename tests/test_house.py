@@ -23,10 +23,10 @@ MODULES = sorted(
 
 ORDER = (
     {"errors"},
-    {"files", "geometry", "hdf5_chunks", "layout", "naming", "outline", "plain", "streams"},
-    {"contained", "hdf5_heaps", "taps"},
-    {"hdf5_survey"},
-    {"hdf5_input"},
+    {"files", "geometry", "hdf5.chunks", "layout", "naming", "outline", "plain", "streams"},
+    {"contained", "hdf5.heaps", "taps"},
+    {"hdf5.survey"},
+    {"hdf5.tree"},
     {"toeplitz", "direct"},
     {"layers.linear"},
     {"layers.convolution", "layers.blockwise"},
@@ -163,7 +163,7 @@ def test_there_are_no_cycles() -> None:
         ("onnx", r"models\.onnx\..*|runtimes\.(onnx_.*|reference)"),
         ("google", r"models\.onnx\..*"),
         ("onnxruntime", r"runtimes\.onnxruntime"),
-        ("h5py", r"hdf5_input"),
+        ("h5py", r"hdf5\.tree"),
     ],
 )
 def test_each_library_has_its_room(library: str, room: str) -> None:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
-from convfc_cli.hdf5_input import SIGNATURE, Dataset, Group, open_tree
+from convfc_cli.hdf5.tree import SIGNATURE, Dataset, Group, open_tree
 from convfc_cli.matrices import hdf5_frame, schema
 from convfc_cli.matrices.format import (
     Block,

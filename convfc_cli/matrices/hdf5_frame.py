@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from convfc_cli.errors import Defect
-from convfc_cli.hdf5_input import library
+from convfc_cli.hdf5.tree import library
 from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.schema import Member

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, SizeMissing, UsageError, WeightsAlone
 from convfc_cli.geometry import Axis, convolution_axis, same_padding, span, transposed_axis
-from convfc_cli.hdf5_input import Dataset
+from convfc_cli.hdf5 import floats
+from convfc_cli.hdf5.floats import check_numbers, dtype_name, numbers
+from convfc_cli.hdf5.tree import Dataset
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.models import hdf5_numbers
-from convfc_cli.models.hdf5_numbers import check_numbers, dtype_name, numbers
 from convfc_cli.models.model import Bare, Entry, Shapes
 from convfc_cli.naming import shell_command
 from convfc_cli.taps import IndexMap
@@ -327,7 +327,7 @@ class Geometry:
         first = "im" if "m" in letters else "io" if self.bare.transposed else "oi"
         wanted = first + SPATIAL[3 - self.rank :]
         kernel = kernel.transpose([letters.index(letter) for letter in wanted])
-        values = None if bias is None else hdf5_numbers.bias(bias.dataset, kernel.dtype)
+        values = None if bias is None else floats.bias(bias.dataset, kernel.dtype)
         return Convolution(np.ascontiguousarray(kernel).reshape(index.kernel_shape), index, values)
 
 

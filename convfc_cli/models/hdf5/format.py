@@ -6,7 +6,7 @@ a JSON that names the files, which must lie beside it.
 """
 
 from convfc_cli.files import Input
-from convfc_cli.hdf5_input import is_hdf5, open_tree
+from convfc_cli.hdf5.tree import is_hdf5, open_tree
 from convfc_cli.models.hdf5 import nir
 from convfc_cli.models.hdf5.shards import Shards, is_sharded, shards
 from convfc_cli.models.model import Bare, Entry, Model, ModelFormat, Shapes

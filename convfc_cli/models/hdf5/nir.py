@@ -18,7 +18,7 @@ from convfc_cli.errors import (
     Unsupported,
     UsageError,
 )
-from convfc_cli.hdf5_input import Group
+from convfc_cli.hdf5.tree import Group
 from convfc_cli.models.model import Bare, Entry, Pads, Shapes
 from convfc_cli.models.sizes import Account, agreed, complete
 from convfc_cli.models.weights_alone import Weight
@@ -66,7 +66,7 @@ def _convolutions(
     graph: Group, scope: str, left: Iterator[int]
 ) -> Iterator[tuple[str, str, Group]]:
     """(name, type, node) of every convolution. `left` are the nodes that may still be looked at; a
-    group is only so deep as `hdf5_input` lets it be.
+    group is only so deep as `hdf5.tree` lets it be.
     """
     nodes = graph.group("nodes")
     for name in nodes.names() if nodes is not None else ():

@@ -11,7 +11,7 @@ from typing import Any
 
 from convfc_cli.errors import MalformedInput, Refused, UsageError
 from convfc_cli.files import Input, sibling
-from convfc_cli.hdf5_input import Dataset, Group, open_trees
+from convfc_cli.hdf5.tree import Dataset, Group, open_trees
 
 LONGEST = 2**23
 """Bytes of the JSON that are read: parsed, they may take twenty times as many."""

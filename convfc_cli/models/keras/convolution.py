@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, MalformedInput, SizeMissing
 from convfc_cli.geometry import keras_convolution_axis, keras_transposed_axis
-from convfc_cli.hdf5_input import Dataset
+from convfc_cli.hdf5.floats import bias, numbers
+from convfc_cli.hdf5.tree import Dataset
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.linear import Linear
-from convfc_cli.models.hdf5_numbers import bias, numbers
 from convfc_cli.models.keras.config import Config, Layer, Shape, modern
 from convfc_cli.outline import Outline
 from convfc_cli.taps import IndexMap

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from convfc_cli.errors import MalformedInput, Refused, Unsupported
 from convfc_cli.files import HEAD, Input, free_space
-from convfc_cli.hdf5_input import Group, is_hdf5, open_tree
+from convfc_cli.hdf5.tree import Group, is_hdf5, open_tree
 from convfc_cli.models.keras.config import LARGEST, Layer, parse
 from convfc_cli.models.keras.listing import Entries, Origin, list_layers
 from convfc_cli.models.keras.weights import Legacy, Store, Weights

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import ConvfcError, GeometryError, MalformedInput, Refused, Unsupported
 from convfc_cli.geometry import LARGEST, keras_convolution_axis
-from convfc_cli.hdf5_input import Dataset
+from convfc_cli.hdf5.floats import bias, check_numbers, dtype_name, numbers
+from convfc_cli.hdf5.tree import Dataset
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.gather import Gather
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
-from convfc_cli.models.hdf5_numbers import bias, check_numbers, dtype_name, numbers
 from convfc_cli.models.keras.config import Config, Layer, Shape, modern
 from convfc_cli.models.keras.convolution import Built, lora, merged, sizes, truth, whole
 from convfc_cli.models.keras.shapes import ends

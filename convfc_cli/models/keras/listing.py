@@ -19,7 +19,7 @@ from convfc_cli.errors import (
     Unsupported,
     UsageError,
 )
-from convfc_cli.models.hdf5_numbers import dtype_name
+from convfc_cli.hdf5.floats import dtype_name
 from convfc_cli.models.keras import convolution, linear, locally_connected
 from convfc_cli.models.keras.config import (
     CONVOLUTION,

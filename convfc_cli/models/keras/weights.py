@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from convfc_cli.errors import MalformedInput, Refused
-from convfc_cli.hdf5_input import Dataset, Group
+from convfc_cli.hdf5.tree import Dataset, Group
 from convfc_cli.models.keras.config import CONVOLUTION, Graph, Layer
 
 Named = tuple[str, Dataset]

@@ -5,7 +5,7 @@ ask for code to be loaded in order to be read. None of that happens here:
 
 - only hard links are followed; external and virtual storage is refused; no filter plugin is loaded;
 - what a dataset declares is held against what the file stores before any memory is taken;
-- HDF5 lists the file, in a child process (`hdf5_survey`), and reads no values: they are taken as
+- HDF5 lists the file, in a child process (`survey`), and reads no values: they are taken as
   they are stored, and chunks are expanded here, each to its own size at most;
 - whatever HDF5 raises is a `MalformedInput` of one line, and so is a crash of it.
 
@@ -29,8 +29,8 @@ import numpy as np
 from convfc_cli.contained import Limits, run
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.files import Input
-from convfc_cli.hdf5_chunks import READ_CEILING, Chunks
-from convfc_cli.hdf5_survey import (
+from convfc_cli.hdf5.chunks import READ_CEILING, Chunks
+from convfc_cli.hdf5.survey import (
     DEPTH_CEILING,
     UNWRITTEN_CEILING,
     Array,

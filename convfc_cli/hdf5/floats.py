@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.errors import Unsupported
-from convfc_cli.hdf5_input import Dataset
+from convfc_cli.hdf5.tree import Dataset
 
 
 def numbers(dataset: Dataset) -> NDArray[Any]:

@@ -11,7 +11,7 @@ of version 1), IV.A.2.q and r (continuation and symbol table messages).
 from bisect import bisect
 from collections.abc import Iterator
 
-from convfc_cli.hdf5_chunks import Source
+from convfc_cli.hdf5.chunks import Source
 
 CONTINUATION, SYMBOL_TABLE = 0x10, 0x11
 """Kinds of messages in an object header."""

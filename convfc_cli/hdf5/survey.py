@@ -1,7 +1,7 @@
 """All that HDF5 is asked of a file, in one walk: what its objects are and where their values lie.
 
 HDF5 crashes on some damaged files, goes round forever in others and takes what memory they ask for.
-So it is asked once, in a child of its own (`hdf5_input.open_tree`), and the answers are plain data:
+So it is asked once, in a child of its own (`tree.open_tree`), and the answers are plain data:
 whoever reads the file afterwards needs HDF5 no more. What is wrong with one object is kept as an
 error, for whoever asks for that object.
 """
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli import hdf5_chunks
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
-from convfc_cli.hdf5_chunks import Source
-from convfc_cli.hdf5_heaps import Heaps
+from convfc_cli.hdf5 import chunks
+from convfc_cli.hdf5.chunks import Source
+from convfc_cli.hdf5.heaps import Heaps
 
 TEXT_CEILING = 64 * 2**20
 """The most bytes of one text, and of one attribute without its texts of varying length."""
@@ -92,7 +92,7 @@ class Array:
     filler: Any
     """What stands where nothing was written."""
 
-    chunks: hdf5_chunks.Plan | None
+    chunks: chunks.Plan | None
     text: str | ConvfcError | None
     """Its text; None where it is not a single one."""
 
@@ -390,13 +390,11 @@ class _Surveyor:
             (value,) = value
         return str(value)
 
-    def _chunks(
-        self, handle: Any, plan: Any, shape: tuple[int, ...]
-    ) -> tuple[hdf5_chunks.Plan, int]:
+    def _chunks(self, handle: Any, plan: Any, shape: tuple[int, ...]) -> tuple[chunks.Plan, int]:
         """What is stored of the chunks, and how many bytes in all."""
         steps = tuple(map(int, plan.get_chunk()))
         filters = [plan.get_filter(number) for number in range(plan.get_nfilters())]
-        counts = hdf5_chunks.grid(shape, steps)
+        counts = chunks.grid(shape, steps)
         rows: list[tuple[int, int, int, int]] = []
         stored = 0
 
@@ -415,7 +413,7 @@ class _Surveyor:
             self._chunks_left -= len(rows)
             index = np.array(sorted(rows), np.uint64).reshape(-1, 4)
         told = [(code, tuple(values), _filter(name)) for code, _, values, name in filters]
-        return hdf5_chunks.Plan(steps, told, index), stored
+        return chunks.Plan(steps, told, index), stored
 
     def _shape(self, space: Any) -> tuple[int, ...]:
         if space.get_simple_extent_type() != self._h5.h5s.SIMPLE:
