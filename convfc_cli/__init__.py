@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from convfc_cli.geometry import Axis
     from convfc_cli.layers.convolution import Convolution
     from convfc_cli.layout import Layout
+    from convfc_cli.matrices.operator import MatrixOperator, load
     from convfc_cli.models.model import Bare, Entry, Model
     from convfc_cli.models.registry import read
-    from convfc_cli.operators import MatrixOperator, load
     from convfc_cli.planning import Options
     from convfc_cli.report import Finding, Report
     from convfc_cli.taps import IndexMap
@@ -61,13 +61,13 @@ _HOMES = {
     "Finding": "report",
     "IndexMap": "taps",
     "Layout": "layout",
-    "MatrixOperator": "operators",
+    "MatrixOperator": "matrices.operator",
     "Model": "models.model",
     "Options": "planning",
     "Proof": "verification",
     "Report": "report",
     "convert": "conversion",
-    "load": "operators",
+    "load": "matrices.operator",
     "matrix": "conversion",
     "read": "models.registry",
     "verify": "conversion",

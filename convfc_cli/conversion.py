@@ -44,9 +44,9 @@ from convfc_cli.layers.product import Product
 from convfc_cli.layout import Layout
 from convfc_cli.manifest import MANIFEST, manifest
 from convfc_cli.matrices import registry as matrix_kinds
-from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.format import MatrixFormat, Stored
 from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.models import chain
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Bare, Entry, Model, Shapes, by_tensor

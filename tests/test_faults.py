@@ -25,7 +25,8 @@ from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
-from convfc_cli.matrices.matrix import NUMBERED, Matrix, Origin, Spec, describe
+from convfc_cli.matrices.matrix import Matrix, Origin, Spec, describe
+from convfc_cli.matrices.vocabulary import NUMBERED
 from convfc_cli.taps import IndexMap
 from convfc_cli.verification import verify
 from tests import brute, crafted, faults

@@ -45,9 +45,9 @@ from convfc_cli.layers.product import Product
 from convfc_cli.layout import ORDERS, Layout
 from convfc_cli.matrices import format as matrix_format
 from convfc_cli.matrices import registry
-from convfc_cli.matrices.format import Block
+from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
-from convfc_cli.operators import load
+from convfc_cli.matrices.operator import load
 from convfc_cli.rounding import check_runtime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.runtime import as_read

@@ -31,7 +31,8 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import format as matrix_format
 from convfc_cli.matrices import registry
-from convfc_cli.matrices.format import Block, Stored
+from convfc_cli.matrices.blocks import Block
+from convfc_cli.matrices.format import Stored
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.report import Finding, WrongEntry
 from convfc_cli.rounding import Witness

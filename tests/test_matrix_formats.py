@@ -14,7 +14,8 @@ from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
-from convfc_cli.matrices.matrix import FORMS, Matrix, Origin, Spec
+from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.matrices.vocabulary import FORMS
 from convfc_cli.taps import IndexMap
 from tests import crafted
 from tests.crafted import (

@@ -25,7 +25,8 @@ from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import format as matrix_format
-from convfc_cli.matrices import npz_bsr, npz_coo, registry, schema
+from convfc_cli.matrices import registry, schema
+from convfc_cli.matrices.formats import npz_bsr, npz_coo
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.taps import IndexMap
 from tests import brute, crafted

@@ -27,7 +27,8 @@ from convfc_cli import verification
 from convfc_cli.errors import ConvfcError, MalformedInput, UsageError, WrongContents
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.matrices import hdf5, hdf5_frame, registry
+from convfc_cli.matrices import hdf5_writer, registry
+from convfc_cli.matrices.formats import hdf5
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.taps import IndexMap
 from tests import brute, crafted
@@ -273,7 +274,7 @@ def test_a_file_that_no_disk_holds_is_laid_out_with_64_bits():
     layer = Convolution(np.ones((1, 1, 3, 3), np.float32), IndexMap((1, 1, 3, 3), (axis, axis)))
     matrix = Matrix(layer, Spec(kernel_index=True), Origin(layer="c"))
     nnz = (3 * 10**6 - 2) ** 2
-    frame, _ = hdf5_frame._laid_out({}, [hdf5._folder("000-c", matrix)])
+    frame, _ = hdf5_writer._laid_out({}, [hdf5._folder("000-c", matrix)])
     with h5py.File(frame) as file:
         found = {name: (dataset.dtype, dataset.shape) for name, dataset in file["000-c"].items()}
         types = json.loads(file["000-c"].attrs["binsparse"])["binsparse"]["data_types"]
@@ -666,13 +667,13 @@ def test_what_the_output_raises_comes_out_as_it_is(room, error, capfd):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs an alarm")
 def test_a_signal_while_hdf5_lays_out_the_file_is_no_error_of_hdf5(monkeypatch, capfd):
-    real = hdf5_frame._Frame.write
+    real = hdf5_writer._Frame.write
 
     def slow(self, data):
         time.sleep(0.02)
         return real(self, data)
 
-    monkeypatch.setattr(hdf5_frame._Frame, "write", slow)
+    monkeypatch.setattr(hdf5_writer._Frame, "write", slow)
     taken = io.BytesIO()
     gc.disable()  # Hypothesis has a callback in it, in which what a signal raises is lost
     try:

@@ -25,8 +25,8 @@ from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.matrices import format as matrix_format
 from convfc_cli.matrices import registry
-from convfc_cli.matrices.container import StoredZip, write_all
 from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.matrices.stored_zip import StoredZip, write_all
 from convfc_cli.taps import IndexMap
 from tests import brute, crafted
 from tests.crafted import example, npy, outcome, raw_npy, rendered, replaced, within

@@ -16,7 +16,7 @@ from convfc_cli.errors import Unsupported, UsageError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
-from convfc_cli.matrices import decimals, lines, registry
+from convfc_cli.matrices import decimals, registry, text
 from convfc_cli.matrices.decimals import Entries, Texts
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.taps import IndexMap
@@ -164,9 +164,9 @@ def test_files_are_the_same_and_proven_however_many_lines_are_looked_at_together
     matrix = Matrix(problem.layer, Spec(layout))
     data = rendered(kind, matrix)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "LINES", size)
-        patch.setattr(lines, "CHUNK", size)
-        patch.setattr(lines, "PIECE", 80)
+        patch.setattr(text, "LINES", size)
+        patch.setattr(text, "CHUNK", size)
+        patch.setattr(text, "PIECE", 80)
         patch.setattr(decimals, "REMEMBERED", memory)
         assert rendered(kind, matrix) == data
         assert crafted.failures(crafted.verified(kind, matrix, data)) == []
@@ -288,7 +288,7 @@ def test_a_line_that_is_not_as_it_is_written_is_malformed(file, change, number):
 )
 @pytest.mark.parametrize("together", [7, 100])
 def test_a_number_that_is_written_otherwise_is_wrong(file, value, together, monkeypatch):
-    monkeypatch.setattr(lines, "LINES", together)
+    monkeypatch.setattr(text, "LINES", together)
     head, entries = entry_lines(file)
     separator = b"," if file.suffix == ".csv" else b" "
     entries[40] = entries[40].rsplit(separator, 1)[0] + separator + value + b"\n"
@@ -301,7 +301,7 @@ def test_a_number_that_is_written_otherwise_is_wrong(file, value, together, monk
 
 @pytest.mark.parametrize("together", [1, 5, 100])
 def test_texts_with_one_key_are_told_apart(file, together, monkeypatch):
-    monkeypatch.setattr(lines, "LINES", together)
+    monkeypatch.setattr(text, "LINES", together)
     monkeypatch.setattr(decimals, "_MIX", np.zeros(4, np.uint64))
     assert outcome(file) == ("ok", "")
     data = file.read_bytes()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Linear, Slab
 from convfc_cli.layout import Layout
-from convfc_cli.matrices.format import Block
+from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.report import Finding, WrongEntry
 from convfc_cli.streams import CHUNK

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from convfc_cli.checks.check import Check, Subject, bits
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Linear, Slab, Strip
-from convfc_cli.matrices.format import Block
+from convfc_cli.matrices.blocks import Block
 from convfc_cli.report import EVERY_ENTRY, Finding
 from convfc_cli.rounding import LARGEST_PRODUCTS
 from convfc_cli.runtimes.runtime import Runtime

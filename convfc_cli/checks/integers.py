@@ -15,7 +15,7 @@ from convfc_cli.checks.check import Check, Subject, add_product, bits
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Copies, Linear, Slab, Weights
 from convfc_cli.layout import Layout
-from convfc_cli.matrices.format import Block
+from convfc_cli.matrices.blocks import Block
 from convfc_cli.report import Finding
 from convfc_cli.runtimes.runtime import Original, Runtime
 from convfc_cli.streams import CHUNK

@@ -23,7 +23,7 @@ from convfc_cli.errors import Defect, Refused, WrongContents
 from convfc_cli.layers.linear import Copies, Linear, Slab, Weights
 from convfc_cli.layers.product import Product
 from convfc_cli.layout import Layout
-from convfc_cli.matrices.format import Block
+from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.report import Finding
 

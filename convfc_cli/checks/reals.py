@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from convfc_cli.checks.check import Check, Subject, add_product
 from convfc_cli.errors import Refused, WrongContents
 from convfc_cli.layers.linear import Slab, as_float64
-from convfc_cli.matrices.format import Block
+from convfc_cli.matrices.blocks import Block
 from convfc_cli.report import ROUNDING, Finding
 from convfc_cli.rounding import bounds, told_ratio, worst_ratio
 from convfc_cli.runtimes.runtime import Original, Runtime

@@ -9,7 +9,7 @@ import numpy as np
 from convfc_cli.checks.check import Check, Subject
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Slab
-from convfc_cli.matrices.format import Block
+from convfc_cli.matrices.blocks import Block
 from convfc_cli.report import Finding
 
 

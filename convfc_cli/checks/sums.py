@@ -15,7 +15,7 @@ from convfc_cli.checks.check import Check, Subject
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Slab, as_float64
 from convfc_cli.layers.product import Product, places_of
-from convfc_cli.matrices.format import Block
+from convfc_cli.matrices.blocks import Block
 from convfc_cli.report import ROUNDING, Finding
 
 Array = NDArray[Any]

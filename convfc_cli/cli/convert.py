@@ -8,6 +8,7 @@ import click
 from convfc_cli.cli import options
 from convfc_cli.cli.output import Reporter, is_terminal, print_json, say
 from convfc_cli.layout import ORDERS
+from convfc_cli.matrices.vocabulary import FORMS
 
 if TYPE_CHECKING:
     from convfc_cli.conversion import Conversion
@@ -60,7 +61,7 @@ Examples:
 @options.bare
 @click.option(
     "--form",
-    type=click.Choice(["csr", "csc", "coo", "bsr", "dense", "operator"]),
+    type=click.Choice(FORMS),
     help="csr: the nonzeros (default); csc: the same by columns; coo: with row and column "
     "of each; bsr: in blocks of channels, with --layout channels-last; dense: every entry, as "
     ".npy; operator: what the layer itself keeps and metadata, of a convolution kilobytes.",

@@ -12,7 +12,7 @@ from convfc_cli.cli import options
 from convfc_cli.cli.output import is_terminal, print_json_list, print_rows, print_table, say
 
 if TYPE_CHECKING:
-    from convfc_cli.operators import MatrixOperator
+    from convfc_cli.matrices.operator import MatrixOperator
     from convfc_cli.taps import Tap
 
 HEADER = ("row", "column", "output", "input", "kernel", "weight")
@@ -60,7 +60,7 @@ def map_(
     Give one of the four options. A table on a terminal, tab-separated lines in a pipe.
     """
     from convfc_cli.errors import UsageError
-    from convfc_cli.operators import load
+    from convfc_cli.matrices.operator import load
 
     if sum(given is not None for given in (output, source, kernel, entry)) != 1:
         raise UsageError("say what to look up: one of --output, --input, --kernel, --entry")

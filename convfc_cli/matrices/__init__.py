@@ -1,1 +1,1 @@
-"""The kinds of matrix file, one module each; `registry` finds them."""
+"""What a matrix file holds, and the kinds of file; `registry` finds them in `formats`."""

@@ -16,21 +16,11 @@ from convfc_cli.errors import GeometryError, MalformedInput, UsageError
 from convfc_cli.layers import kinds
 from convfc_cli.layers.linear import Linear, Read, described, restored
 from convfc_cli.layout import Layout
+from convfc_cli.matrices.vocabulary import FORMS, NUMBERED, SPARSE
 from convfc_cli.outline import Outline
 from convfc_cli.plain import plain
 
 SCHEMA = "convfc/1"
-
-SPARSE = ("csr", "csc", "coo", "bsr")
-"""The forms that store the nonzeros, by the names that SciPy has for them."""
-
-NUMBERED = ("csr", "csc", "coo")
-"""Those in which an entry can have a number of its own: its kernel_index."""
-
-FORMS = (*SPARSE, "dense", "operator")
-"""csr: the nonzeros by row; csc: by column; coo: one by one; bsr: in blocks; dense: every
-entry; operator: kernel, bias and geometry alone.
-"""
 
 
 FIXED = 400

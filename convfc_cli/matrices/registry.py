@@ -1,4 +1,4 @@
-"""The kinds of matrix file there are: every module of this package that has a FORMAT."""
+"""The kinds of matrix file: every module of `matrices.formats`, each with a FORMAT."""
 
 import pkgutil
 from collections.abc import Sequence
@@ -16,11 +16,9 @@ from convfc_cli.naming import Label, first_few, pick
 def formats() -> dict[str, MatrixFormat]:
     """All kinds by name, in the order of their names."""
     found: dict[str, MatrixFormat] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.name != "registry":
-            kind = getattr(import_module(f"convfc_cli.matrices.{module.name}"), "FORMAT", None)
-            if kind is not None:
-                found[kind.name] = kind
+    for module in pkgutil.iter_modules([str(Path(__file__).parent / "formats")]):
+        kind = import_module(f"convfc_cli.matrices.formats.{module.name}").FORMAT
+        found[kind.name] = kind
     return found
 
 

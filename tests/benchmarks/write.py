@@ -23,9 +23,9 @@ import numpy as np
 
 from convfc_cli.geometry import convolution_axis
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.matrices.registry import formats
+from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.taps import IndexMap
 
 KINDS = ("npz", "hdf5")

@@ -21,9 +21,9 @@ import numpy as np
 
 from convfc_cli.errors import Defect
 from convfc_cli.hdf5.tree import library
-from convfc_cli.matrices.container import write_all
 from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.schema import Member
+from convfc_cli.matrices.stored_zip import write_all
 
 Attributes = Mapping[str, str | list[int]]
 

@@ -2,7 +2,7 @@
 
 MATLAB's sparse matrices are of doubles and stored by columns, and so is M. The float32 values of a
 layer are doubles like any others; a double that is no value of the layer's dtype is a wrong one.
-The metadata are in the operator file beside it (`beside`).
+The metadata are in the operator file beside it (`sidecar`).
 
 Source: MathWorks, MAT-File Format (R2024a), chapter 1, Level 5 MAT-File Format.
 """
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, Refused, Unsupported, WrongContents
 from convfc_cli.files import Input
-from convfc_cli.matrices.beside import StoredBeside, WithoutMetadata
-from convfc_cli.matrices.container import write_all
-from convfc_cli.matrices.format import Block, CsrReader, Progress
+from convfc_cli.matrices.blocks import Block, CsrReader
+from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.matrices.sidecar import StoredBeside, WithoutMetadata
+from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.outline import Outline
 
 Array = NDArray[Any]

@@ -1,4 +1,4 @@
-"""Matrices as `.npz` in CSR, the usual form; and operator files. See `npz_container`."""
+"""Matrices as `.npz` in CSR, the usual form; and operator files. See `npz_base`."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,9 +7,10 @@ import numpy as np
 
 from convfc_cli.files import Input
 from convfc_cli.matrices import schema
-from convfc_cli.matrices.format import CsrReader, Rows, Sequential
-from convfc_cli.matrices.matrix import SPARSE, Matrix, Spec
-from convfc_cli.matrices.npz_container import NpzFormat, Values, is_zip, stated_form
+from convfc_cli.matrices.blocks import CsrReader, Rows, Sequential
+from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.matrices.npz_base import NpzFormat, Values, is_zip, stated_form
+from convfc_cli.matrices.vocabulary import SPARSE
 from convfc_cli.outline import Outline
 
 

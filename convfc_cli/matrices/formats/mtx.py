@@ -1,15 +1,15 @@
 """Matrices as MatrixMarket, `.mtx`: a line `row column value` for each nonzero, counted from 1.
 
 The lines stand row by row, each row by increasing column. The metadata are in the operator file
-beside it (`beside`).
+beside it (`sidecar`).
 
 Source: Boisvert, Pozo & Remington 1996, The Matrix Market Exchange Formats, NISTIR 5935. It has no
 text for infinities and NaN; `inf` and `nan` are what SciPy writes and reads.
 """
 
 from convfc_cli.layout import Layout
-from convfc_cli.matrices.lines import Lines
 from convfc_cli.matrices.matrix import Matrix
+from convfc_cli.matrices.text import Lines
 
 
 class MatrixMarket(Lines):

@@ -3,12 +3,12 @@
 The source is an input and the destination an output of the layer, each the place in its flattened
 tensor, counted from 0. They stand destination by destination; with `--transpose`, whose rows are
 inputs, source by source: it changes the order of the lines and nothing in them. The metadata are in
-the operator file beside it (`beside`).
+the operator file beside it (`sidecar`).
 """
 
 from convfc_cli.layout import Layout
-from convfc_cli.matrices.lines import Lines
 from convfc_cli.matrices.matrix import Matrix
+from convfc_cli.matrices.text import Lines
 
 
 class Edges(Lines):

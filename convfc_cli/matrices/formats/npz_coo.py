@@ -1,5 +1,5 @@
 """Matrices as `.npz` in COO, row and column of each entry: what most programs can read and graph
-libraries take for edges. See `npz_container`.
+libraries take for edges. See `npz_base`.
 
     row, col, data    by rising row, within a row by rising column
 """
@@ -11,9 +11,9 @@ import numpy as np
 
 from convfc_cli.errors import WrongContents
 from convfc_cli.matrices import schema
-from convfc_cli.matrices.format import Block, Rows, Sequential, stretches
+from convfc_cli.matrices.blocks import Block, Rows, Sequential, stretches
 from convfc_cli.matrices.matrix import Matrix, Spec
-from convfc_cli.matrices.npz_container import NpzFormat, Values
+from convfc_cli.matrices.npz_base import NpzFormat, Values
 from convfc_cli.outline import Outline
 from convfc_cli.streams import CHUNK, index_dtype
 

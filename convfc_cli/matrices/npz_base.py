@@ -34,8 +34,8 @@ from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
 from convfc_cli.layers.product import MOST_FACTORS
 from convfc_cli.matrices import schema
-from convfc_cli.matrices.container import Chunk, Member, StoredZip, skeleton
-from convfc_cli.matrices.format import Block, MatrixFormat, Progress, Rows, Sequential, Stored
+from convfc_cli.matrices.blocks import Block, Rows, Sequential
+from convfc_cli.matrices.format import MatrixFormat, Progress, Stored
 from convfc_cli.matrices.matrix import (
     Matrix,
     Origin,
@@ -46,6 +46,7 @@ from convfc_cli.matrices.matrix import (
     stated_digest,
 )
 from convfc_cli.matrices.npy_header import KINDS, header, read_header
+from convfc_cli.matrices.stored_zip import Chunk, Member, StoredZip, skeleton
 from convfc_cli.outline import Outline
 from convfc_cli.zips import open_zip
 

@@ -1,6 +1,6 @@
 """Matrices as `.npy`: every entry of the dense matrix, row by row.
 
-The metadata are in the operator file beside it (`beside`).
+The metadata are in the operator file beside it (`sidecar`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
-from convfc_cli.matrices.beside import StoredBeside, WithoutMetadata
-from convfc_cli.matrices.container import write_all
-from convfc_cli.matrices.format import Block, Progress, dense_chunks, dense_rows
+from convfc_cli.matrices.blocks import Block, dense_chunks, dense_rows
+from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.npy_header import header, read_header
+from convfc_cli.matrices.sidecar import StoredBeside, WithoutMetadata
+from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.outline import Outline
 
 

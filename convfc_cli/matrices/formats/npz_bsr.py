@@ -1,4 +1,4 @@
-"""Matrices as `.npz` in BSR, in dense blocks: what multiplies fastest. See `npz_container`.
+"""Matrices as `.npz` in BSR, in dense blocks: what multiplies fastest. See `npz_base`.
 
     indptr, indices    CSR of the blocks: the matrix of the layer with one channel a group
     data               (blocks, rows of a block, columns of a block)
@@ -18,9 +18,9 @@ from convfc_cli import toeplitz
 from convfc_cli.errors import MalformedInput, UsageError, WrongContents
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.matrices import schema
-from convfc_cli.matrices.format import Block, CsrReader, Rows, Sequential, stretches
+from convfc_cli.matrices.blocks import Block, CsrReader, Rows, Sequential, stretches
 from convfc_cli.matrices.matrix import Matrix, Spec
-from convfc_cli.matrices.npz_container import NpzFormat, Values
+from convfc_cli.matrices.npz_base import NpzFormat, Values
 from convfc_cli.outline import Outline
 from convfc_cli.streams import CHUNK, SparseRows, index_dtype
 from convfc_cli.taps import IndexMap

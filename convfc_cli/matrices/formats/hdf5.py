@@ -29,17 +29,10 @@ from numpy.typing import NDArray
 from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
 from convfc_cli.hdf5.tree import SIGNATURE, Dataset, Group, open_tree
-from convfc_cli.matrices import hdf5_frame, schema
-from convfc_cli.matrices.format import (
-    Block,
-    CsrReader,
-    MatrixFormat,
-    Progress,
-    Stored,
-    dense_chunks,
-    dense_rows,
-)
-from convfc_cli.matrices.hdf5_frame import Array, Attributes, Folder
+from convfc_cli.matrices import hdf5_writer, schema
+from convfc_cli.matrices.blocks import Block, CsrReader, dense_chunks, dense_rows
+from convfc_cli.matrices.format import MatrixFormat, Progress, Stored
+from convfc_cli.matrices.hdf5_writer import Array, Attributes, Folder
 from convfc_cli.matrices.matrix import (
     SCHEMA,
     Matrix,
@@ -89,7 +82,7 @@ class Hdf5(MatrixFormat):
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         names = _group_names([matrix.origin for matrix in matrices])
         folders = list(map(_folder, names, matrices))
-        hdf5_frame.write(out, {"convfc": SCHEMA}, folders, progress)
+        hdf5_writer.write(out, {"convfc": SCHEMA}, folders, progress)
 
     def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
         root = open_tree(source)

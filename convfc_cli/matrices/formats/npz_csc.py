@@ -1,4 +1,4 @@
-"""Matrices as `.npz` in CSC, by columns: what solvers that factorise take. See `npz_container`.
+"""Matrices as `.npz` in CSC, by columns: what solvers that factorise take. See `npz_base`.
 
 indptr, indices, data    CSC: those of the transpose in CSR
 """
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from convfc_cli.matrices import schema
-from convfc_cli.matrices.format import CsrReader, Rows, Sequential
+from convfc_cli.matrices.blocks import CsrReader, Rows, Sequential
 from convfc_cli.matrices.matrix import Matrix, Spec
-from convfc_cli.matrices.npz_container import NpzFormat, Values
+from convfc_cli.matrices.npz_base import NpzFormat, Values
 from convfc_cli.outline import Outline
 
 

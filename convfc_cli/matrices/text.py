@@ -16,10 +16,11 @@ from convfc_cli.errors import ConvfcError, MalformedInput, WrongContents
 from convfc_cli.files import Input
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import decimals
-from convfc_cli.matrices.beside import StoredBeside, WithoutMetadata
-from convfc_cli.matrices.container import write_all
-from convfc_cli.matrices.format import Block, Progress
+from convfc_cli.matrices.blocks import Block
+from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.matrices.sidecar import StoredBeside, WithoutMetadata
+from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.outline import Outline
 from convfc_cli.streams import CHUNK, SparseRows
 

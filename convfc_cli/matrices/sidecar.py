@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.files import Input, sibling
-from convfc_cli.matrices import npz
 from convfc_cli.matrices.format import MatrixFormat, Stored
+from convfc_cli.matrices.formats import npz
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.outline import Outline
 
