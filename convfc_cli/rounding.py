@@ -11,19 +11,16 @@ that a kernel misread, or a padding misunderstood, does not pass.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convfc_cli import budget
+from convfc_cli.arrays import Array, as_float64
 from convfc_cli.errors import Refused
-from convfc_cli.layers.linear import Linear, as_float64
+from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
 from convfc_cli.report import Finding
 from convfc_cli.streams import CHUNK
-
-Array = NDArray[Any]
 
 LARGEST_PRODUCTS = 2**31
 """Of a layer that is applied for a check: a few seconds."""

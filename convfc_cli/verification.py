@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from convfc_cli.arrays import bits
 from convfc_cli.checks.bias import bias_findings
-from convfc_cli.checks.check import Check, Subject, bits
+from convfc_cli.checks.check import Check, Subject
 from convfc_cli.checks.impulses import EXHAUSTIVE_VECTORS, Impulses, most_rows
 from convfc_cli.checks.integers import Integers
 from convfc_cli.checks.levels import of_entries

@@ -22,7 +22,7 @@ MODULES = sorted(
 )
 
 ORDER = (
-    {"errors"},
+    {"arrays", "errors"},
     {"files", "geometry", "hdf5.chunks", "layout", "naming", "outline", "plain", "streams"},
     {"contained", "hdf5.heaps", "taps"},
     {"hdf5.survey"},

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from convfc_cli.checks.check import bits
+from convfc_cli.arrays import bits
 from convfc_cli.errors import WrongContents
 from convfc_cli.matrices.format import Stored
 from convfc_cli.report import ROUNDING, Finding

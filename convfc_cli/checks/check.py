@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array, bits
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Linear, Slab
 from convfc_cli.layout import Layout
@@ -20,8 +20,6 @@ from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.report import Finding, WrongEntry
 from convfc_cli.streams import CHUNK
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -180,11 +178,6 @@ def add_product(subject: Subject, block: Block, data: Array, x: Array, out: Arra
         rows = csr_array((data, block.indices - low, block.indptr), shape=shape)
         with np.errstate(all="ignore"):
             out[low:high] += rows.T @ x[block.first : last]
-
-
-def bits(array: Array) -> Array:
-    """The bit patterns as unsigned integers."""
-    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
 
 
 def shown(value: Any) -> str:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from convfc_cli.checks.check import Check, Subject, bits
+from convfc_cli.arrays import Array, bits
+from convfc_cli.checks.check import Check, Subject
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Linear, Slab, Strip
 from convfc_cli.matrices.blocks import Block
@@ -30,8 +30,6 @@ from convfc_cli.report import EVERY_ENTRY, Finding
 from convfc_cli.rounding import LARGEST_PRODUCTS
 from convfc_cli.runtimes.runtime import Runtime
 from convfc_cli.streams import CHUNK
-
-Array = NDArray[Any]
 
 PART = 24
 """Bits of a number that are sent through at once."""

@@ -9,9 +9,9 @@ stored entries, has to be equal: NaN, infinities and -0.0 are bits like any othe
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from convfc_cli.checks.check import Check, Subject, add_product, bits
+from convfc_cli.arrays import Array, bits
+from convfc_cli.checks.check import Check, Subject, add_product
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Copies, Linear, Slab, Weights
 from convfc_cli.layout import Layout
@@ -19,8 +19,6 @@ from convfc_cli.matrices.blocks import Block
 from convfc_cli.report import Finding
 from convfc_cli.runtimes.runtime import Original, Runtime
 from convfc_cli.streams import CHUNK
-
-Array = NDArray[Any]
 
 EXACT = 2**24
 """Whole numbers up to this are exact in float32."""

@@ -16,9 +16,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from convfc_cli.checks.check import Check, Subject, bits, product
+from convfc_cli.arrays import Array, bits
+from convfc_cli.checks.check import Check, Subject, product
 from convfc_cli.errors import Defect, Refused, WrongContents
 from convfc_cli.layers.linear import Copies, Linear, Slab, Weights
 from convfc_cli.layers.product import Product
@@ -26,8 +26,6 @@ from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.report import Finding
-
-Array = NDArray[Any]
 
 LARGEST = 2**32
 """Bytes of the vectors that a proof holds."""

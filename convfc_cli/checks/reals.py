@@ -7,17 +7,15 @@ float64. Both are sums of the same terms in some order, for which `rounding` has
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import as_float64
 from convfc_cli.checks.check import Check, Subject, add_product
 from convfc_cli.errors import Refused, WrongContents
-from convfc_cli.layers.linear import Slab, as_float64
+from convfc_cli.layers.linear import Slab
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.report import ROUNDING, Finding
 from convfc_cli.rounding import bounds, told_ratio, worst_ratio
 from convfc_cli.runtimes.runtime import Original, Runtime
-
-Array = NDArray[Any]
 
 
 class Reals(Check):

@@ -9,16 +9,14 @@ sum of zero from no entry.
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array, as_float64
 from convfc_cli.checks.check import Check, Subject
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers.linear import Slab, as_float64
+from convfc_cli.layers.linear import Slab
 from convfc_cli.layers.product import Product, places_of
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.report import ROUNDING, Finding
-
-Array = NDArray[Any]
 
 
 class Sums(Check):

@@ -15,14 +15,12 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array, as_ones
 from convfc_cli.errors import Refused
-from convfc_cli.layers.linear import Copies, Slab, Strip, Weights, as_ones
+from convfc_cli.layers.linear import Copies, Slab, Strip, Weights
 from convfc_cli.layout import Layout
 from convfc_cli.streams import Literal, Out, Run, Series, SparseRows, Stream, index_dtype
-
-Array = NDArray[Any]
 
 BLOCK = 2**16
 """Entries that are made at once."""

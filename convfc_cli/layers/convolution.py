@@ -7,27 +7,16 @@ from math import prod
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convfc_cli import direct, toeplitz
+from convfc_cli.arrays import Array, as_ones
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
-from convfc_cli.layers.linear import (
-    Copies,
-    Read,
-    Slab,
-    Strip,
-    Weights,
-    as_ones,
-    axes_of,
-    checked,
-)
+from convfc_cli.layers.linear import Copies, Read, Slab, Strip, Weights, axes_of, checked
 from convfc_cli.layout import Layout
 from convfc_cli.plain import field, sizes
 from convfc_cli.streams import SparseRows
 from convfc_cli.taps import Index, IndexMap, Tap, colouring
-
-Array = NDArray[Any]
 
 
 class Convolution(Copies):

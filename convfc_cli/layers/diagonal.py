@@ -5,8 +5,8 @@ from math import prod
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError
 from convfc_cli.layers.blockwise import Blockwise
 from convfc_cli.layers.linear import Read, checked
@@ -14,8 +14,6 @@ from convfc_cli.layout import Layout
 from convfc_cli.outline import Extent
 from convfc_cli.plain import sizes
 from convfc_cli.taps import Index
-
-Array = NDArray[Any]
 
 
 class Diagonal(Blockwise):

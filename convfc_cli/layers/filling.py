@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd, prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
@@ -27,8 +26,6 @@ from convfc_cli.layers.local import LocallyConnected
 from convfc_cli.layers.product import check_chain, folds
 from convfc_cli.outline import Extent, Outline
 from convfc_cli.taps import IndexMap
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from math import prod
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array, as_float64, frozen
 from convfc_cli.errors import GeometryError, UsageError
 from convfc_cli.geometry import Axis
 from convfc_cli.layout import Layout
@@ -23,8 +23,6 @@ from convfc_cli.outline import Outline
 from convfc_cli.plain import plain
 from convfc_cli.streams import SparseRows
 from convfc_cli.taps import Index, Tap
-
-Array = NDArray[Any]
 
 Weights = Callable[[Array], Array]
 """An elementwise function of the weights: `apply` uses what it returns in their place."""
@@ -349,24 +347,6 @@ def axes_of(geometry: dict[str, Any]) -> tuple[Axis, ...]:
         Axis(**{key: plain(int, number) for key, number in plain(dict, axis).items()})
         for axis in plain(list, geometry["axes"])
     )
-
-
-def frozen(array: Array) -> Array:
-    """The array, contiguous and read-only."""
-    array = np.ascontiguousarray(array).view()
-    array.flags.writeable = False
-    return array
-
-
-def as_ones(weights: Array) -> Array:
-    """Ones in the place of weights: to count them."""
-    return np.ones(weights.shape, np.uint64)
-
-
-def as_float64(weights: Array) -> Array:
-    """Weights in float64, whatever they are."""
-    with np.errstate(invalid="ignore"):  # signalling NaNs
-        return weights.astype(np.float64)
 
 
 def _place(layout: Layout, index: Index, shape: tuple[int, ...], what: str) -> int:

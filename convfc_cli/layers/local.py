@@ -7,8 +7,8 @@ from math import prod
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.blockwise import Blockwise
@@ -17,9 +17,6 @@ from convfc_cli.layout import Layout
 from convfc_cli.outline import Extent
 from convfc_cli.plain import field
 from convfc_cli.taps import Index, colouring, count_taps, elements_between
-
-Array = NDArray[Any]
-
 
 GRID = 2**20
 """Places that are looked at for taps at once."""

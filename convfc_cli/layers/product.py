@@ -13,23 +13,13 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array, as_float64, as_ones
 from convfc_cli.errors import GeometryError, Refused, UsageError
 from convfc_cli.layers.blockwise import BlockRows, cuts
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.diagonal import Diagonal
-from convfc_cli.layers.linear import (
-    Linear,
-    Read,
-    Slab,
-    Sums,
-    Weights,
-    as_float64,
-    as_ones,
-    described,
-    restored,
-)
+from convfc_cli.layers.linear import Linear, Read, Slab, Sums, Weights, described, restored
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Kept, Outline, Sized
 from convfc_cli.plain import plain
@@ -41,7 +31,6 @@ if TYPE_CHECKING:
 
     Sparse = csr_array[Any, tuple[int, int]]
 
-Array = NDArray[Any]
 
 LARGEST_WORK = 2**34
 """Products of two weights that are made for one matrix: some minutes."""

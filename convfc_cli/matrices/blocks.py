@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import WrongContents
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.streams import CHUNK
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

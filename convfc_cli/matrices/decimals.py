@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import Unsupported
-
-Array = NDArray[Any]
 
 DIGITS = 18
 """The most that a whole number is read with: it then fits 64 bits."""

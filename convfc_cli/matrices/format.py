@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import MalformedInput
 from convfc_cli.files import Input
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.outline import Outline
-
-Array = NDArray[Any]
 
 Progress = Callable[[int], None]
 """Is told how many bytes have been written, or read, since it was last told."""

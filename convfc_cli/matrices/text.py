@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import ConvfcError, MalformedInput, WrongContents
 from convfc_cli.files import Input
 from convfc_cli.layout import Layout
@@ -23,8 +23,6 @@ from convfc_cli.matrices.sidecar import StoredBeside, WithoutMetadata
 from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.outline import Outline
 from convfc_cli.streams import CHUNK, SparseRows
-
-Array = NDArray[Any]
 
 LINES = 2**15
 """Lines that are written, or read, together."""

@@ -15,8 +15,8 @@ from math import prod
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError, SizeMissing, UsageError, WeightsAlone
 from convfc_cli.geometry import Axis, convolution_axis, same_padding, span, transposed_axis
 from convfc_cli.hdf5 import floats
@@ -26,8 +26,6 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models.model import Bare, Entry, Shapes
 from convfc_cli.naming import shell_command
 from convfc_cli.taps import IndexMap
-
-Array = NDArray[Any]
 
 SPATIAL = "dhw"
 """The letters of spatial axes, in the order in which tensors have them."""

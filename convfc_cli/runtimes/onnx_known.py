@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-Array = NDArray[Any]
+from convfc_cli.arrays import Array
 
 SEED = 0
 

@@ -14,6 +14,7 @@ import onnx
 from onnx import helper
 
 from convfc_cli import contained
+from convfc_cli.arrays import Array
 from convfc_cli.contained import Limits
 from convfc_cli.errors import Refused
 from convfc_cli.geometry import Axis
@@ -22,7 +23,7 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.outline import Outline
 from convfc_cli.rounding import spend
 from convfc_cli.runtimes.onnx_known import known
-from convfc_cli.runtimes.runtime import LARGEST, Array, Runtime
+from convfc_cli.runtimes.runtime import LARGEST, Runtime
 from convfc_cli.taps import IndexMap
 
 TOO_LARGE = "the layer's tensors are too large to run it for a check"

@@ -7,10 +7,10 @@ from math import prod
 from typing import Any, ClassVar
 
 from convfc_cli import contained
+from convfc_cli.arrays import Array
 from convfc_cli.contained import Failed
 from convfc_cli.errors import ConvfcError
 from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
-from convfc_cli.runtimes.runtime import Array
 
 MOST_THREADS = 4
 """Each has a stack, which counts as memory."""

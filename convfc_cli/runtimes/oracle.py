@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from convfc_cli.arrays import Array, as_float64
 from convfc_cli.errors import Refused
-from convfc_cli.layers.linear import Linear, as_float64
+from convfc_cli.layers.linear import Linear
 from convfc_cli.rounding import spend
-from convfc_cli.runtimes.runtime import Array, Runtime
+from convfc_cli.runtimes.runtime import Runtime
 
 
 class Oracle(Runtime):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 
+from convfc_cli.arrays import Array
 from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
-from convfc_cli.runtimes.runtime import Array
 
 LARGEST_COLUMNS = 2**25
 """Elements of the im2col matrix that it makes."""

@@ -10,12 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from numpy.typing import NDArray
-
+from convfc_cli.arrays import Array
 from convfc_cli.layers.linear import Copies, Linear
 from convfc_cli.rounding import Witness
-
-Array = NDArray[Any]
 
 LARGEST = 2**25
 """Elements of a layer's input and output that are made to run it."""

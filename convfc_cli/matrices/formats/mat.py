@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import MalformedInput, Refused, Unsupported, WrongContents
 from convfc_cli.files import Input
 from convfc_cli.matrices.blocks import Block, CsrReader
@@ -23,8 +23,6 @@ from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.sidecar import StoredBeside, WithoutMetadata
 from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.outline import Outline
-
-Array = NDArray[Any]
 
 MAGIC = b"MATLAB 5.0 MAT-file"
 

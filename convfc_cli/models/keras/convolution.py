@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError, MalformedInput, SizeMissing
 from convfc_cli.geometry import keras_convolution_axis, keras_transposed_axis
 from convfc_cli.hdf5.floats import bias, numbers
@@ -27,8 +27,6 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.models.keras.config import Config, Layer, Shape, modern
 from convfc_cli.outline import Outline
 from convfc_cli.taps import IndexMap
-
-Array = NDArray[Any]
 
 RANKS = {
     **{f"Conv{n}D": n for n in (1, 2, 3)},

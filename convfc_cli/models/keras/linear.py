@@ -10,8 +10,8 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import ConvfcError, GeometryError, MalformedInput, Refused, Unsupported
 from convfc_cli.geometry import LARGEST, keras_convolution_axis
 from convfc_cli.hdf5.floats import bias, check_numbers, dtype_name, numbers
@@ -28,8 +28,6 @@ from convfc_cli.models.keras.shapes import ends
 from convfc_cli.models.keras.weights import variables
 from convfc_cli.outline import Extent
 from convfc_cli.taps import IndexMap
-
-Array = NDArray[Any]
 
 PASSING = frozenset(
     """

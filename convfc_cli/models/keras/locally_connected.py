@@ -17,8 +17,8 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError, MalformedInput, Unsupported
 from convfc_cli.geometry import Axis, keras_local_axis
 from convfc_cli.hdf5.floats import bias, check_numbers, dtype_name, numbers
@@ -28,8 +28,6 @@ from convfc_cli.models.keras.config import Layer
 from convfc_cli.models.keras.convolution import Attributes, Built
 from convfc_cli.models.keras.linear import check_size, extent
 from convfc_cli.taps import count_taps
-
-Array = NDArray[Any]
 
 
 def build(

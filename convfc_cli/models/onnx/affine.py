@@ -9,20 +9,16 @@ BatchNormalization (1 to 15), Add, Sub, Mul and Div (1 to 14).
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array, as_float64
 from convfc_cli.errors import MalformedInput, Unsupported
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
-from convfc_cli.layers.linear import as_float64
 from convfc_cli.models.onnx.site import Part, Shape, Site
 from convfc_cli.models.sizes import Sizes
 from convfc_cli.outline import Extent
-
-Array = NDArray[Any]
 
 EPSILON = float(np.float32(1e-5))
 """What is added to a variance by default; attributes are float32."""

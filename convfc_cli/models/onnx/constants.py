@@ -14,22 +14,19 @@ from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
 from time import process_time
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from convfc_cli import budget as budgets
 from convfc_cli import contained
+from convfc_cli.arrays import Array
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.models.onnx import qonnx
 from convfc_cli.models.onnx.scope import STANDARD, Scope, operator
 from convfc_cli.models.sizes import Sizes, complete, shown
 from convfc_cli.naming import first_few
-
-Array = NDArray[Any]
 
 LARGEST = 2**31
 """Bytes of a constant that are accepted: protobuf's own limit; twice that in external data."""

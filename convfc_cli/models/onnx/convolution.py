@@ -4,10 +4,8 @@ Source: the ONNX operator specifications, Conv (versions 1, 11, 22) and ConvTran
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput
 from convfc_cli.geometry import onnx_convolution_axis, onnx_transposed_axis
@@ -16,8 +14,6 @@ from convfc_cli.models.onnx.attributes import pads_of, per_axis, read_attributes
 from convfc_cli.models.onnx.constants import value, widened
 from convfc_cli.models.onnx.scope import Scope
 from convfc_cli.taps import IndexMap
-
-Array = NDArray[Any]
 
 _ATTRIBUTES = {
     "auto_pad": onnx.AttributeProto.STRING,

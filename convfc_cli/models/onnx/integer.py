@@ -18,16 +18,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import ConvfcError, MalformedInput, Unsupported
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models.model import noted
 from convfc_cli.models.onnx.constants import dynamic, value
 from convfc_cli.models.onnx.scope import Scope
 from convfc_cli.taps import IndexMap
-
-Array = NDArray[Any]
 
 INPUTS = {
     "ConvInteger": ("x", "w", "x_zero_point", "w_zero_point"),

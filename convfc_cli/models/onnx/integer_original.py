@@ -11,15 +11,13 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.models.onnx.integer import Quantized, conv
 from convfc_cli.models.onnx.original import ORIGINAL, applied, cut_out, run, stated
 from convfc_cli.rounding import Witness
 from convfc_cli.runtimes.onnx_node import TOO_LARGE
 from convfc_cli.runtimes.runtime import LARGEST, Original, Runtime
-
-Array = NDArray[Any]
 
 SPREAD = 40
 """The standard deviation, in codes, of the outputs that inputs are drawn for."""

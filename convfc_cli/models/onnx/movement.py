@@ -13,8 +13,8 @@ from math import prod
 from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import MalformedInput, Unsupported
 from convfc_cli.geometry import nearest, padded
 from convfc_cli.layers.gather import Gather
@@ -22,8 +22,6 @@ from convfc_cli.models.onnx.attributes import text
 from convfc_cli.models.onnx.constants import value
 from convfc_cli.models.onnx.site import Part, Shape, Site, check_tensors
 from convfc_cli.outline import Extent
-
-Array = NDArray[Any]
 
 END = 2**31 - 1
 """From here on an end of a slice means that of the axis, however long it is."""

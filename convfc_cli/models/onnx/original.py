@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from convfc_cli.layers.linear import as_float64
+from convfc_cli.arrays import Array, as_float64
 from convfc_cli.models.onnx.constants import decoded, opset_ids, sources, spelled_out, value
 from convfc_cli.models.onnx.convolution import attributes
 from convfc_cli.models.onnx.scope import Scope
@@ -22,8 +21,6 @@ from convfc_cli.rounding import Witness
 from convfc_cli.runtimes.onnx_node import TOO_LARGE, Node, NodeRuntime
 from convfc_cli.runtimes.runtime import LARGEST, Original, Runtime
 from convfc_cli.taps import IndexMap
-
-Array = NDArray[Any]
 
 ROUNDINGS = 8
 """How often what a node computes on its way may be rounded, beside its sums."""

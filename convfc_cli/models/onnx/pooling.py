@@ -9,7 +9,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput
 from convfc_cli.geometry import Axis, onnx_pooled_axis
@@ -21,8 +20,6 @@ from convfc_cli.models.onnx.attributes import pads_of, per_axis, text
 from convfc_cli.models.onnx.site import Part, Shape, Site, check_tensors
 from convfc_cli.outline import Extent
 from convfc_cli.taps import IndexMap
-
-Array = NDArray[Any]
 
 
 def average_pool(site: Site, shape: Shape) -> Part:

@@ -7,15 +7,12 @@ Source: the operator specifications of QONNX, docs/qonnx-custom-ops, and its sam
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import MalformedInput, Unsupported
-
-Array = NDArray[Any]
 
 _DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 """The domain of the operators, and the older ones of Brevitas and FINN."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from convfc_cli.arrays import Array
 from convfc_cli.errors import MalformedInput, Refused, SizeMissing, Unsupported
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.linear import Linear
@@ -22,7 +22,6 @@ from convfc_cli.models.onnx.scope import STANDARD, Scope
 from convfc_cli.models.sizes import Sizes, complete
 from convfc_cli.outline import Outline
 
-Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
