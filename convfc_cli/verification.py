@@ -39,7 +39,8 @@ from convfc_cli.checks.probes import (
 from convfc_cli.checks.reals import Reals
 from convfc_cli.checks.structure import Structure
 from convfc_cli.errors import Defect, UsageError, WrongContents
-from convfc_cli.layers.linear import Linear, unbiased
+from convfc_cli.layers.description import unbiased
+from convfc_cli.layers.linear import Linear
 from convfc_cli.matrices.format import Progress, Stored
 from convfc_cli.matrices.matrix import Matrix, digest
 from convfc_cli.report import EVERY_ENTRY, SEEDED, Finding, Report, WrongEntry

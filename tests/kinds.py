@@ -15,9 +15,9 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.gather import Gather
-from convfc_cli.layers.linear import Copies
-from convfc_cli.layers.local import LocallyConnected
+from convfc_cli.layers.locally_connected import LocallyConnected
 from convfc_cli.layers.product import Product
+from convfc_cli.layers.tied import TiedLinear
 from convfc_cli.layout import Layout
 from convfc_cli.taps import IndexMap
 from tests import brute
@@ -34,7 +34,7 @@ LARGEST = 36
 class Case:
     """A layer whose entries are copies of weights, and which entries they are."""
 
-    layer: Copies
+    layer: TiedLinear
     entries: brute.Entries
     kernel: Array
     bias: Array | None

@@ -29,14 +29,16 @@ ORDER = (
     {"hdf5.tree"},
     {"toeplitz", "direct"},
     {"layers.linear"},
+    {"layers.description", "layers.tied"},
     {"layers.convolution", "layers.blockwise"},
-    {"layers.dense", "layers.diagonal", "layers.gather", "layers.local"},
+    {"layers.dense", "layers.diagonal", "layers.gather", "layers.locally_connected"},
     {"layers.product"},
-    {"layers.kinds"},
 )
 """The heart, from the left: each imports only from those before it."""
 
-KINDS = tuple(f"layers.{name}" for name in ("convolution", "dense", "diagonal", "gather", "local"))
+KINDS = tuple(
+    f"layers.{name}" for name in ("convolution", "dense", "diagonal", "gather", "locally_connected")
+)
 
 
 LIGHT = {"convfc_cli", "errors", "layout", "matrices.vocabulary"}

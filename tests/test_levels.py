@@ -29,8 +29,7 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.gather import Gather
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
-from convfc_cli.matrices import format as matrix_format
-from convfc_cli.matrices import registry
+from convfc_cli.matrices import blocks, registry
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.format import Stored
 from convfc_cli.matrices.matrix import Matrix, Spec
@@ -695,7 +694,7 @@ def test_a_kernel_index_is_held_to_the_geometry_wherever_it_stands(place, transp
     assert findings(crafted.checked(data))["kernel_index"].holds
     contents = crafted.arrays(data)
     contents["kernel_index"][place] ^= 1
-    for module in (check, matrix_format):
+    for module in (check, blocks):
         monkeypatch.setattr(module, "CHUNK", 20)
     row = int(np.searchsorted(contents["indptr"], place, side="right")) - 1
     assert crafted.checked(saved(contents)).complaint == (

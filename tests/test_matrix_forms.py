@@ -24,8 +24,7 @@ from convfc_cli.files import opened
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
-from convfc_cli.matrices import format as matrix_format
-from convfc_cli.matrices import registry, schema
+from convfc_cli.matrices import blocks, registry, schema
 from convfc_cli.matrices.formats import npz_bsr, npz_coo
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.taps import IndexMap
@@ -196,7 +195,7 @@ def test_rows_can_be_asked_for_in_any_parts(form, problem, layout, draw):
     (stored,) = KINDS[form].open(crafted.in_memory(rendered(KINDS[form], matrix)))
     assert stored.by_column is (form == "csc")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matrix_format, "CHUNK", draw.draw(st.sampled_from((1, 7, 50, 2**20))))
+        patch.setattr(blocks, "CHUNK", draw.draw(st.sampled_from((1, 7, 50, 2**20))))
         found = rows_of(stored, counts, cuts)
     parts = [slice(*pair) for pair in pairwise(csr.indptr.tolist())]
     bits = brute.bits(csr.data)
@@ -223,7 +222,7 @@ def large():
 
 @every_form
 def test_neither_writing_nor_reading_takes_memory_for_the_matrix(form, monkeypatch, tmp_path):
-    for module in (matrix_format, npz_bsr, npz_coo):
+    for module in (blocks, npz_bsr, npz_coo):
         monkeypatch.setattr(module, "CHUNK", 2**12)
     monkeypatch.setattr("convfc_cli.streams.Stream.chunks.__defaults__", (2**12,))
     matrix = Matrix(large(), Spec(LAST, form))
@@ -556,7 +555,7 @@ def test_a_wrong_row_is_told_by_its_entry_however_the_file_is_read(monkeypatch):
     contents = crafted.arrays(bytes_of("coo"))
     contents["row"][70] = 3
     for chunk in (1, 9, 2**20):
-        monkeypatch.setattr(matrix_format, "CHUNK", chunk)
+        monkeypatch.setattr(blocks, "CHUNK", chunk)
         how, text = outcome(crafted.saved(contents))
         told = "entry 70 is in row 3 by the array row, where the geometry has it in row 11"
         assert (how, told in text) == ("wrong", True)

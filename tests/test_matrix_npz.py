@@ -23,8 +23,7 @@ from convfc_cli.checks import check
 from convfc_cli.errors import MalformedInput
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.matrices import format as matrix_format
-from convfc_cli.matrices import registry
+from convfc_cli.matrices import blocks, registry
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.stored_zip import StoredZip, write_all
 from convfc_cli.taps import IndexMap
@@ -192,7 +191,7 @@ def test_every_single_flipped_byte_of_an_npz_is_malformed(form, mask):
 def test_damage_in_the_first_of_many_blocks_is_not_taken_for_wrong_weights(name, monkeypatch):
     # The checksum stands after the last block; the wrong entry is met in the first.
     monkeypatch.setattr(check, "CHUNK", 8)
-    monkeypatch.setattr(matrix_format, "CHUNK", 8)
+    monkeypatch.setattr(blocks, "CHUNK", 8)
     data = bytearray(rendered(NPZ, example(kernel_index=True)))
     content = crafted.members(bytes(data))[f"{name}.npy"]
     start = data.index(content) + 128

@@ -22,8 +22,7 @@ from convfc_cli.errors import Defect, Refused
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
-from convfc_cli.matrices import format as matrix_format
-from convfc_cli.matrices import registry
+from convfc_cli.matrices import blocks, registry
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.report import Finding, Report
 from convfc_cli.rounding import Witness, check_runtime
@@ -148,7 +147,7 @@ def test_rows_are_told_right_however_the_file_is_cut_into_blocks(
 ):
     if not suits(form, layout):
         pytest.skip("no blocks in this layout")
-    for module in (check, matrix_format):
+    for module in (check, blocks):
         assert hasattr(module, "CHUNK")
         monkeypatch.setattr(module, "CHUNK", chunk)
     matrix = example(form, layout)

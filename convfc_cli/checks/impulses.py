@@ -24,7 +24,8 @@ import numpy as np
 from convfc_cli.arrays import Array, bits
 from convfc_cli.checks.check import Check, Subject
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers.linear import Linear, Slab, Strip
+from convfc_cli.layers.linear import Linear, Slab
+from convfc_cli.layers.tied import Strip, TiedSlab
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.report import EVERY_ENTRY, Finding
 from convfc_cli.rounding import LARGEST_PRODUCTS
@@ -130,6 +131,7 @@ class Impulses(Check):
 
     def _answers(self, runtime: Runtime, slab: Slab) -> _Answers:
         """What the runtime has the rows of a slab answer to impulses of every colour."""
+        assert isinstance(slab, TiedSlab)  # of others no impulses are asked: see `levels`
         answers: list[_Answers] = []
         done = 0
         self._colour[:] = -1

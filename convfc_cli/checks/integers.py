@@ -13,7 +13,8 @@ import numpy as np
 from convfc_cli.arrays import Array, bits
 from convfc_cli.checks.check import Check, Subject, add_product
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers.linear import Copies, Linear, Slab, Weights
+from convfc_cli.layers.linear import Linear, Slab, Weights
+from convfc_cli.layers.tied import TiedLinear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.report import Finding
@@ -38,7 +39,7 @@ class Integers(Check):
         self._answers: list[Array] = []
         self._sums: list[Array] = []
         layer = subject.matrix.layer
-        if not isinstance(layer, Copies):
+        if not isinstance(layer, TiedLinear):
             self._reason = f"the entries of a {layer.kind} are sums: they have no bits of weights"
             return
         terms = _terms(layer)
@@ -52,7 +53,7 @@ class Integers(Check):
             self._ask(layer, x.astype(np.float32))
         self._sums = [np.zeros_like(answer) for answer in self._answers]
 
-    def _ask(self, layer: Copies, x: Array) -> None:
+    def _ask(self, layer: TiedLinear, x: Array) -> None:
         for limb in self._limbs:
             kernel = limb(layer.kernel).astype(np.float32)
             y = self._original.apply(self._runtime, x[None], kernel)

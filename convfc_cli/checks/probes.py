@@ -20,8 +20,9 @@ import numpy as np
 from convfc_cli.arrays import Array, bits
 from convfc_cli.checks.check import Check, Subject, product
 from convfc_cli.errors import Defect, Refused, WrongContents
-from convfc_cli.layers.linear import Copies, Linear, Slab, Weights
+from convfc_cli.layers.linear import Linear, Slab, Weights
 from convfc_cli.layers.product import Product
+from convfc_cli.layers.tied import TiedLinear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix, Spec
@@ -149,8 +150,8 @@ def numbered(subject: Subject) -> Linear:
     return layer.adjoint() if subject.transposed else layer
 
 
-def _numbered(layer: Linear) -> Copies:
-    if not isinstance(layer, Copies):
+def _numbered(layer: Linear) -> TiedLinear:
+    if not isinstance(layer, TiedLinear):
         raise WrongContents(f"kernel_index where the entries of a {layer.kind} are sums")
     return layer.with_kernel(
         np.arange(layer.kernel.size, dtype=np.float64).reshape(layer.kernel.shape)

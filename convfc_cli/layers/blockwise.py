@@ -18,7 +18,8 @@ import numpy as np
 
 from convfc_cli.arrays import Array, as_ones
 from convfc_cli.errors import Refused
-from convfc_cli.layers.linear import Copies, Slab, Strip, Weights
+from convfc_cli.layers.linear import Weights
+from convfc_cli.layers.tied import Strip, TiedLinear, TiedSlab
 from convfc_cli.layout import Layout
 from convfc_cli.streams import Literal, Out, Run, Series, SparseRows, Stream, index_dtype
 
@@ -35,7 +36,7 @@ Entries = Callable[[slice], tuple[Array, Array]]
 """(columns, values) of all entries in some rows, one row after another, columns rising in each."""
 
 
-class Blockwise(Copies):
+class Blockwise(TiedLinear):
     """A layer whose rows are made block by block."""
 
     @abstractmethod
@@ -75,14 +76,14 @@ class Blockwise(Copies):
         dtype = np.dtype(index_dtype(self.kernel.size))
         return replace(made, kernel_index=made.stream(numbers, dtype))
 
-    def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:
+    def slabs(self, layout: Layout, most: int) -> Iterator[TiedSlab]:
         count = prod(self.output_shape)
         whole, ones = Latest(self._applied), np.broadcast_to(np.uint64(1), self.input_shape)
         for first in range(0, count, most):
             rows = range(first, min(first + most, count))
             part = partial(self._part, whole, layout, rows)
             counts, strips = partial(_counted, part, ones), partial(self._strips, rows)
-            yield Slab(rows, part, counts, strips)
+            yield TiedSlab(rows, part, counts, strips)
 
     def _part(
         self, whole: "Latest", layout: Layout, rows: range, x: Array, weights: Weights

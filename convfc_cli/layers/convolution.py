@@ -12,14 +12,16 @@ from convfc_cli import direct, toeplitz
 from convfc_cli.arrays import Array, as_ones
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
-from convfc_cli.layers.linear import Copies, Read, Slab, Strip, Weights, axes_of, checked
+from convfc_cli.layers.description import axes_of
+from convfc_cli.layers.linear import Read, Weights
+from convfc_cli.layers.tied import Strip, TiedLinear, TiedSlab, checked
 from convfc_cli.layout import Layout
 from convfc_cli.plain import field, sizes
 from convfc_cli.streams import SparseRows
 from convfc_cli.taps import Index, IndexMap, Tap, colouring
 
 
-class Convolution(Copies):
+class Convolution(TiedLinear):
     """A convolution, or the transpose of one.
 
     `kernel` is (out, in/groups, *spatial) of the convolution whose relation the map's axes state;
@@ -137,7 +139,7 @@ class Convolution(Copies):
             found.append((run, min(period, -(-size // run))))
         return found
 
-    def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:
+    def slabs(self, layout: Layout, most: int) -> Iterator[TiedSlab]:
         groups, channels = self.index_map.groups, self.output_shape[0]
         sizes: list[int] = []
         for axis in layout.axes(len(self.output_shape)):
@@ -148,7 +150,7 @@ class Convolution(Copies):
             yield self._slab(layout, range(first, last), box)
             first = last
 
-    def _slab(self, layout: Layout, rows: range, box: tuple[range, ...]) -> Slab:
+    def _slab(self, layout: Layout, rows: range, box: tuple[range, ...]) -> TiedSlab:
         """The outputs in a box (as `slabs` cuts them): those of a smaller convolution."""
         index_map = self.index_map
         order = layout.axes(len(self.output_shape))
@@ -197,7 +199,7 @@ class Convolution(Copies):
         def counts() -> Array:
             return part(self._ones, as_ones).astype(np.int64)
 
-        return Slab(rows, part, counts, strips)
+        return TiedSlab(rows, part, counts, strips)
 
 
 def _read_inputs(axis: Axis, outputs: range) -> range:

@@ -22,7 +22,7 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.linear import Linear
-from convfc_cli.layers.local import LocallyConnected
+from convfc_cli.layers.locally_connected import LocallyConnected
 from convfc_cli.layers.product import check_chain, folds
 from convfc_cli.outline import Extent, Outline
 from convfc_cli.taps import IndexMap

@@ -13,7 +13,8 @@ import numpy as np
 from convfc_cli.arrays import Array, frozen
 from convfc_cli.errors import GeometryError
 from convfc_cli.layers.blockwise import Blockwise
-from convfc_cli.layers.linear import Read, checked
+from convfc_cli.layers.linear import Read
+from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Extent
 from convfc_cli.plain import field, sizes

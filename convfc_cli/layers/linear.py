@@ -9,18 +9,16 @@ Tensors have the shape (channels, *spatial), or whatever axes a layer's have, wi
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from convfc_cli.arrays import Array, as_float64, frozen
-from convfc_cli.errors import GeometryError, UsageError
-from convfc_cli.geometry import Axis
+from convfc_cli.arrays import Array, as_float64
+from convfc_cli.errors import UsageError
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Outline
-from convfc_cli.plain import plain
 from convfc_cli.streams import SparseRows
 from convfc_cli.taps import Index, Tap
 
@@ -44,21 +42,6 @@ class Slab:
 
     counts: Callable[[], Array]
     """How many entries each of their rows has, by the oracle where the entries are copies."""
-
-    strips: "Callable[[], Iterator[Strip]]"
-    """Layers over parts of the input that no two share, whose outputs add up to them."""
-
-
-@dataclass(frozen=True)
-class Strip:
-    """What some outputs read from a part of the input, as a layer of its own."""
-
-    reads: tuple[slice, ...]
-    """The part of the input, along each of its axes."""
-
-    layer: "Copies"
-    outputs: slice = field(default_factory=lambda: slice(None))
-    """Which of its outputs they are, in the order of the layout."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +201,7 @@ class Linear(ABC):
         Raises `IndexError` for one that there is not.
         """
         layout = Layout()
-        row = _place(layout, output, self.output_shape, "output")
+        row = place(layout, output, self.output_shape, "output")
         _, columns, values = self.rows(layout).block(row, row + 1)
         for column, value in zip(columns.tolist(), values, strict=True):
             source = layout.unflatten(column, self.input_shape)
@@ -227,7 +210,7 @@ class Linear(ABC):
     def feeds(self, source: Index) -> Iterator[tuple[Tap, Any]]:
         """What one input element feeds, by rising row, each with its weight."""
         layout = Layout()
-        column = _place(layout, source, self.input_shape, "input")
+        column = place(layout, source, self.input_shape, "input")
         _, rows, values = self.adjoint().rows(layout).block(column, column + 1)
         for row, value in zip(rows.tolist(), values, strict=True):
             output = layout.unflatten(row, self.output_shape)
@@ -246,110 +229,7 @@ class Linear(ABC):
         return None
 
 
-class Copies(Linear):
-    """A layer whose every entry is a copy of one of its weights.
-
-    `kernel` holds them, and `bias` what is added, or is None.
-    """
-
-    kernel: Array
-    bias: Array | None
-    """As many axes as the output, each with its size or 1, unless a kind has it otherwise."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.kernel.dtype
-
-    @property
-    def finite(self) -> bool:
-        return bool(np.isfinite(self.kernel).all())
-
-    def bias_tensor(self) -> Array:
-        bias = np.zeros((), self.dtype) if self.bias is None else self.bias
-        return np.broadcast_to(bias, self.output_shape)
-
-    @abstractmethod
-    def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
-        """The layer with another kernel and bias of the same shapes."""
-
-    def with_weights(self, change: Weights) -> Self:
-        return self.with_kernel(
-            change(self.kernel), None if self.bias is None else change(self.bias)
-        )
-
-    def arrays(self) -> dict[str, Array]:
-        bias = {} if self.bias is None else {"kernel_bias": self.bias}
-        return {"kernel": self.kernel, **bias}
-
-    @abstractmethod
-    def weight_of(self, output: Index, source: Index) -> Index | None: ...
-
-    def stands(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
-        layout = Layout()
-        wanted = _place(layout, kernel, self.kernel.shape, "kernel")
-        rows = self.rows(layout, kernel_index=True)
-        assert rows.kernel_index is not None
-        done = 0
-        for numbers in rows.kernel_index.chunks():
-            for entry in (done + np.flatnonzero(numbers == wanted)).tolist():
-                row = rows.row_of(entry)
-                column = int(rows.indices.part(entry, entry + 1)[0])
-                output = layout.unflatten(row, self.output_shape)
-                source = layout.unflatten(column, self.input_shape)
-                yield Tap(output, source, kernel), self.kernel[kernel]
-            done += len(numbers)
-
-
-def described(layer: Linear) -> dict[str, Any]:
-    """All of a layer but its arrays, as JSON has it."""
-    shapes = {"input_shape": layer.input_shape, "output_shape": layer.output_shape}
-    return {"kind": layer.kind, **shapes, **layer.geometry()}
-
-
-def unbiased(layer: Linear) -> dict[str, Any]:
-    """What `described` says, but whether there is a bias: none is as good as one of zeros."""
-    return _without_bias(described(layer))
-
-
-def _without_bias(content: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in content.items() if key not in ("bias", "bias_shape")}
-    if "factors" in kept:
-        kept["factors"] = list(map(_without_bias, kept["factors"]))
-    return kept
-
-
-def restored(geometry: dict[str, Any], read: Read) -> Linear:
-    """The layer of a stranger's description; raises what `Linear.restore` does."""
-    kind = plain(str, geometry["kind"])
-    if kind not in Linear.kinds:
-        raise ValueError(f"it is of the unknown kind {kind[:80]!r}")
-    return Linear.kinds[kind].restore(geometry, read)
-
-
-def checked(
-    kernel: Array, bias: Array | None, shape: tuple[int, ...]
-) -> tuple[Array, Array | None]:
-    """Kernel and bias as a layer keeps them, read-only; raises `GeometryError` unless they are
-    numbers of one of `DTYPES` and the bias has this shape.
-    """
-    if kernel.dtype.name not in DTYPES or not kernel.dtype.isnative:
-        raise GeometryError(f"a kernel of {kernel.dtype}; {' or '.join(DTYPES)} is expected")
-    if bias is not None and (bias.shape != shape or bias.dtype != kernel.dtype):
-        raise GeometryError(
-            f"a bias of shape {bias.shape} and {bias.dtype}; {shape} of {kernel.dtype} is expected"
-        )
-    return frozen(kernel), None if bias is None else frozen(bias)
-
-
-def axes_of(geometry: dict[str, Any]) -> tuple[Axis, ...]:
-    """The axes that a stranger's description states; raises what `restore` does."""
-    return tuple(
-        Axis(**{key: plain(int, number) for key, number in plain(dict, axis).items()})
-        for axis in plain(list, geometry["axes"])
-    )
-
-
-def _place(layout: Layout, index: Index, shape: tuple[int, ...], what: str) -> int:
+def place(layout: Layout, index: Index, shape: tuple[int, ...], what: str) -> int:
     if len(index) != len(shape) or not all(
         0 <= i < size for i, size in zip(index, shape, strict=True)
     ):

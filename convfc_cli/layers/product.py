@@ -18,8 +18,9 @@ from convfc_cli.arrays import Array, as_float64, as_ones
 from convfc_cli.errors import GeometryError, Refused, UsageError
 from convfc_cli.layers.blockwise import BlockRows, cuts
 from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.description import described, restored
 from convfc_cli.layers.diagonal import Diagonal
-from convfc_cli.layers.linear import Linear, Read, Slab, Sums, Weights, described, restored
+from convfc_cli.layers.linear import Linear, Read, Slab, Sums, Weights
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Kept, Outline, Sized
 from convfc_cli.plain import plain
@@ -311,7 +312,6 @@ class Product(Linear):
                 rows,
                 partial(self._part, layout, rows),
                 partial(self._counted, layout, rows),
-                lambda: iter(()),
             )
 
     def _part(self, layout: Layout, rows: range, x: Array, weights: Weights) -> Array:

@@ -13,8 +13,9 @@ from typing import Any, get_origin, get_type_hints
 from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, MalformedInput, UsageError
-from convfc_cli.layers import kinds
-from convfc_cli.layers.linear import Linear, Read, described, restored
+from convfc_cli.layers import registry
+from convfc_cli.layers.description import described, restored
+from convfc_cli.layers.linear import Linear, Read
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.vocabulary import FORMS, NUMBERED, SPARSE
 from convfc_cli.outline import Outline
@@ -160,7 +161,7 @@ def restore(text: str, name: str, read: Read) -> Matrix:
 
     Raises `MalformedInput` when the text is not a `convfc/1` description of these arrays.
     """
-    assert kinds.KINDS  # all of them are known by name
+    assert registry.kinds()  # all of them are known by name from here on
     try:
         content = json.loads(text, object_pairs_hook=_object)
         if not isinstance(content, dict) or "schema" not in content:

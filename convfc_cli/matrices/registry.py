@@ -1,11 +1,10 @@
 """The kinds of matrix file: every module of `matrices.formats`, each with a FORMAT."""
 
-import pkgutil
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
+from convfc_cli import discovery
 from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.files import Input
 from convfc_cli.matrices.format import MatrixFormat, Stored
@@ -16,9 +15,8 @@ from convfc_cli.naming import Label, first_few, pick
 def formats() -> dict[str, MatrixFormat]:
     """All kinds by name, in the order of their names."""
     found: dict[str, MatrixFormat] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent / "formats")]):
-        kind = import_module(f"convfc_cli.matrices.formats.{module.name}").FORMAT
-        found[kind.name] = kind
+    for module in discovery.modules("convfc_cli.matrices.formats"):
+        found[module.FORMAT.name] = module.FORMAT
     return found
 
 

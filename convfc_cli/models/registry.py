@@ -1,13 +1,10 @@
 """The kinds of model file: every package in this one, each with a FORMAT in its `format.py`."""
 
 import os
-import pkgutil
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
-from pathlib import Path
 
-from convfc_cli import budget
+from convfc_cli import budget, discovery
 from convfc_cli.errors import MalformedInput
 from convfc_cli.files import Input, opened
 from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes, by_tensor
@@ -17,10 +14,8 @@ from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes, by_tensor
 def formats() -> dict[str, ModelFormat]:
     """All kinds by name, in the order of their names."""
     found: dict[str, ModelFormat] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.ispkg:
-            kind = import_module(f"convfc_cli.models.{module.name}.format").FORMAT
-            found[kind.name] = kind
+    for module in discovery.modules("convfc_cli.models", "format"):
+        found[module.FORMAT.name] = module.FORMAT
     return found
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from convfc_cli.arrays import Array
-from convfc_cli.layers.linear import Copies, Linear
+from convfc_cli.layers.linear import Linear
+from convfc_cli.layers.tied import TiedLinear
 from convfc_cli.rounding import Witness
 
 LARGEST = 2**25
@@ -69,7 +70,7 @@ def as_read(layer: Linear) -> Original:
         return replace(found, unit=2 * found.unit) if whole else found  # weights are rounded too
 
     def apply(runtime: Runtime, x: Array, kernel: Array) -> Array | str:
-        if not isinstance(layer, Copies):
+        if not isinstance(layer, TiedLinear):
             return f"a {layer.kind} has no kernel of its own"
         return runtime.apply(layer.with_kernel(kernel), x)
 

@@ -23,7 +23,7 @@ from convfc_cli.errors import GeometryError, MalformedInput, Unsupported
 from convfc_cli.geometry import Axis, keras_local_axis
 from convfc_cli.hdf5.floats import bias, check_numbers, dtype_name, numbers
 from convfc_cli.hdf5.tree import Dataset
-from convfc_cli.layers.local import LocallyConnected
+from convfc_cli.layers.locally_connected import LocallyConnected
 from convfc_cli.models.keras.config import Layer
 from convfc_cli.models.keras.convolution import Attributes, Built
 from convfc_cli.models.keras.linear import check_size, extent

@@ -12,7 +12,9 @@ from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.blockwise import Blockwise
-from convfc_cli.layers.linear import Read, axes_of, checked
+from convfc_cli.layers.description import axes_of
+from convfc_cli.layers.linear import Read
+from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Extent
 from convfc_cli.plain import field
