@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from convfc_cli.models.model import Bare, Entry, Model
     from convfc_cli.models.registry import read
     from convfc_cli.planning import Options
-    from convfc_cli.report import Finding, Report
+    from convfc_cli.proof.report import Finding, Report
+    from convfc_cli.proof.verify import Proof
     from convfc_cli.taps import IndexMap
-    from convfc_cli.verification import Proof
 
 __all__ = [
     "Axis",
@@ -58,14 +58,14 @@ _HOMES = {
     "Convolution": "layers.convolution",
     "ConvfcError": "errors",
     "Entry": "models.model",
-    "Finding": "report",
+    "Finding": "proof.report",
     "IndexMap": "taps",
     "Layout": "layout",
     "MatrixOperator": "matrices.operator",
     "Model": "models.model",
     "Options": "planning",
-    "Proof": "verification",
-    "Report": "report",
+    "Proof": "proof.verify",
+    "Report": "proof.report",
     "convert": "conversion",
     "load": "matrices.operator",
     "matrix": "conversion",

@@ -52,12 +52,12 @@ from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Bare, Entry, Model, Shapes, by_tensor
 from convfc_cli.naming import first_few
 from convfc_cli.planning import Item, Options, Plan, make_plan, origin_of, select
-from convfc_cli.report import Finding, Report, wrong
+from convfc_cli.proof.report import Finding, Report, wrong
+from convfc_cli.proof.verify import USUAL, Proof
+from convfc_cli.proof.verify import verify as verify_stored
 from convfc_cli.rounding import Witness, check_runtime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.runtime import Original
-from convfc_cli.verification import USUAL, Proof
-from convfc_cli.verification import verify as verify_stored
 from convfc_cli.witnesses import believed
 
 if TYPE_CHECKING:

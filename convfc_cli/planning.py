@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from convfc_cli.checks.probes import PROBES, check_size
 from convfc_cli.errors import (
     ConvfcError,
     MalformedInput,
@@ -32,6 +31,7 @@ from convfc_cli.models import chain
 from convfc_cli.models import registry as model_kinds
 from convfc_cli.models.model import Bare, Entry, Model, Shapes
 from convfc_cli.naming import stem
+from convfc_cli.proof.probes import PROBES, check_size
 
 CEILING = 8 * 2**30
 """The most that is written unless --max-bytes says otherwise; half the free disk if less."""

@@ -19,7 +19,7 @@ from convfc_cli.arrays import Array, as_float64
 from convfc_cli.errors import Refused
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
-from convfc_cli.report import Finding
+from convfc_cli.proof.report import Finding
 from convfc_cli.streams import CHUNK
 
 LARGEST_PRODUCTS = 2**31

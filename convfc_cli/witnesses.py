@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from convfc_cli.report import Finding
+from convfc_cli.proof.report import Finding
 
 
 def believed(accounts: Iterable[Finding]) -> Finding:

@@ -31,9 +31,9 @@ from convfc_cli.matrices import registry
 from convfc_cli.matrices.format import MatrixFormat, Stored
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.naming import stem
-from convfc_cli.report import Report
+from convfc_cli.proof.report import Report
+from convfc_cli.proof.verify import Proof, verify
 from convfc_cli.taps import IndexMap
-from convfc_cli.verification import Proof, verify
 from tests import brute
 
 Array = NDArray[Any]

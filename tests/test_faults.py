@@ -27,8 +27,8 @@ from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec, describe
 from convfc_cli.matrices.vocabulary import NUMBERED
+from convfc_cli.proof.verify import verify
 from convfc_cli.taps import IndexMap
-from convfc_cli.verification import verify
 from tests import brute, crafted, faults
 from tests.crafted import File, example, rendered, suits, usual_layout
 from tests.faults import FAULTS, NOTHING, VERIFIED, Figures

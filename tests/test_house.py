@@ -137,14 +137,15 @@ def test_readers_and_writers_stand_left_of_the_job() -> None:
 
 
 def test_the_levels_of_the_proof_see_neither_models_nor_each_other() -> None:
-    levels = {name for name in MODULES if name.startswith("convfc_cli.checks.")}
+    levels = {name for name in MODULES if name.startswith("convfc_cli.proof.")}
+    levels -= {"convfc_cli.proof.verify"}
     assert len(levels) > 2
     for module in levels:
         reached = short(beyond(module))
         assert not {name for name in reached if name.startswith("models")}, module
-        assert not reached & {"verification", "conversion"}, module
-        others = short(OURS[module] & levels) - {"checks.check"}
-        assert not others or module == "convfc_cli.checks.levels", module
+        assert not reached & {"proof.verify", "conversion"}, module
+        others = short(OURS[module] & levels) - {"proof.check", "proof.report"}
+        assert not others or module == "convfc_cli.proof.levels", module
 
 
 def test_nothing_sees_the_command() -> None:

@@ -20,10 +20,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from convfc_cli.checks import check
-from convfc_cli.checks.check import Subject
-from convfc_cli.checks.probes import Factors
-from convfc_cli.checks.sums import Sums
 from convfc_cli.errors import (
     Defect,
     GeometryError,
@@ -49,6 +45,10 @@ from convfc_cli.matrices import blocks, registry
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.matrices.operator import load
+from convfc_cli.proof import check
+from convfc_cli.proof.check import Subject
+from convfc_cli.proof.probes import Factors
+from convfc_cli.proof.sums import Sums
 from convfc_cli.rounding import check_runtime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.runtime import as_read

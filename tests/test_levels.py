@@ -17,12 +17,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from convfc_cli import budget, rounding
-from convfc_cli.checks import check, impulses, integers, probes
-from convfc_cli.checks.check import Check, Subject, shown
-from convfc_cli.checks.impulses import Impulses
-from convfc_cli.checks.integers import Integers
-from convfc_cli.checks.reals import Reals
-from convfc_cli.checks.structure import Structure
 from convfc_cli.errors import Refused, UsageError, WrongContents
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
@@ -33,14 +27,20 @@ from convfc_cli.matrices import blocks, registry
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.format import Stored
 from convfc_cli.matrices.matrix import Matrix, Spec
-from convfc_cli.report import Finding, WrongEntry
+from convfc_cli.proof import check, impulses, integers, probes
+from convfc_cli.proof.check import Check, Subject, shown
+from convfc_cli.proof.impulses import Impulses
+from convfc_cli.proof.integers import Integers
+from convfc_cli.proof.reals import Reals
+from convfc_cli.proof.report import Finding, WrongEntry
+from convfc_cli.proof.structure import Structure
+from convfc_cli.proof.verify import Proof
 from convfc_cli.rounding import Witness
 from convfc_cli.runtimes import onnxruntime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import NAMES, runtime
 from convfc_cli.runtimes.runtime import Original, Runtime, as_read
 from convfc_cli.taps import IndexMap
-from convfc_cli.verification import Proof
 from tests import crafted
 from tests.cli_models import net, run
 from tests.crafted import example, rendered, saved

@@ -18,7 +18,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import convfc_cli
-from convfc_cli import load, planning, verification
+from convfc_cli import load, planning
 from convfc_cli.errors import Defect, MalformedInput, UsageError, WrongContents
 from convfc_cli.files import opened
 from convfc_cli.geometry import Axis
@@ -27,6 +27,7 @@ from convfc_cli.layout import Layout
 from convfc_cli.matrices import blocks, registry, schema
 from convfc_cli.matrices.formats import npz_bsr, npz_coo
 from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.proof import verify
 from convfc_cli.taps import IndexMap
 from tests import brute, crafted
 from tests.cli_models import net, run
@@ -687,7 +688,7 @@ def test_convert_and_verify(folder: Path, form, transpose):
 def test_what_a_proof_takes_is_planned_as_it_will_be(folder: Path, form, monkeypatch):
     model, asked = net(folder / "m.onnx"), []
     monkeypatch.setattr(planning, "check_size", lambda *sizes: asked.append(sizes))
-    monkeypatch.setattr(verification, "check_size", lambda *sizes: asked.append(sizes))
+    monkeypatch.setattr(verify, "check_size", lambda *sizes: asked.append(sizes))
     run("convert", model, "--form", form, *LAYOUT).succeeded()
     assert asked == [(90, 60, 3) if form == "csc" else (60, 90, 3)] * 2
 

@@ -23,13 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convfc_cli
-from convfc_cli import verification
 from convfc_cli.errors import ConvfcError, MalformedInput, UsageError, WrongContents
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.matrices import hdf5_writer, registry
 from convfc_cli.matrices.formats import hdf5
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.proof import verify
 from convfc_cli.taps import IndexMap
 from tests import brute, crafted
 from tests.crafted import assert_same_layer, example, label, outcome, rendered, within
@@ -76,7 +76,7 @@ def with_three():
 def reports(data, **options):
     """The reports on all matrices of a file."""
     stored = registry.stored(crafted.in_memory(data))
-    return [verification.verify(one, **options) for one in stored]
+    return [verify.verify(one, **options) for one in stored]
 
 
 def edit(change, data=H5):
@@ -221,7 +221,7 @@ def test_three_layers_in_one_file_are_each_verified():
     for one, matrix in zip(found, matrices, strict=True):
         assert_same_layer(one.matrix.layer, matrix.layer)
         assert one.matrix.origin == matrix.origin
-        report = verification.verify(one, original=matrix)
+        report = verify.verify(one, original=matrix)
         assert report.ok
         assert report.strength == "2^-96"
     assert registry.one(found, "net/b", "f").matrix.origin.position == 2
@@ -301,7 +301,7 @@ def test_metadata_too_long_for_the_records_of_hdf5_are_written_and_read():
         data = rendered(HDF5, replace(example(), origin=origin))
         (stored,) = registry.stored(crafted.in_memory(data))
         assert stored.matrix.origin == origin
-        assert verification.verify(stored).ok
+        assert verify.verify(stored).ok
 
 
 @pytest.mark.parametrize(

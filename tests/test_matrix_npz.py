@@ -19,13 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convfc_cli
-from convfc_cli.checks import check
 from convfc_cli.errors import MalformedInput
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.matrices import blocks, registry
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.stored_zip import StoredZip, write_all
+from convfc_cli.proof import check
 from convfc_cli.taps import IndexMap
 from tests import brute, crafted
 from tests.crafted import example, npy, outcome, raw_npy, rendered, replaced, within

@@ -30,9 +30,9 @@ from convfc_cli.errors import (
 )
 from convfc_cli.models.model import Entry, Model
 from convfc_cli.models.onnx.linear import KINDS
+from convfc_cli.proof.verify import Proof
 from convfc_cli.rounding import Witness, check_runtime
 from convfc_cli.runtimes import onnxruntime
-from convfc_cli.verification import Proof
 from tests.models import first_witness, info, listed, make_model, save, tensor
 
 pytestmark = pytest.mark.usefixtures("in_place")

@@ -7,13 +7,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convfc_cli import rounding, verification
-from convfc_cli.checks import check
+from convfc_cli import rounding
 from convfc_cli.errors import Defect
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix
+from convfc_cli.proof import check, verify
+from convfc_cli.proof.verify import Proof
 from convfc_cli.rounding import (
     Witness,
     check_runtime,
@@ -21,7 +22,6 @@ from convfc_cli.rounding import (
     worst_ratio,
 )
 from convfc_cli.taps import IndexMap
-from convfc_cli.verification import Proof
 from tests import crafted
 from tests.crafted import example, rendered
 
@@ -207,7 +207,7 @@ def test_nothing_more_is_asked_than_the_probes_by_default():
 
 def test_each_check_is_charged_with_its_own_steps_and_the_report_with_all(monkeypatch):
     ticks = count(-100)  # where a clock begins says nothing
-    monkeypatch.setattr(verification, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(verify, "perf_counter", lambda: float(next(ticks)))
     report = crafted.checked(rendered(NPZ, example()))
     cost = {finding.check: finding.seconds for finding in report.findings}
     # In one slab and one block: expect, hold, finding, each from one tick to the next; and before
@@ -217,7 +217,7 @@ def test_each_check_is_charged_with_its_own_steps_and_the_report_with_all(monkey
 
 
 def test_a_seed_that_is_drawn_has_the_256_bits_that_8_probes_promise(monkeypatch):
-    monkeypatch.setattr(verification.secrets, "randbits", lambda bits: bits)
+    monkeypatch.setattr(verify.secrets, "randbits", lambda bits: bits)
     report = crafted.checked(rendered(NPZ, example()), probes=8)
     assert (report.seed, report.strength) == (256, "2^-256")
 

@@ -12,12 +12,12 @@ from onnx import helper
 
 import convfc_cli as convfc
 from convfc_cli import budget
-from convfc_cli.report import Finding
+from convfc_cli.proof.report import Finding
+from convfc_cli.proof.verify import Proof
 from convfc_cli.runtimes import onnxruntime
 from convfc_cli.runtimes.onnx_node import NodeRuntime
 from convfc_cli.runtimes.onnxruntime import Onnxruntime
 from convfc_cli.runtimes.reference import Reference
-from convfc_cli.verification import Proof
 from convfc_cli.witnesses import believed
 from tests import kernels
 from tests.cli_models import arrays, run

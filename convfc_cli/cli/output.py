@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from convfc_cli.conversion import Result
     from convfc_cli.planning import Plan
-    from convfc_cli.report import Report
+    from convfc_cli.proof.report import Report
 
 
 LONGEST_SIZE = 1000

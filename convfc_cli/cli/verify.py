@@ -20,7 +20,7 @@ from convfc_cli.cli.output import (
 from convfc_cli.errors import ConvfcError, UsageError, gravest
 
 if TYPE_CHECKING:
-    from convfc_cli.report import Report
+    from convfc_cli.proof.report import Report
 
 File = tuple[str | Path, dict[str, Any] | None] | ConvfcError
 """A file and what its folder's manifest says of it, or why there is none."""
@@ -96,7 +96,7 @@ def verify(
     """
     from convfc_cli import conversion
     from convfc_cli.models.registry import read
-    from convfc_cli.verification import Proof
+    from convfc_cli.proof.verify import Proof
 
     proof = Proof(probes, seed, exhaustive, against)
     bare = options.described(rest)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from convfc_cli.arrays import Array, as_float64
-from convfc_cli.checks.check import Check, Subject
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Slab
 from convfc_cli.layers.product import Product, places_of
 from convfc_cli.matrices.blocks import Block
-from convfc_cli.report import ROUNDING, Finding
+from convfc_cli.proof.check import Check, Subject
+from convfc_cli.proof.report import ROUNDING, Finding
 
 
 class Sums(Check):

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from convfc_cli.arrays import Array, bits
-from convfc_cli.checks.check import Check, Subject, product
 from convfc_cli.errors import Defect, Refused, WrongContents
 from convfc_cli.layers.linear import Linear, Slab, Weights
 from convfc_cli.layers.product import Product
@@ -26,7 +25,8 @@ from convfc_cli.layers.tied import TiedLinear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix, Spec
-from convfc_cli.report import Finding
+from convfc_cli.proof.check import Check, Subject, product
+from convfc_cli.proof.report import Finding
 
 LARGEST = 2**32
 """Bytes of the vectors that a proof holds."""

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from convfc_cli.arrays import Array, bits
-from convfc_cli.checks.check import Check, Subject, add_product
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Linear, Slab, Weights
 from convfc_cli.layers.tied import TiedLinear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block
-from convfc_cli.report import Finding
+from convfc_cli.proof.check import Check, Subject, add_product
+from convfc_cli.proof.report import Finding
 from convfc_cli.runtimes.runtime import Original, Runtime
 from convfc_cli.streams import CHUNK
 

@@ -1,4 +1,4 @@
-"""What a level of the proof has to offer: the contract that each module of `checks` fulfils.
+"""What a level of the proof has to offer: the contract of each module here.
 
 A stored matrix is read once, from its first row to its last. Slab by slab, each check says what it
 expects of the rows to come (`expect`), is shown them (`hold`), and in the end what it has found
@@ -18,7 +18,7 @@ from convfc_cli.layers.linear import Linear, Slab
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix
-from convfc_cli.report import Finding, WrongEntry
+from convfc_cli.proof.report import Finding, WrongEntry
 from convfc_cli.streams import CHUNK
 
 

@@ -1,7 +1,7 @@
 """Proof that a matrix file is what it says: against its layer, applied in another way.
 
 What the metadata say is compared first: the digest, the manifest, the model. Then the stored rows
-are read once, at bounded memory, and each level of the proof holds them to the layer (`checks`):
+are read once, at bounded memory, and each level of the proof holds them to the layer:
 
 0  structure   row lengths, columns: before any arithmetic
 1  entries     every bit and every zero, by exact random probes against the oracle
@@ -23,12 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.arrays import bits
-from convfc_cli.checks.bias import bias_findings
-from convfc_cli.checks.check import Check, Subject
-from convfc_cli.checks.impulses import EXHAUSTIVE_VECTORS, Impulses, most_rows
-from convfc_cli.checks.integers import Integers
-from convfc_cli.checks.levels import of_entries
-from convfc_cli.checks.probes import (
+from convfc_cli.errors import Defect, UsageError, WrongContents
+from convfc_cli.layers.description import unbiased
+from convfc_cli.layers.linear import Linear
+from convfc_cli.matrices.format import Progress, Stored
+from convfc_cli.matrices.matrix import Matrix, digest
+from convfc_cli.proof.bias import bias_findings
+from convfc_cli.proof.check import Check, Subject
+from convfc_cli.proof.impulses import EXHAUSTIVE_VECTORS, Impulses, most_rows
+from convfc_cli.proof.integers import Integers
+from convfc_cli.proof.levels import of_entries
+from convfc_cli.proof.probes import (
     MOST_PROBES,
     PROBES,
     Numbers,
@@ -36,14 +41,9 @@ from convfc_cli.checks.probes import (
     numbered,
     uniform,
 )
-from convfc_cli.checks.reals import Reals
-from convfc_cli.checks.structure import Structure
-from convfc_cli.errors import Defect, UsageError, WrongContents
-from convfc_cli.layers.description import unbiased
-from convfc_cli.layers.linear import Linear
-from convfc_cli.matrices.format import Progress, Stored
-from convfc_cli.matrices.matrix import Matrix, digest
-from convfc_cli.report import EVERY_ENTRY, SEEDED, Finding, Report, WrongEntry
+from convfc_cli.proof.reals import Reals
+from convfc_cli.proof.report import EVERY_ENTRY, SEEDED, Finding, Report, WrongEntry
+from convfc_cli.proof.structure import Structure
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtime, runtimes
 from convfc_cli.runtimes.runtime import Original, Runtime, as_read

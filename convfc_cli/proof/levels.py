@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.checks.check import Check, Subject
-from convfc_cli.checks.probes import Factors, Probes
-from convfc_cli.checks.reals import Whole
-from convfc_cli.checks.sums import Sums
 from convfc_cli.layers.product import Product
+from convfc_cli.proof.check import Check, Subject
+from convfc_cli.proof.probes import Factors, Probes
+from convfc_cli.proof.reals import Whole
+from convfc_cli.proof.sums import Sums
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.runtime import as_read
 

@@ -6,11 +6,11 @@ That rows have the lengths which the geometry counts is seen when they are read
 
 import numpy as np
 
-from convfc_cli.checks.check import Check, Subject
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Slab
 from convfc_cli.matrices.blocks import Block
-from convfc_cli.report import Finding
+from convfc_cli.proof.check import Check, Subject
+from convfc_cli.proof.report import Finding
 
 
 class Structure(Check):

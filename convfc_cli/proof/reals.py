@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from convfc_cli.arrays import as_float64
-from convfc_cli.checks.check import Check, Subject, add_product
 from convfc_cli.errors import Refused, WrongContents
 from convfc_cli.layers.linear import Slab
 from convfc_cli.matrices.blocks import Block
-from convfc_cli.report import ROUNDING, Finding
+from convfc_cli.proof.check import Check, Subject, add_product
+from convfc_cli.proof.report import ROUNDING, Finding
 from convfc_cli.rounding import bounds, told_ratio, worst_ratio
 from convfc_cli.runtimes.runtime import Original, Runtime
 

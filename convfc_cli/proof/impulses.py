@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from convfc_cli.arrays import Array, bits
-from convfc_cli.checks.check import Check, Subject
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Linear, Slab
 from convfc_cli.layers.tied import Strip, TiedSlab
 from convfc_cli.matrices.blocks import Block
-from convfc_cli.report import EVERY_ENTRY, Finding
+from convfc_cli.proof.check import Check, Subject
+from convfc_cli.proof.report import EVERY_ENTRY, Finding
 from convfc_cli.rounding import LARGEST_PRODUCTS
 from convfc_cli.runtimes.runtime import Runtime
 from convfc_cli.streams import CHUNK

@@ -5,7 +5,7 @@ import numpy as np
 from convfc_cli.arrays import bits
 from convfc_cli.errors import WrongContents
 from convfc_cli.matrices.format import Stored
-from convfc_cli.report import ROUNDING, Finding
+from convfc_cli.proof.report import ROUNDING, Finding
 from convfc_cli.rounding import Witness, worst_ratio
 
 

@@ -1,1 +1,0 @@
-"""The levels of the proof: one module for each."""
