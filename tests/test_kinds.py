@@ -47,8 +47,7 @@ from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.matrices.operator import load
 from convfc_cli.proof import check
 from convfc_cli.proof.check import Subject
-from convfc_cli.proof.probes import Factors
-from convfc_cli.proof.sums import Sums
+from convfc_cli.proof.product import Factors, ProductEntries
 from convfc_cli.rounding import check_runtime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.runtime import as_read
@@ -1052,7 +1051,7 @@ def test_of_entries_that_are_tiny_the_smallest_number_is_allowed_for(dtype):
 def sums_alone(layer: Product, contents: Any) -> str:
     """What the check of the entries says, without the levels beside it."""
     subject = Subject(Matrix(layer), True)
-    level = Sums(subject, layer)
+    level = ProductEntries(subject, layer)
     block = Block(0, contents["indptr"], contents["indices"], contents["data"])
     try:
         level.hold(block, slice(0, layer.nnz))
@@ -1277,7 +1276,7 @@ def test_factors_are_proven_each_and_said_to_be():
 @pytest.mark.parametrize("at", range(6))
 def test_the_product_as_a_whole_is_held_to_its_layers_one_after_another(at, monkeypatch):
     """Where the check of the entries were blind, reals would still see a wrong one."""
-    monkeypatch.setattr(Sums, "hold", lambda self, block, part: None)
+    monkeypatch.setattr(ProductEntries, "hold", lambda self, block, part: None)
 
     def change(contents: Any) -> None:
         contents["data"][at] += F32(0.01)

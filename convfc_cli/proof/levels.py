@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from convfc_cli.layers.product import Product
 from convfc_cli.proof.check import Check, Subject
-from convfc_cli.proof.probes import Factors, Probes
-from convfc_cli.proof.reals import Whole
-from convfc_cli.proof.sums import Sums
+from convfc_cli.proof.probes import Probes
+from convfc_cli.proof.product import Factors, ProductEntries, ProductOutputs
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.runtime import as_read
 
@@ -25,6 +24,6 @@ def of_entries(
     random = np.random.default_rng(seed)
     return [
         Factors(layer, subject.upright, seed, len(inputs), strength),
-        Sums(subject, layer),
-        Whole(subject, ORACLE, as_read(subject.matrix.layer), random),
+        ProductEntries(subject, layer),
+        ProductOutputs(subject, ORACLE, as_read(subject.matrix.layer), random),
     ]

@@ -66,9 +66,3 @@ class Reals(Check):
         told = f"{self._what} and the matrix: {ratio}"
         compared = True if left_out < y.size else None
         return Finding(self.name, compared, told, ROUNDING, self._label, worst=worst)
-
-
-class Whole(Reals):
-    """A product and its layers one after another, each by its oracle."""
-
-    name = "product"

@@ -32,15 +32,9 @@ from convfc_cli.proof.bias import bias_findings
 from convfc_cli.proof.check import Check, Subject
 from convfc_cli.proof.impulses import EXHAUSTIVE_VECTORS, Impulses, most_rows
 from convfc_cli.proof.integers import Integers
+from convfc_cli.proof.kernel_index import KernelIndex, numbered
 from convfc_cli.proof.levels import of_entries
-from convfc_cli.proof.probes import (
-    MOST_PROBES,
-    PROBES,
-    Numbers,
-    check_size,
-    numbered,
-    uniform,
-)
+from convfc_cli.proof.probes import MOST_PROBES, PROBES, check_size, uniform
 from convfc_cli.proof.reals import Reals
 from convfc_cli.proof.report import EVERY_ENTRY, SEEDED, Finding, Report, WrongEntry
 from convfc_cli.proof.structure import Structure
@@ -152,7 +146,7 @@ _KNOWN_SEED = (
 def _strength(proof: Proof, findings: Sequence[Finding]) -> str:
     """That of the weakest proof of something that is stored."""
     every = any(finding.strength == EVERY_ENTRY and finding.holds for finding in findings)
-    numbered = any(finding.check == Numbers.name for finding in findings)
+    numbered = any(finding.check == KernelIndex.name for finding in findings)
     if every and not numbered:
         return EVERY_ENTRY
     return next((f.strength for f in findings if f.check == "entries" and f.holds), proof.strength)
@@ -210,7 +204,7 @@ class _Pass:
             checks.append(Impulses(subject, _impulse_runtimes(proof)))
         if subject.matrix.spec.kernel_index:
             slabs = numbered(subject).slabs(subject.matrix.layout, self._most)
-            checks.append(Numbers(subject, inputs, proof.strength, slabs))
+            checks.append(KernelIndex(subject, inputs, proof.strength, slabs))
         if proof.against is not None:
             other, random = runtime(proof.against), np.random.default_rng(self._seed)
             checks += [

@@ -1,6 +1,6 @@
-"""Level 1 of a product: every entry against the sum that it should be, within rounding.
+"""The levels of a product of layers: its factors, its entries within rounding, and its outputs.
 
-The rows of the factors, which `probes` proves bit for bit, are multiplied again in float64. Where
+The rows of the factors are proven bit for bit by probes, and multiplied again in float64. Where
 entries stand has to be equal; what they are may differ by one rounding to the dtype of the file,
 and by what float64 may lose, which depends on the order of the sums. A dense file cannot tell a
 sum of zero from no entry.
@@ -11,15 +11,61 @@ from typing import Any
 import numpy as np
 
 from convfc_cli.arrays import Array, as_float64
-from convfc_cli.errors import WrongContents
-from convfc_cli.layers.linear import Slab
+from convfc_cli.errors import Defect, WrongContents
+from convfc_cli.layers.linear import Linear, Slab
 from convfc_cli.layers.product import Product, places_of
+from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block
+from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.proof.check import Check, Subject
+from convfc_cli.proof.probes import Probes, uniform
+from convfc_cli.proof.reals import Reals
 from convfc_cli.proof.report import ROUNDING, Finding
 
 
-class Sums(Check):
+class Factors(Check):
+    """Of a product, the rows that its entries are multiplied from: each factor's, as if they were
+    stored.
+    """
+
+    name = "factors"
+
+    def __init__(
+        self, product: Product, layout: Layout, seed: int, probes: int, strength: str
+    ) -> None:
+        self._product, self._layout, self._strength = product, layout, strength
+        self._seed, self._count = seed, probes
+
+    def expect(self, slab: Slab) -> None:
+        pass
+
+    def hold(self, block: Block, part: slice) -> None:
+        pass
+
+    def finding(self) -> Finding:
+        entries = sum(map(self._prove, self._product.factors))
+        told = (
+            f"{len(self._product.factors)} factors with {entries:,} entries, made anew: every bit "
+            f"and every zero, by {self._count} random probes each"
+        )
+        return Finding(self.name, True, told, self._strength, "the oracle")
+
+    def _prove(self, layer: Linear) -> int:
+        subject = Subject(Matrix(layer, Spec(self._layout)), structural=True)
+        inputs = [uniform(self._seed, probe, layer.input_shape) for probe in range(self._count)]
+        probes = Probes(subject, inputs, self._strength)
+        rows = layer.rows(self._layout)
+        for slab in layer.slabs(self._layout, subject.most_rows):
+            probes.expect(slab)
+            stored = rows.block(slab.rows.start, slab.rows.stop)
+            try:
+                probes.hold(Block(slab.rows.start, *stored), slice(0, len(slab.rows)))
+            except WrongContents as error:
+                raise Defect(f"the rows of a {layer.kind} are not what it computes") from error
+        return layer.nnz
+
+
+class ProductEntries(Check):
     """The stored entries against the product of the factors' rows."""
 
     name = "entries"
@@ -81,3 +127,9 @@ def _at(places: Array, values: Array, place: int) -> Any:
     """The value at a place, or None."""
     found = np.flatnonzero(places == place)
     return values[found[0]] if len(found) else None
+
+
+class ProductOutputs(Reals):
+    """A product and its layers one after another, each by its oracle."""
+
+    name = "product"
