@@ -419,7 +419,7 @@ def _read_back(
         if not report.ok:
             raise Defect(
                 f"{stored.name} was not written as computed ({report.complaint}): the disk, the "
-                f"memory or convfc is at fault; nothing was put there"
+                f"memory or a bug in convfc; the output was not created"
             )
         runtime = [one.runtime] if one.runtime is not None else []
         reports.append(replace(report, findings=(*report.findings, *runtime)))

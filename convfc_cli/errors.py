@@ -5,7 +5,7 @@ ConvfcError
 ├── UsageError (2)          the request cannot be carried out as it was put
 │   ├── OutputExists        the destination is there and --force was not given
 │   ├── SizeMissing         a size that the model leaves open was not given
-│   └── WeightsAlone        a file says nothing of how its weights are used, and nor did anyone
+│   └── WeightsAlone        a file stores weights but not how they are applied, and no option did
 ├── MalformedInput (3)      the input is damaged, cut short, or not what it says it is
 │   └── GeometryError       attributes that describe no layer
 ├── Unsupported (4)         well-formed, but nothing this version can turn into a matrix
@@ -60,9 +60,9 @@ class SizeMissing(UsageError):
 
 
 class WeightsAlone(UsageError):
-    """A file says nothing of how its weights are used, and nor did anyone.
+    """A file stores weights but not how they are applied, and no options described it.
 
-    `hint` are options that would say it, for instance.
+    `hint` has options that would, for example.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:

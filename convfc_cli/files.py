@@ -233,7 +233,9 @@ def _put(part: Path, target: Path, path: Path, *, force: bool) -> None:
             os.link(part, target)
             return
         except FileExistsError as error:
-            raise OutputExists(f"{path} has appeared meanwhile: it was left alone") from error
+            raise OutputExists(
+                f"{path} was created by another process: it was not overwritten"
+            ) from error
         except OSError:  # a file system without links: what is left is to look once more
             check_replaceable(path, force=False)
     os.replace(part, target)

@@ -85,7 +85,7 @@ class Sized:
 
 @dataclass(frozen=True)
 class Extent(Sized):
-    """The outline of a layer that its sizes describe in full.
+    """The outline of a layer given by its sizes.
 
     >>> Extent((3, 8, 8), (10,), (10, 192), 1920).columns
     192

@@ -320,7 +320,7 @@ def _check_destinations(plan: Plan, options: Options) -> None:
     paths = [path for item in plan.items for path in (item.path, *item.beside)]
     if plan.folder is not None:
         if plan.folder.exists() and not plan.folder.is_dir():
-            raise OutputExists(f"{plan.folder} exists and is no folder: -o names another place")
+            raise OutputExists(f"{plan.folder} exists and is not a folder: -o names another place")
         paths.insert(0, plan.folder / MANIFEST)
     # What --force does not replace comes first, lest an error name --force in vain.
     there = {path: identity for path in paths if (identity := _identity(path))}

@@ -1,4 +1,4 @@
-"""Long arrays told as a few short ones, repeated: what a sparse matrix's three arrays are made of.
+"""Long arrays as trees of short runs, repeated: what a sparse matrix's three arrays are made of.
 
 A convolution's matrix repeats itself: neighbouring outputs read the same kernel elements from
 shifted inputs. So `data`, `indices` and `indptr` are written down as a small tree of *runs*

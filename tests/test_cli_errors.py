@@ -135,10 +135,10 @@ CASES: list[tuple[Callable[[Path], list[object]], int, str]] = [
     (existing_file, 2, "c.npz exists: --force replaces it"),
     (existing_link, 2, "c.npz exists: --force replaces it"),
     (existing_folder, 2, "manifest.json exists: --force replaces it"),
-    (existing_file_where_the_folder_belongs, 2, "m.onnx.fc exists and is no folder"),
+    (existing_file_where_the_folder_belongs, 2, "m.onnx.fc exists and is not a folder"),
     (existing_sidecar, 2, "c.npy.operator.npz exists"),
     (folder_in_the_way, 2, "is a folder"),
-    (lambda folder: [LENET, "-o", "/dev/null/"], 2, "is no folder"),
+    (lambda folder: [LENET, "-o", "/dev/null/"], 2, "is not a folder"),
     (lambda folder: [LENET, "-l", "@0", "-o", ""], 2, "-o is empty"),
     (lambda folder: [LENET, "-l", "@0", "-o", "/dev/null"], 2, "/dev/null"),
     (lambda folder: [LENET, "--max-bytes", "1MB"], 5, "above the ceiling of 1.0 MB"),
@@ -231,7 +231,7 @@ def test_long_names_do_not_hide_what_a_message_says(folder: Path) -> None:
         done = run(*arguments)
         assert max(map(len, done.err.splitlines())) < 2200
         assert "--input-shape x" not in done.err
-    assert "; say it with --input-shape" in run("convert", path).failed(2)
+    assert "; specify it with --input-shape" in run("convert", path).failed(2)
 
 
 @pytest.mark.parametrize("megabytes", [60, 120, 160])

@@ -534,7 +534,7 @@ BAD: list[tuple[str, int, str]] = [
     ("--pad 2000000000000", 2, "outputs is 4000000000003; it must lie between 1 and 2**40"),
     ("--output-padding 1", 2, "--output-padding goes with --transposed"),
     ("--transposed --input-shape 1,3,5,4", 2, "reads 1,2 and 2 spatial sizes"),
-    ("--transposed --pad same", 2, "has several meanings with --transposed: say numbers"),
+    ("--transposed --pad same", 2, "is ambiguous for a transposed convolution: give numbers"),
     ("-l conv.wieght", 2, "has no layer 'conv.wieght': did you mean conv.weight?"),
     ("--flip", 2, "No such option"),
 ]

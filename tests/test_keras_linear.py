@@ -851,6 +851,6 @@ def test_the_plan_says_the_layout_of_each_file_and_what_a_flatten_turns(tmp_path
     path = legacy(tmp_path / "m.h5", functional(items, ["last", "flat"]), held)
     done = run("convert", path, "-o", f"{tmp_path}/o/").succeeded()
     assert "channels-first (first), channels-last (last)" in done.err
-    assert "noted of first: flatten 'flat' takes channels last: --layout channels-last" in done.err
+    assert "note (first): flatten 'flat' takes channels last: --layout channels-last" in done.err
     same = run("convert", path, "-o", f"{tmp_path}/p/", "--layout", "channels-last").succeeded()
     assert "nonzeros, channels-last, at most" in same.err

@@ -402,7 +402,7 @@ def test_where_a_weight_stands_is_told(kind, data, most):
 @every_kind
 @few_examples
 @given(data=st.data())
-def test_what_there_is_not_is_an_index_error(kind, data):
+def test_an_index_out_of_range_is_an_index_error(kind, data):
     layer = data.draw(copies(kind)).layer
     asked = {
         layer.reads: layer.output_shape,

@@ -318,8 +318,8 @@ def test_a_zero_point_of_the_run_is_said_to_be_so(tmp_path: Path) -> None:
     stored = [tensor("w", w), tensor("w_zero", np.uint8(121))]
     path = save(make_model(nodes, [info("a", (1, 2, 6, 5))], stored), tmp_path)
     done = run("convert", path, "-o", f"{tmp_path}/out/").succeeded()
-    assert done.err.count(f"noted of 2 layers: x_zero_point {RUN_TIME}") == 1
-    assert done.err.count("noted of 2 layers: w_zero_point") == 1
+    assert done.err.count(f"note (2 layers): x_zero_point {RUN_TIME}") == 1
+    assert done.err.count("note (2 layers): w_zero_point") == 1
     assert "equal" in done.err  # it was run, with a zero point that was drawn
     layers = json.loads(run("inspect", path, "--json").succeeded().out)["layers"]
     assert [layer["notes"]["x_zero_point"] for layer in layers] == [RUN_TIME] * 2
@@ -329,7 +329,7 @@ def test_a_zero_point_of_the_run_is_said_to_be_so(tmp_path: Path) -> None:
     }
     run("verify", f"{tmp_path}/out", "--model", path).succeeded()
     done = run("convert", path, "-l", "c1", "-o", "-").succeeded()
-    assert f"noted of c1: x_zero_point {RUN_TIME}" in done.err
+    assert f"note (c1): x_zero_point {RUN_TIME}" in done.err
     assert "noted" not in run("convert", path, "-l", "c1", "-o", "-", "-q").succeeded().err
 
 
@@ -876,7 +876,7 @@ def test_the_linear_part_of_a_fusedconv(tmp_path: Path) -> None:
     assert entry.load().bias.tolist() == ramp(3).tolist()
     save(fused("B", activation="Relu", **given), tmp_path)
     done = run("convert", path, "-o", tmp_path / "m.npz").succeeded()
-    assert "noted of conv: activation Relu" in done.err
+    assert "note (conv): activation Relu" in done.err
     assert "the original node without its activation, run by" in done.err
     for name in ("reference",) + ("onnxruntime",) * HAS_ONNXRUNTIME:
         run("verify", tmp_path / "m.npz", "--model", path, "--against", name).succeeded()

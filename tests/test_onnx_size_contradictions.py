@@ -353,7 +353,7 @@ def test_no_hint_where_none_is_found(tmp_path: Path, capsys: pytest.CaptureFixtu
     path = save(foreign((1, 3, 8, 9)), tmp_path)  # 8 is no output of any input
     done = convfc(capsys, "convert", path, "-o", tmp_path / "a.npz")
     assert done.code == 2
-    assert done.err.endswith("; say it with --input-shape\n")
+    assert done.err.endswith("; specify it with --input-shape\n")
     done = convfc(capsys, "inspect", path)
     assert done.code == 0
     assert "sizes are open; say them with --input-shape" in done.err

@@ -77,7 +77,7 @@ def test_a_finished_folder_stays_as_it_is(layers: Path, moment: str) -> None:
         found = listing(Path("f")).items()
         finished.update((name, file) for name, file in found if not name.endswith(".part"))
 
-    with pytest.raises(OutputExists, match=r"f/.* (exists|has appeared meanwhile)"):
+    with pytest.raises(OutputExists, match=r"f/.* (exists|was created by another process)"):
         convert(layers, "f/", options=PLAIN, observer=Meanwhile(moment, finish))
     assert listing(Path("f")) == finished
     assert listed() == ["000-a.npz", "001-b.npz"]

@@ -80,8 +80,8 @@ Examples:
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),
-    help="Of the entries; the model's own by default, half precision widened to float32, whole "
-    "numbers to int32.",
+    help="Data type of the matrix entries. Default: the model's; float16 becomes float32, integers "
+    "int32.",
 )
 @click.option(
     "--dequantize",
@@ -95,8 +95,8 @@ Examples:
 @click.option(
     "--flip-kernel/--no-flip-kernel",
     default=None,
-    help="Flip the kernels, or not: for files that hold true convolutions, not cross-correlations. "
-    "By default as the file says.",
+    help="Whether to flip the kernels, for files that store true convolutions, not "
+    "cross-correlations. Default: as the file states.",
 )
 @click.option(
     "--max-bytes",

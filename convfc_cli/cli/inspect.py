@@ -125,13 +125,13 @@ def inspect(
     if missing:
         arguments = click.get_current_context().find_root().obj or ["inspect", model]
         command = with_size(arguments, missing[0].hint)
-        way = f"for instance: {command}" if command else "say them with --input-shape"
+        way = f"for example: {command}" if command else "specify them with --input-shape"
         say(f"sizes are open; {way}", quiet=quiet)
     alone = [entry.error.hint for entry in entries if isinstance(entry.error, WeightsAlone)]
     if alone:
         command = f"{shell_command(['convfc', 'convert', model])} {alone[0]}"
         say(
-            f"weights alone: how they are used is yours to say, if so for instance by {command} "
+            f"weights alone: describe how they are applied, for example by {command} "
             f"(and --stride, --pad, --dilation, --groups, --transposed)",
             quiet=quiet,
         )

@@ -188,7 +188,7 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
         return _line(f"error: {error.format_message()}{help_}", 2)
     if isinstance(error, SizeMissing):
         command = with_size(arguments, error.hint)
-        way = f"say it, for instance: {command}" if command else "say it with --input-shape"
+        way = f"specify it, for example: {command}" if command else "specify it with --input-shape"
         return _line(f"error: {error}; {way}", error.exit_code)
     if isinstance(error, WeightsAlone) and error.hint:
         from convfc_cli.naming import shell_command
@@ -196,7 +196,7 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
         sized = any(argument.startswith("--input-shape") for argument in arguments)
         hint = error.hint.partition(" --input-shape ")[0] if sized else error.hint
         command = f"{shell_command(['convfc', *arguments])} {hint}"
-        return _line(f"error: {error}; if so, for instance: {command}", error.exit_code)
+        return _line(f"error: {error}; if so, for example: {command}", error.exit_code)
     if isinstance(error, ConvfcError):
         return _line(f"error: {error}", error.exit_code)
     if isinstance(error, MemoryError):

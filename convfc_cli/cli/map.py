@@ -55,7 +55,7 @@ def map_(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Say of MATRIX what feeds what, through which weight.
+    """Look up how inputs, outputs and weights of MATRIX are connected.
 
     Give one of the four options. A table on a terminal, tab-separated lines in a pipe.
     """
@@ -93,7 +93,7 @@ def map_(
     if output is not None:
         say(f"bias of output {output}: {found.bias_tensor()[output]!s}", quiet=quiet)
     if not first:
-        say("nothing: only padding or cropped positions are met there", quiet=quiet)
+        say("no entries: this position touches only padding or cropped values", quiet=quiet)
 
 
 Row = tuple[int, int, tuple[int, ...], tuple[int, ...], tuple[int, ...] | None, float]

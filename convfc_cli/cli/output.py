@@ -211,7 +211,7 @@ class Reporter:
             for note in _notes(item.entry.noted()):
                 noted.setdefault(note, []).append(item.entry.name)
         for note, names in noted.items():
-            say(f"  noted of {_counted(names)}: {note}", quiet=self._quiet)
+            say(f"  note ({_counted(names)}): {note}", quiet=self._quiet)
 
     def started(self, name: str, size: int) -> None:
         """A file is begun: `size` bytes are to be written or read."""

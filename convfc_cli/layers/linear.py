@@ -106,8 +106,8 @@ class Linear(ABC):
     @property
     @abstractmethod
     def finite(self) -> bool:
-        """Whether all weights are finite. Where one is not, a runtime makes NaN of the zeros
-        around an input, which no entry of the matrix stands for.
+        """Whether all weights are finite. With a NaN or infinite weight, runtimes turn
+        zero padding into NaN, where the matrix has no entry.
         """
 
     @abstractmethod

@@ -64,7 +64,7 @@ class Stored(ABC):
     def check_undamaged(self) -> None:
         """Read the whole file and raise `MalformedInput` if it is damaged, as far as it can tell.
 
-        Wrong contents are looked at twice: a file damaged on its way is not one with wrong weights.
+        Distinguishes corruption in transit from wrong weights, once wrong contents are found.
         """
 
 

@@ -312,7 +312,7 @@ class _Member:
         with self._damage():
             self.shape, self.dtype, length = read_header(file, name, kinds)
         if length + prod(self.shape) * self.dtype.itemsize != size:
-            raise MalformedInput(f"{name} has {size} bytes, its header says another size")
+            raise MalformedInput(f"{name} has {size} bytes, which does not match its header")
 
     def read(self, count: int) -> Values:
         """The next `count` elements."""

@@ -243,7 +243,7 @@ class Geometry:
             _per_axis(bare.pad, rank, "--pad")
         elif bare.transposed:
             raise UsageError(
-                f"--pad {bare.pad} has several meanings with --transposed: say numbers"
+                f"--pad {bare.pad} is ambiguous for a transposed convolution: give numbers"
             )
         elif bare.pad not in ("valid", "same", "same-lower", "causal"):
             raise UsageError(f"--pad {bare.pad!r} is none of valid, same, same-lower, causal")

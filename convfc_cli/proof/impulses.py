@@ -184,7 +184,7 @@ class Impulses(Check):
         if label[silent].any() or value[silent].any() or (label[~silent] == 0).any():
             raise _NoAnswer(f"{runtime.label} answers where nothing was put in")
         if int(label.max()) > colours.size:
-            raise _NoAnswer(f"{runtime.label} answers by a place that there is not")
+            raise _NoAnswer(f"{runtime.label} returned the label of an input that does not exist")
         place = label.astype(np.int64) - 1
         if ((colours.ravel()[place] != batch[:, None]) & ~silent).any():
             raise _NoAnswer(f"{runtime.label} answers by a place where nothing was put in")

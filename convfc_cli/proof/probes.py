@@ -31,7 +31,7 @@ PROBES = 3
 """Probes by default: a wrong matrix passes with probability at most 2**-96."""
 
 MOST_PROBES = 8
-"""More would say nothing more: 2**-256 is what their seed has."""
+"""More probes add nothing: the seed has 256 bits of entropy."""
 
 
 class Probes(Check):

@@ -60,7 +60,7 @@ class _StoredNpy(StoredBeside):
         shape, dtype, length = read_header(source.file, source.name)
         if prod(shape) * dtype.itemsize + length != source.size:
             raise MalformedInput(
-                f"{source.name} has {source.size} bytes, its header says another size"
+                f"{source.name} has {source.size} bytes, which does not match its header"
             )
         if shape != matrix.shape or dtype != matrix.layer.dtype:
             raise WrongContents(

@@ -1,6 +1,6 @@
 """Keras models, whole: `.h5` of Keras 1, 2 and 3, and the `.keras` zip. Keras is never imported.
 
-Which of them a file is, its content says: HDF5 with the attribute `model_config`, or a zip with
+The container is detected from the content: HDF5 with the attribute `model_config`, or a zip with
 `config.json` in it. The configuration is read as data; nothing in it is run.
 """
 
