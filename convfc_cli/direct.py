@@ -91,7 +91,7 @@ def _steps(
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
-    """Zeros, unless a stranger's geometry asks for more than a real one would."""
+    """Zeros, unless an untrusted geometry asks for more than a real one would."""
     if prod(shape) > LARGEST:
         raise Refused(
             f"applying this layer takes a padded tensor of shape {shape}, "

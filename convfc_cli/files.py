@@ -1,4 +1,4 @@
-"""What every reader and every writer shares: opening a stranger's file, and replacing a file whole.
+"""What every reader and every writer shares: opening an untrusted file, and replacing a file whole.
 
 Reading: `opened` gives a seekable, regular file whatever was named: a path, a pipe, standard
 input (both copied to an unnamed temporary file, under a ceiling). What kind of file it is, its
@@ -27,7 +27,7 @@ from convfc_cli.errors import MalformedInput, OutputExists, OutputFailed, Refuse
 STDIN = "standard input"
 
 HEAD = 4096
-"""Bytes of a file's beginning that its kind is told by."""
+"""Bytes of a file's beginning by which its kind is recognised."""
 
 SPOOL_CEILING = 8 * 2**30
 """The most that is read from a pipe, unless less than twice that is free."""

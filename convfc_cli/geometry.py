@@ -420,14 +420,14 @@ def nearest(inputs: int, factor: int, transformation: str, rounding: str) -> tup
 
 def _is_same(padding: str) -> bool:
     if padding not in ("valid", "same"):
-        raise GeometryError(f"padding {padding!r} is none of valid, same, causal")
+        raise GeometryError(f"padding {padding!r} is not one of valid, same, causal")
     return padding == "same"
 
 
 def _is_upper(auto_pad: str) -> bool:
     if auto_pad not in ("SAME_UPPER", "SAME_LOWER"):
         raise GeometryError(
-            f"auto_pad {auto_pad!r} is none of NOTSET, VALID, SAME_UPPER, SAME_LOWER"
+            f"auto_pad {auto_pad!r} is not one of NOTSET, VALID, SAME_UPPER, SAME_LOWER"
         )
     return auto_pad == "SAME_UPPER"
 

@@ -39,7 +39,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
-            raise UsageError(f"layout {self.order!r} is none of {', '.join(ORDERS)}")
+            raise UsageError(f"layout {self.order!r} is not one of {', '.join(ORDERS)}")
 
     def axes(self, ndim: int) -> tuple[int, ...]:
         """The tensor's axes, slowest first: a permutation of range(ndim)."""

@@ -1,4 +1,4 @@
-"""Values of a stranger's JSON, taken for exactly what they should be."""
+"""Values of an untrusted JSON, taken for exactly what they should be."""
 
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ DEEPEST = 32
 
 
 def plain(kind: type[T], value: object) -> T:
-    """The value, which must be of exactly this type: True is no number. Raises `ValueError`."""
+    """The value, which must be of exactly this type: True is not a number. Raises `ValueError`."""
     if type(value) is not kind:
         raise ValueError(f"{str(value)[:80]!r} where {_NAMES[kind]} belongs")
     return value
@@ -28,7 +28,7 @@ def sizes(value: object) -> tuple[int, ...]:
     """
     found = tuple(plain(int, size) for size in plain(list, value))
     if len(found) > DEEPEST or min(found, default=1) < 1:
-        raise GeometryError(f"{str(list(found))[:80]} is no shape")
+        raise GeometryError(f"{str(list(found))[:80]} is not a shape")
     return found
 
 

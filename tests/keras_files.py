@@ -40,7 +40,7 @@ def given_input(name: str, *shape: int | None, **config: Any) -> Config:
 def layer(kind: str, name: str, *sources: str | Sequence[Any], **config: Any) -> Config:
     """A layer as Keras 2 writes it, called once on the first outputs of `sources`.
 
-    A source that is no text is a tensor as it is written: [layer, call, output].
+    A source that is not text is a tensor as it is written: [layer, call, output].
     """
     refs = [[s, 0, 0, {}] if isinstance(s, str) else [*s, {}] for s in sources]
     nodes = [refs] if refs else []

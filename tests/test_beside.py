@@ -101,7 +101,7 @@ def test_a_folder_knows_the_operator_files_of_its_files(model: Path) -> None:
     assert "not in the manifest" not in run("verify", "f").succeeded().err
 
 
-# Things of that name that are no files
+# Things of that name that are not files
 
 
 def fifo(path: Path) -> None:

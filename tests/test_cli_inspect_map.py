@@ -309,7 +309,7 @@ def test_weights_that_are_not_finite_are_json_all_the_same(folder: Path) -> None
     run("convert", "m.onnx", "-o", "c.npz").succeeded()
 
     def refused(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not a JSON")
 
     done = run("map", "c.npz", "--output", "0,0,0", "--json").succeeded()
     assert json.loads(done.out, parse_constant=refused)

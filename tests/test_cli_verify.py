@@ -249,7 +249,7 @@ def test_a_file_cut_short(matrix: Path, tenths: int) -> None:
         (b"", "is empty"),
         (b"hello\n", "is a text file"),
         ("grüße\n".encode(), "is a text file"),
-        (b"\x00\x01\x02\x03", "is no matrix file"),
+        (b"\x00\x01\x02\x03", "is not a matrix file"),
         (b"PK\x03\x04", "damaged or truncated"),
         (b"PK\x05\x06" + bytes(18), "no member convfc"),
         (b"\x93NUMPY", "needs f.operator.npz beside it"),

@@ -144,7 +144,9 @@ def verdict(file, contents, **options):
     """What does not hold, by names, and the message; or what was raised."""
     try:
         report = verify(file.opened(file.written(contents)), **options)
-    except Exception as error:  # also what is no error of ours: it must not be taken for a finding
+    except (
+        Exception
+    ) as error:  # also what is not an error of ours: it must not be taken for a finding
         return {raised(type(error))}, str(error)
     if "original" not in options:
         assert any("origin not checked" in line for line in report.trusted)
@@ -355,7 +357,7 @@ def test_a_fault_has_a_place_in_every_form_and_is_seen_as_it_says(fault):
 
 
 def test_what_nothing_shows_is_known():
-    """What these change is no part of the matrix: who wrote it, and how a vector is to be read."""
+    """What these change is not part of the matrix: who wrote it, and how a vector is read."""
     unseen = {name for name, fault in FAULTS.items() if NOTHING in fault.covered.values()}
     assert unseen == {
         *("the_version", "the_origins_file", "the_origins_file_absent"),

@@ -1,4 +1,4 @@
-"""`files`: opening a stranger's file, and replacing a file whole or not at all."""
+"""`files`: opening an untrusted file, and replacing a file whole or not at all."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""A stranger's HDF5 file: what is read of it, and what is not."""
+"""An untrusted HDF5 file: what is read of it, and what is not."""
 
 import gc
 import os

@@ -229,6 +229,19 @@ def test_there_are_examples() -> None:
     assert min(counts.values()) >= 1, counts
 
 
+TRANSLATED = re.compile(
+    r"(?<![Tt]here )\b(is|are) no (?!longer|larger|more|less)\w|asked for\b|\b(is|are) none of\b|"
+    r"what there is not|\btold by\b|stranger"
+)
+"""English that reads as translated: say "is not a valid X", "expected X", "must be one of"."""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_messages_help_and_docstrings_are_in_plain_english(module: str) -> None:
+    found = [line for line in path_of(module).read_text().splitlines() if TRANSLATED.search(line)]
+    assert not found
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_what_it_is(module: str) -> None:
     assert ast.get_docstring(ast.parse(path_of(module).read_text()))

@@ -268,7 +268,7 @@ def test_a_member_of_another_size_than_it_says(name: str, size: int, tmp_path: P
 
 @pytest.mark.parametrize("name", ["config.json", "metadata.json", "model.weights.h5"])
 def test_a_zip_bomb(name: str, tmp_path: Path) -> None:
-    """300 MB of spaces in 300 kB; as weights they are no HDF5."""
+    """300 MB of spaces in 300 kB; as weights they are not HDF5."""
     members = parts()
     with zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as file:
         for part, content in members.items():

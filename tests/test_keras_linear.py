@@ -1,4 +1,4 @@
-"""Keras's linear layers that are no single convolution, against what Keras itself computed.
+"""Keras's linear layers that are not single convolution, against what Keras itself computed.
 
 The outputs are recorded (`data/make_keras_linear.py`): of small layers, whose files are written
 here, and of whole models, whose files are those that Keras 2 and 3 saved. Weights and inputs are

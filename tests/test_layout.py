@@ -62,7 +62,7 @@ def test_flatten_refuses_an_index_of_another_length():
 
 
 def test_an_unknown_order_is_refused_with_those_there_are():
-    with pytest.raises(UsageError, match="'NCHW' is none of") as error:
+    with pytest.raises(UsageError, match="'NCHW' is not one of") as error:
         Layout("NCHW")
     for order in ORDERS:
         assert order in str(error.value)

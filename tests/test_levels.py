@@ -377,7 +377,7 @@ def test_probes_pass_over_the_zeros_of_a_dense_file_to_the_entry_that_is_wrong()
 
 
 def disagreement(stored: Stored, make: Callable[[Subject], Check]) -> str:
-    """Why a check does not hold: the file is wrong by it, or the runtime is no witness."""
+    """Why a check does not hold: the file is wrong by it, or the runtime is not a witness."""
     try:
         finding = walked(stored, make)
     except WrongContents as error:

@@ -248,7 +248,7 @@ def test_an_empty_file_is_malformed(tmp_path):
     [
         (b"conv1.npz\nconv2.npz\n", "is a text file, not a matrix file"),
         ("größe ".encode() * 2000, "is a text file, not a matrix file"),
-        (b"\x00\x01\x02\x03 no magic", "is no matrix file that convfc writes"),
+        (b"\x00\x01\x02\x03 no magic", "is not a matrix file that convfc writes"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 500, "is a damaged HDF5 file"),
         (b"\x89HDF\r\n\x1a\n", "is a damaged HDF5 file"),
         (b"PK\5\6" + b"\0" * 18, "has no member convfc"),

@@ -391,12 +391,16 @@ DAMAGE = {
         "MalformedInput",
         "has an array 'x'",
     ),
-    "a group more": (lambda g: g.create_group("x"), "MalformedInput", "'x' is no array"),
-    "a type": (lambda g: g.__setitem__("x", np.dtype("f4")), "MalformedInput", "'x' is no array"),
+    "a group more": (lambda g: g.create_group("x"), "MalformedInput", "'x' is not an array"),
+    "a type": (
+        lambda g: g.__setitem__("x", np.dtype("f4")),
+        "MalformedInput",
+        "'x' is not an array",
+    ),
     "a group for an array": (
         lambda g: (g.pop("bias"), g.create_group("bias")),
         "MalformedInput",
-        "'bias' is no array",
+        "'bias' is not an array",
     ),
     "an attribute more": (lambda g: g.attrs.create("x", 1), "MalformedInput", "attribute 'x'"),
     "an attribute of an array": (

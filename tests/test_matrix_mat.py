@@ -119,8 +119,8 @@ def test_a_wrong_value_a_wrong_row_and_a_wrong_column_are_named(tmp_path):
     assert struct.unpack_from("<i", data, starts + 4 * columns) == (nonzeros,)
     for place, part, message in (
         (values, struct.pack("<d", 77), "entry (0, 0), output (0, 0, 0) from input (0, 0, 0)"),
-        (values, struct.pack("<d", 0.1), "has 0.1, which is no float32"),
-        (values, struct.pack("<d", 1e300), "which is no float32"),
+        (values, struct.pack("<d", 0.1), "has 0.1, which is not a float32"),
+        (values, struct.pack("<d", 1e300), "which is not a float32"),
         (rows, struct.pack("<i", 7), "entry (0, 0), output"),
         (rows, struct.pack("<i", 12), "column 0 has row 12, out of range [0, 12)"),
         (rows, struct.pack("<i", -1), "column 0 has row -1, out of range"),

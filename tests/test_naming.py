@@ -40,7 +40,7 @@ PATHS = [
     ("labels", "wanted", "position"),
     [
         (RESNET, "node_Conv_295", 1),
-        (RESNET, "getitem", 0),  # a name is no part of others
+        (RESNET, "getitem", 0),  # a name is not a part of others
         (RESNET, "conv1", 0),  # its weights' name, though another's ends so
         (RESNET, "conv1.weight", 0),
         (RESNET, "layer1.0.conv1", 1),

@@ -790,7 +790,7 @@ def test_computed_constants_are_held_to_it_as_well(what: str, tmp_path: Path) ->
     """Behind a chain whose shapes nothing infers: what is wrong is seen when it is read."""
     model, part = HOSTILE[what]
     if "'x'" in part:
-        pytest.skip("x is no constant")
+        pytest.skip("x is not a constant")
     (conv,) = model.graph.node
     for place, name in enumerate(conv.input):
         if place and name:

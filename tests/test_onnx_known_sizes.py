@@ -503,7 +503,7 @@ def test_large_identities_are_not_made_before_they_are_needed(tmp_path: Path) ->
         tracemalloc.stop()
 
 
-# --- what is no graph -----------------------------------------------------------------------------
+# --- what is not a graph -------------------------------------------------------------------------
 
 
 def constant_without(what: str) -> onnx.ModelProto:

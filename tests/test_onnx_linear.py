@@ -273,8 +273,8 @@ BAD_POOLS: list[tuple[tuple[int, ...], dict[str, Any], type[Exception], str]] = 
     ((1, 5), {"kernel_shape": [2], "pads": [-1, 0]}, GeometryError, "negative padding"),
     ((1, 5), {"kernel_shape": [6]}, GeometryError, "no output"),
     ((1, 5), {"kernel_shape": [2], "pads": [2, 0]}, Unsupported, "wholly in the padding"),
-    ((1, 5), {"kernel_shape": [2], "auto_pad": "SOME"}, GeometryError, "'SOME' is none of"),
-    ((1, 5), {"kernel_shape": [2], "auto_pad": b"\xff"}, MalformedInput, "is no text"),
+    ((1, 5), {"kernel_shape": [2], "auto_pad": "SOME"}, GeometryError, "'SOME' is not one of"),
+    ((1, 5), {"kernel_shape": [2], "auto_pad": b"\xff"}, MalformedInput, "is not text"),
     (
         (1, 6),
         {"kernel_shape": [3], "strides": [2], "auto_pad": "VALID", "ceil_mode": 1},
@@ -482,7 +482,7 @@ def test_arithmetic_with_a_constant(op: str, place: int, constant: Any, tmp_path
     c = numbers(*constant)
     found = listed(one_node(op, (3, 4, 5), c, place=place), tmp_path).others
     if (op, place) == ("Div", 1):
-        assert not found  # one over x is no linear map
+        assert not found  # one over x is not a linear map
         return
     (entry,) = found
     compute = ARITHMETIC[op]
@@ -784,10 +784,10 @@ def test_space_to_depth_undoes_depth_to_space(size: int, tmp_path: Path) -> None
 
 BAD_MOVES: list[tuple[str, Any, tuple[Any, ...], dict[str, Any], type, str]] = [
     ("Flatten", (2, 3), (), {"axis": 0}, Unsupported, "the batch is flattened too"),
-    ("Flatten", (2, 3), (), {"axis": 2}, Unsupported, "the batch is no axis of it"),
+    ("Flatten", (2, 3), (), {"axis": 2}, Unsupported, "the batch is not an axis of it"),
     ("Flatten", (2, 3), (), {"axis": 4}, MalformedInput, "axis 4"),
-    ("Reshape", (2, 3), (whole(-1),), {}, Unsupported, "the batch is no axis of it"),
-    ("Reshape", (2, 3), (whole(2, 3),), {}, Unsupported, "the batch is no axis of it"),
+    ("Reshape", (2, 3), (whole(-1),), {}, Unsupported, "the batch is not an axis of it"),
+    ("Reshape", (2, 3), (whole(2, 3),), {}, Unsupported, "the batch is not an axis of it"),
     ("Reshape", (2, 3), (whole(1, 5),), {}, MalformedInput, "does not fit"),
     ("Reshape", (2, 3), (whole(1, -1, -1),), {}, MalformedInput, "does not fit"),
     ("Reshape", (2, 3), (whole(1, 2, 3, 0),), {}, MalformedInput, "does not fit"),
@@ -799,7 +799,7 @@ BAD_MOVES: list[tuple[str, Any, tuple[Any, ...], dict[str, Any], type, str]] = [
     ("Squeeze", (1, 3), (), {}, Unsupported, "the batch's too"),
     ("Squeeze", (1, 3), (whole(0),), {}, Unsupported, "takes the batch away"),
     ("Squeeze", (2, 3), (whole(1),), {}, MalformedInput, "does not fit"),
-    ("Squeeze", (1,), (whole(1),), {}, Unsupported, "the batch is no axis of it"),
+    ("Squeeze", (1,), (whole(1),), {}, Unsupported, "the batch is not an axis of it"),
     ("Unsqueeze", (2, 3), (whole(0),), {}, Unsupported, "before the batch"),
     ("Unsqueeze", (2, 3), (whole(-4),), {}, Unsupported, "before the batch"),
     ("Unsqueeze", (2, 3), (whole(1, 1),), {}, MalformedInput, "the axes (1, 1)"),
@@ -984,7 +984,7 @@ def test_constants_that_are_computed_when_the_network_runs(op: str, tmp_path: Pa
         changed.graph.input.append(info("z", np.shape(constants[number]), kind))
         found = listed(changed, tmp_path).others
         if KINDS[op].sides and number == 0:
-            assert not found  # then it is no linear map
+            assert not found  # then it is not a linear map
             continue
         (entry,) = found
         assert isinstance(entry.error, Unsupported)

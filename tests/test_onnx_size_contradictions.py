@@ -350,7 +350,7 @@ def test_a_hint_is_one_that_the_model_takes(
 
 
 def test_no_hint_where_none_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = save(foreign((1, 3, 8, 9)), tmp_path)  # 8 is no output of any input
+    path = save(foreign((1, 3, 8, 9)), tmp_path)  # 8 is not an output of any input
     done = convfc(capsys, "convert", path, "-o", tmp_path / "a.npz")
     assert done.code == 2
     assert done.err.endswith("; specify it with --input-shape\n")
@@ -409,7 +409,7 @@ def two_layers(**declared: Any) -> onnx.ModelProto:
         ({}, []),
         ({"a": (1, 2, 8, 5), "c": (1, 2, 7, 4)}, []),
         ({"a": ("n", 2, "h", None)}, []),
-        ({"a": (64, 2, 8, 5), "c": (64, 2, 7, 4)}, []),  # the batch is no size of a layer
+        ({"a": (64, 2, 8, 5), "c": (64, 2, 7, 4)}, []),  # the batch is not a size of a layer
         ({"x": ("n", 2, 9, 6), "a": (64, 2, 8, 5)}, []),
         ({"c": (1, 2, 7, 5)}, ["two", "three"]),
         ({"a": (1, 2, 8, 4)}, ["one", "two", "three"]),
@@ -435,7 +435,7 @@ def test_a_contradiction_of_the_models_own_is_not_the_users(tmp_path: Path) -> N
 
 
 def test_a_branch_that_need_not_be_taken(tmp_path: Path) -> None:
-    """A size that one branch of an If takes and the other does not is no contradiction."""
+    """A size that one branch of an If takes and the other does not is not a contradiction."""
 
     def branch(name: str, elements: int) -> onnx.GraphProto:
         nodes = [

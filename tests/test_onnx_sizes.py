@@ -1,4 +1,4 @@
-"""Sizes that a model states, leaves open, or contradicts; and what is no convolution we can take.
+"""Sizes that a model states, leaves open, or contradicts; and convolutions that are refused.
 
 The sizes of a matrix are the model's where it states them, and the user's where it does not: never
 a guess. What is missing is said together with what to type.

@@ -27,7 +27,7 @@ LEAST_MEMORY = 2**28
 one of them ends the process as if it had found something wrong."""
 
 LONGEST = 2000
-"""Characters of a message: more, and names of strangers hide what it says."""
+"""Characters of a message: more, and long untrusted names hide what it says."""
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell counts it
 DEFECT = 70

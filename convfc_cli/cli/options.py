@@ -38,7 +38,9 @@ class ShapeType(_ParamType):
             return value  # type: ignore[no-any-return]
         found = re.fullmatch(r"(?s:(.+)[=:])?\[?\s*(\d+(?:\s*,\s*\d+)*)\s*\]?", value)
         if not found or len(value) > LONGEST_SIZE:
-            self.fail(f"{value!r} is no shape: write NAME=1,3,224,224, or 1,3,224,224", param, ctx)
+            self.fail(
+                f"{value!r} is not a shape: write NAME=1,3,224,224, or 1,3,224,224", param, ctx
+            )
         return found[1], tuple(int(size) for size in found[2].split(","))
 
 
@@ -66,7 +68,7 @@ class SizeType(_ParamType):
             return value
         found = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([kKMGT]?)(i?)B?", value)
         if not found:
-            self.fail(f"{value!r} is no size: write 500000000, 500MB or 8GiB", param, ctx)
+            self.fail(f"{value!r} is not a size: write 500000000, 500MB or 8GiB", param, ctx)
         power = " KMGT".index(found[2].upper() or " ")
         return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
@@ -85,7 +87,7 @@ class IntegersType(_ParamType):
         if isinstance(value, tuple):
             return value
         if not re.fullmatch(r"\d{1,15}(,\d{1,15})*", value):
-            self.fail(f"{value!r} is no {self._what}", param, ctx)
+            self.fail(f"{value!r} is not a {self._what}", param, ctx)
         return tuple(int(number) for number in value.split(","))
 
 
@@ -117,7 +119,7 @@ include = click.option(
     "--include",
     multiple=True,
     metavar="OPERATOR",
-    help="Also linear layers that are no convolutions, by their operator: AveragePool, "
+    help="Also linear layers that are not convolutions, by their operator: AveragePool, "
     "BatchNormalization, Dense ...; linear: all of them. Repeatable.",
 )
 
@@ -133,7 +135,9 @@ class PadType(_ParamType):
         ends = [re.fullmatch(r"(-?\d{1,15})(?::(-?\d{1,15}))?", part) for part in value.split(",")]
         if not all(ends):
             words = ", ".join(PADS)
-            self.fail(f"{value!r} is none of {words}, 1 for all axes, 1,2 or 0:1,0:1", param, ctx)
+            self.fail(
+                f"{value!r} is not one of {words}, 1 for all axes, 1,2 or 0:1,0:1", param, ctx
+            )
         return tuple((int(end[1]), int(end[2] or end[1])) for end in ends if end)
 
 

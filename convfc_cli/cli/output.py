@@ -35,7 +35,7 @@ def say(message: str, *, quiet: bool = False) -> None:
 
 
 def printable(text: str) -> str:
-    """Text of a stranger's file without what would steer a terminal."""
+    """Text of an untrusted file without what would steer a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -206,5 +206,5 @@ def _default() -> list[str]:
     if piped:
         return ["-"]
     raise UsageError(
-        "nothing to verify: no *.fc folder here, and standard input is no pipe; name a matrix file"
+        "nothing to verify: no *.fc folder here, and nothing piped in; name a matrix file"
     )

@@ -1,4 +1,4 @@
-"""A stranger's HDF5 file, opened safely: the only place that reads HDF5.
+"""An untrusted HDF5 file, opened safely: the only place that reads HDF5.
 
 HDF5 is a file system in a file. It can point outside of itself, declare far more than it holds, and
 ask for code to be loaded in order to be read. None of that happens here:
@@ -240,7 +240,7 @@ class _Tree:
 
 
 def _given(found: Any) -> Any:
-    """What was found, unless it is an error, which is raised: a copy, as it may be asked for again
+    """What was found, unless it is an error, which is raised: a copy, as it may be raised again
     and would keep the frames of each time.
     """
     if isinstance(found, ConvfcError):
@@ -319,7 +319,7 @@ class Dataset(_Object):
     def read(self) -> "NDArray[Any]":
         """All of it, in native byte order.
 
-        Raises `Unsupported` for what is no plain array, or compressed by anything but gzip,
+        Raises `Unsupported` for what is not a plain array, or compressed by anything but gzip,
         and shuffle; `Refused` for more than 4 GiB, or than the file can hold.
         """
         return self._read(0, self.shape[0] if self.shape else 1)

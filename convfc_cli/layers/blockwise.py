@@ -149,7 +149,7 @@ class BlockRows(SparseRows):
     def stream(self, make: Callable[[slice], Array], dtype: np.dtype[Any]) -> Stream:
         """An array with an element for each entry, made block by block."""
         starts = [int(self.indptr.part(cut, cut + 1)[0]) for cut in self.cuts]
-        # Chunks of a stream end within blocks, so that each is asked for twice in a row.
+        # Chunks of a stream end within blocks, so that each is needed twice in a row.
         made = lru_cache(maxsize=1)(lambda k: make(slice(self.cuts[k], self.cuts[k + 1])))
         lengths = [stop - start for start, stop in pairwise(starts)]
         return Stream(Series(lengths, lambda k: _Made(lengths[k], partial(made, k))), dtype)

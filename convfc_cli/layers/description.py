@@ -26,7 +26,7 @@ def _without_bias(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def restored(geometry: dict[str, Any], read: Read) -> Linear:
-    """The layer of a stranger's description; raises what `Linear.restore` does."""
+    """The layer of an untrusted description; raises what `Linear.restore` does."""
     kind = plain(str, geometry["kind"])
     if kind not in Linear.kinds:
         raise ValueError(f"it is of the unknown kind {kind[:80]!r}")
@@ -34,7 +34,7 @@ def restored(geometry: dict[str, Any], read: Read) -> Linear:
 
 
 def axes_of(geometry: dict[str, Any]) -> tuple[Axis, ...]:
-    """The axes that a stranger's description states; raises what `restore` does."""
+    """The axes that an untrusted description states; raises what `restore` does."""
     return tuple(
         Axis(**{key: plain(int, number) for key, number in plain(dict, axis).items()})
         for axis in plain(list, geometry["axes"])

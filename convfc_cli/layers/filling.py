@@ -108,7 +108,7 @@ def stretches(layer: IndexMap | Linear) -> list[Stretch] | None:
 
 def filled(layers: Iterable[IndexMap | Linear]) -> Extent:
     """The outline of layers one after another as one: of each its outline, or itself where its
-    axes mix. Its entries are counted at most. Each layer is let go before the next is asked for.
+    axes mix. Its entries are counted at most. Each layer is let go before the next is loaded.
 
     Raises `GeometryError` where they do not follow on each other, and what `check_chain` raises.
     """

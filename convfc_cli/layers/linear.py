@@ -142,7 +142,7 @@ class Linear(ABC):
     @classmethod
     @abstractmethod
     def restore(cls, geometry: dict[str, Any], read: Read) -> Self:
-        """The layer of a stranger's description, validated as when it was first made.
+        """The layer of an untrusted description, validated as when it was first made.
 
         Raises `KeyError`, `TypeError`, `ValueError`, `GeometryError`, `Refused`, and what `read`
         raises.
@@ -189,7 +189,7 @@ class Linear(ABC):
         vector = layout.vector(self.bias_tensor())
         for slab in self.slabs(layout, most):
             bias = as_float64(vector[slab.rows.start : slab.rows.stop])
-            with np.errstate(all="ignore"):  # a stranger's weights may overflow
+            with np.errstate(all="ignore"):  # untrusted weights may overflow
                 answer = slab.apply(x, as_float64) + bias
                 scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
             terms = slab.apply(ones, lambda w: np.ones(w.shape)) + 1
@@ -217,14 +217,14 @@ class Linear(ABC):
             yield Tap(output, source, self.weight_of(output, source) or ()), value
 
     def stands(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
-        """Where one weight stands in the matrix. Raises `UsageError` where entries are no copies,
+        """Where one weight stands in the matrix. Raises `UsageError` where entries are not copies,
         `IndexError` for a weight that there is not.
         """
         raise UsageError(f"the entries of a {self.kind} are sums, copies of no weight")
 
     def weight_of(self, output: Index, source: Index) -> Index | None:
         """The weight that the entry between an output and an input is a copy of; None for a
-        structural zero, and where entries are no copies.
+        structural zero, and where entries are not copies.
         """
         return None
 

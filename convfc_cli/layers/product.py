@@ -92,7 +92,7 @@ def _folded(before: Linear, after: Linear) -> Convolution | None:
     channels = index_map.output_shape[0]
     scale = np.broadcast_to(as_float64(after.kernel).reshape(-1), channels)
     kernel = as_float64(before.kernel)
-    with np.errstate(all="ignore"):  # a stranger's weights may be anything
+    with np.errstate(all="ignore"):  # untrusted weights may be anything
         if index_map.transposed:  # (groups * near, depth, ...): depth channels of each group
             near = len(kernel) // index_map.groups
             by_row = np.repeat(scale.reshape(index_map.groups, -1), near, axis=0)
@@ -156,7 +156,7 @@ class Product(Linear):
 
     def bias_tensor(self) -> Array:
         bias = np.zeros(self.input_shape)
-        with np.errstate(all="ignore"):  # a stranger's weights may be anything
+        with np.errstate(all="ignore"):  # untrusted weights may be anything
             for factor in self.factors:
                 bias = factor.apply(bias, as_float64) + as_float64(factor.bias_tensor())
             return bias.astype(self.dtype)
@@ -424,9 +424,7 @@ def _times(left: "Sparse", rows: SparseRows, indptr: Array, change: Weights) -> 
 
 
 def _picked(rows: SparseRows, chosen: Array, change: Weights, *, whole: bool) -> "Sparse":
-    """These rows of a matrix, rising; those in between where the `whole` of it is asked for, else
-    none. The first is row 0.
-    """
+    """These rows of a matrix, rising, the first of them row 0; those in between too if `whole`."""
     from scipy.sparse import csr_array
 
     if whole:

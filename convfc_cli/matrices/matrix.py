@@ -1,7 +1,7 @@
 """A matrix as its file knows it: a layer, a layout, a form, and where the layer came from.
 
 `describe` puts all of it but the arrays into one JSON text, the schema `convfc/1`; `restore` reads
-it back from a stranger's file and validates it as it was validated when the layer was first made.
+it back from an untrusted file and validates it as it was validated when the layer was first made.
 Nothing in the text depends on when, where or in what order a file was written.
 """
 
@@ -67,7 +67,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
-            raise UsageError(f"form {self.form!r} is none of {', '.join(FORMS)}")
+            raise UsageError(f"form {self.form!r} is not one of {', '.join(FORMS)}")
         if self.kernel_index and self.form not in NUMBERED:
             raise UsageError(
                 f"--kernel-index needs stored nonzeros, one by one; the form is {self.form} "

@@ -1,4 +1,4 @@
-"""The header of an `.npy` array: written, and read from a stranger's file without trusting it."""
+"""The header of an `.npy` array: written, and read from an untrusted file without trusting it."""
 
 import io
 from math import prod
@@ -54,7 +54,7 @@ def read_header(
         shape, fortran, dtype = found
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:120]
-        raise MalformedInput(f"{name} is no npy array: {reason}") from error
+        raise MalformedInput(f"{name} is not an npy array: {reason}") from error
     if dtype.kind not in kinds or not dtype.itemsize or (fortran and len(shape) > 1):
         raise MalformedInput(f"{name} holds {dtype}, not a C-ordered array of plain numbers")
     sizes = [max(size, 1) if type(size) is int and size >= 0 else -1 for size in shape]

@@ -136,7 +136,7 @@ _UNREADABLE = (
     *(AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
     zipfile.BadZipFile,
 )
-"""What is raised for a damaged zip, and for metadata that are no JSON object."""
+"""What is raised for a damaged zip, and for metadata that are not a JSON object."""
 
 
 def _reported(
@@ -162,7 +162,7 @@ class _StoredNpz(Stored):
         self._check_container(source)
         text = self._member("convfc", limit=schema.LONGEST_TEXT)
         if text.dtype.kind != "U" or text.shape != ():
-            raise MalformedInput(f"{source.name}: member convfc is no 0-d text")
+            raise MalformedInput(f"{source.name}: member convfc is not a single text")
         description = str(text.whole())
         self.matrix = restore(description, source.name, lambda name: self._member(name).whole())
         kind.check_holds(self.matrix, source.name)
@@ -240,7 +240,7 @@ class _StoredNpz(Stored):
         names = [info.filename for info in infos]
         if (
             "convfc.npy" not in names
-        ):  # first: what the schema asks for is no advice for such a file
+        ):  # first: what the schema asks for does not help with such a file
             raise MalformedInput(
                 f"{source.name} has no member convfc: it is a zip that convfc did not write"
             )

@@ -51,7 +51,7 @@ def stored(source: Input) -> tuple[Stored, ...]:
         )
     if source.looks_like_text():
         raise MalformedInput(f"{source.name} is a text file, not a matrix file ({known})")
-    raise MalformedInput(f"{source.name} is no matrix file that convfc writes ({known})")
+    raise MalformedInput(f"{source.name} is not a matrix file that convfc writes ({known})")
 
 
 def one(found: Sequence[Stored], layer: str | None, where: str) -> Stored:

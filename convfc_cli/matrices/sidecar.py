@@ -60,7 +60,7 @@ class WithoutMetadata(MatrixFormat):
         (operator,) = npz.FORMAT.open(beside)
         matrix = operator.matrix
         if matrix.form != "operator":
-            raise MalformedInput(f"{beside.name} is no operator file, but {matrix.form}")
+            raise MalformedInput(f"{beside.name} is not an operator file, but {matrix.form}")
         matrix = replace(matrix, spec=replace(matrix.spec, form=self.forms[0]))
         stored = self.stored(source, matrix, beside.name)
         stored.stated_digest = operator.stated_digest

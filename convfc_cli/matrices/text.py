@@ -167,7 +167,7 @@ class _StoredLines(StoredBeside):
             what = f"{self.name}: line {line + bad.line} is {told!r}"
             if bad.written:
                 raise WrongContents(f"{what}, where the value is written {bad.written}") from None
-            raise MalformedInput(f"{what}, which is no entry as they are written") from None
+            raise MalformedInput(f"{what}, which is not an entry as they are written") from None
         rows, columns = (other, one) if self._swapped else (one, other)
         return rows - self._first, columns - self._first, values
 
@@ -187,7 +187,7 @@ def _header_error(source: Input, header: bytes, beside: str) -> ConvfcError:
 
 
 class _Text:
-    """The lines of a stranger's text, from front to back and a few at a time."""
+    """The lines of untrusted text, from front to back and a few at a time."""
 
     def __init__(self, source: Input, line: int) -> None:
         self._name, self._file = source.name, source.file

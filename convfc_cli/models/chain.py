@@ -126,7 +126,7 @@ def _real(part: Entry) -> Entry:
     if part.matrix_dtype == "int32":
         raise Unsupported(
             f"layer {part.name} ({part.op}) has whole numbers for weights and states no scale: it "
-            f"is no part of a chain"
+            f"is not part of a chain"
         )
     return part
 
@@ -184,7 +184,7 @@ class Chain:
 
 
 def chains(model: Model) -> Iterator[Chain]:
-    """The longest chains of a model, each told by its last layer."""
+    """The longest chains of a model, each named by its last layer."""
     makers = _makers(model)
     read = {entry.reads for entry in makers.values() if not entry.behind}
     for entry in makers.values():
@@ -200,7 +200,7 @@ def chains(model: Model) -> Iterator[Chain]:
 
 def _layers(entries: Iterable[Entry]) -> Iterator[IndexMap | Linear]:
     """Layers for the sake of where their entries stand: of a convolution no weight is read. Each is
-    loaded when it is asked for, and what is done with it is on the budget too.
+    loaded when it is needed, and what is done with it is on the budget too.
     """
     for entry in entries:
         with budget.current().timed("the size of a chain"):

@@ -157,8 +157,8 @@ class Entry:
 
     @property
     def matrix_dtype(self) -> str:
-        """The dtype of the matrix, unless another is asked for: narrower floats are widened, whole
-        numbers made int32.
+        """The dtype of the matrix, unless the user names another: narrower floats are widened,
+        integers made int32.
         """
         if "int" in self.dtype and not self.dequantized:
             return "int32"

@@ -48,4 +48,4 @@ def open_model(source: Input, shapes: Shapes, bare: Bare | None = None) -> Model
         raise MalformedInput(f"{source.name} is a text file, not a model (known: {known})")
     if source.head.startswith((b"PK", b"\x93NUMPY", b"\x89HDF")):
         known += "; of a matrix file, `convfc verify` and `convfc map` tell more"
-    raise MalformedInput(f"{source.name} is no model file of a known kind ({known})")
+    raise MalformedInput(f"{source.name} is not a model file of a known kind ({known})")

@@ -246,7 +246,7 @@ class Geometry:
                 f"--pad {bare.pad} is ambiguous for a transposed convolution: give numbers"
             )
         elif bare.pad not in ("valid", "same", "same-lower", "causal"):
-            raise UsageError(f"--pad {bare.pad!r} is none of valid, same, same-lower, causal")
+            raise UsageError(f"--pad {bare.pad!r} is not one of valid, same, same-lower, causal")
         if any(bare.output_padding) and not bare.transposed:
             raise UsageError("--output-padding goes with --transposed")
         return cls(bare, stored, rank, dict(zip(letters, stored, strict=True)))

@@ -168,7 +168,7 @@ def add_product(subject: Subject, block: Block, data: Array, x: Array, out: Arra
     """
     last = block.first + len(block.indptr) - 1
     if not subject.transposed:
-        with np.errstate(all="ignore"):  # a stranger's weights may be anything
+        with np.errstate(all="ignore"):  # untrusted weights may be anything
             out[block.first : last] += product(block, data, x)
     elif len(block.indices):
         from scipy.sparse import csr_array

@@ -9,7 +9,7 @@ label   a kernel of ones, each impulse the number of its place: which one it rea
 value   the bits of the weights for a kernel, impulses of 1: the entry
 
 Numbers are sent through in parts of 24 bits, which float32 holds exactly; every sum has one term
-that is not zero. So the weights are compared as bits: NaN and -0.0 are no exception. The answers
+that is not zero. So the weights are compared as bits: NaN and -0.0 are not exceptions. The answers
 need as many probes as there are colours, whatever the size of the image. Outputs are looked at slab
 by slab, and inputs channel by channel, each as a small layer of its own (`Slab.strips`), so that
 memory is bounded, and nobody multiplies by the zeros of all other channels.
@@ -211,7 +211,7 @@ class Impulses(Check):
             part = y.transpose(0, *(1 + axis for axis in axes)).reshape(len(x), -1)[
                 :, strip.outputs
             ]
-            with np.errstate(invalid="ignore"):  # what is no number is caught
+            with np.errstate(invalid="ignore"):  # what is not a number is caught
                 whole = part.astype(np.int64)
             right = (whole == part) & (whole >= 0) & (whole < 2**PART)
             if not right.all():

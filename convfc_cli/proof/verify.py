@@ -95,7 +95,7 @@ def verify(
     default the layer as the file states it.
 
     Raises `MalformedInput` for a damaged file, `Refused` for a layer too large for it; wrong
-    contents are no error but a report that is not `ok`.
+    contents are not an error but a report that is not `ok`.
     """
     started = perf_counter()
     matrix = stored.matrix
@@ -192,7 +192,7 @@ class _Pass:
             self._findings.append(replace(finding, seconds=self._cost[check.name]))
 
     def _checks(self) -> list[Check]:
-        """The levels that are asked for, ready for the first row."""
+        """The levels of this proof, ready for the first row."""
         subject, proof = self._subject, self._proof
         more = EXHAUSTIVE_VECTORS if proof.exhaustive else 0
         check_size(subject.columns, subject.rows, proof.probes + more)
@@ -246,7 +246,7 @@ class _Pass:
 
 
 def _impulse_runtimes(proof: Proof) -> list[Runtime]:
-    """Those that are asked for impulse responses: the one that was named, else onnxruntime where
+    """Those that answer to impulses: the one that was named, else onnxruntime where
     it is installed; for what it cannot run, the oracle.
     """
     if proof.against is not None:

@@ -57,13 +57,13 @@ class Node:
 class Stated:
     """An index map as a node with pads that no runtime refuses, none negative.
 
-    Where a pad would be negative, a convolution has more outputs than are asked for, and a
+    Where a pad would be negative, a convolution has more outputs than the layer, and a
     transposed one is given more inputs, which are zero.
     """
 
     node: Node
     index_map: IndexMap
-    """What was asked for."""
+    """That of the layer."""
 
     more: tuple[tuple[int, int], ...]
     """How many more, before and after, along each axis."""
@@ -75,7 +75,7 @@ class Stated:
         return np.pad(x, ((0, 0), (0, 0), *self.more))
 
     def asked(self, y: Array) -> Array:
-        """What was asked for of the batch y that the node gives."""
+        """The layer's part of the batch y that the node gives."""
         if self.index_map.transposed:
             return y
         sizes = self.index_map.output_shape[1:]

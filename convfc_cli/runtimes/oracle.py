@@ -23,7 +23,7 @@ class Oracle(Runtime):
             spend(len(x) * layer.outline.products)
         except Refused as error:
             return str(error)
-        with np.errstate(all="ignore"):  # a stranger's weights may be anything
+        with np.errstate(all="ignore"):  # untrusted weights may be anything
             wide = layer.with_weights(as_float64)
             return np.stack([wide.apply(as_float64(one)) + wide.bias_tensor() for one in x])
 

@@ -1,7 +1,7 @@
 """What a runtime has to offer: the contract that each module of `runtimes` fulfils.
 
 A runtime is asked so that someone else's account of a layer stands beside ours. It answers with a
-tensor, or with a sentence that says why it is no witness: it is not installed, it cannot run the
+tensor, or with a sentence that says why it is not a witness: it is not installed, it cannot run the
 layer, or it is known to be wrong there. Such an answer never counts as agreement.
 """
 

@@ -163,7 +163,7 @@ class _StoredHdf5(Stored):
         for member in group.names():
             dataset = group.dataset(member)
             if dataset is None:
-                raise MalformedInput(f"{name}: {member!r} is no array")
+                raise MalformedInput(f"{name}: {member!r} is not an array")
             self._datasets[member] = dataset
         text = self._text()
         self.matrix = restore(text, name, lambda member: self._dataset(member).read())

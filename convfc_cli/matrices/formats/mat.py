@@ -1,7 +1,7 @@
 """Matrices as MATLAB's `.mat`, level 5: the sparse matrix `M` and the column vector `bias`.
 
 MATLAB's sparse matrices are of doubles and stored by columns, and so is M. The float32 values of a
-layer are doubles like any others; a double that is no value of the layer's dtype is a wrong one.
+layer are doubles like any others; a double that is not a value of the layer's dtype is a wrong one.
 The metadata are in the operator file beside it (`sidecar`).
 
 Source: MathWorks, MAT-File Format (R2024a), chapter 1, Level 5 MAT-File Format.
@@ -209,6 +209,6 @@ class _Values:
         if len(wrong):
             at = int(wrong[0])
             raise WrongContents(
-                f"{self._doubles.name} has {doubles[at]!s}, which is no {self._dtype.name}"
+                f"{self._doubles.name} has {doubles[at]!s}, which is not a {self._dtype.name}"
             )
         return values

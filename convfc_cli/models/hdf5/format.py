@@ -1,4 +1,4 @@
-"""HDF5 that is no whole Keras model: weights alone, of whatever make, and NIR graphs.
+"""HDF5 that is not a whole Keras model: weights alone, of whatever make, and NIR graphs.
 
 Weights alone (Keras's `.weights.h5`, PyTorch's state dicts, Caffe's `.caffemodel.h5`, MATLAB v7.3,
 bare datasets) say nothing of how they are used: see `weights_alone`. So do Keras's sharded weights:

@@ -92,7 +92,7 @@ def shards(source: Input) -> Shards:
     if source.size > LONGEST:
         raise Refused(f"{source.name} has {source.size} bytes, more than {LONGEST}")
     if content is None:
-        raise MalformedInput(f"{source.name} is no JSON of sharded weights, or a damaged one")
+        raise MalformedInput(f"{source.name} is not a JSON of sharded weights, or a damaged one")
     if source.path is None:
         raise UsageError(f"{source.name} names other files: give its path, not its content")
     names: dict[str, None] = {}

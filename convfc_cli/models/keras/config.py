@@ -64,7 +64,7 @@ class Layer:
     """The layer that a wrapper wraps."""
 
     hidden: "tuple[Layer, ...]" = ()
-    """Layers in one that is no model: what it does with them is not known."""
+    """Layers in one that is not a model: what it does with them is not known."""
 
     operation: bool = False
     """Whether it is an operation of Keras 3 called on tensors, not a layer of that name."""

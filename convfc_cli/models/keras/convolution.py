@@ -108,7 +108,7 @@ def _attributes(kind: str, config: Config, *, keras1: bool) -> Attributes:
     padding = str(config.get("padding", "valid")).lower()
     causal = padding == "causal" and re.fullmatch(r"(Separable)?Conv(olution)?1D", kind)
     if padding not in ("valid", "same") and not causal:
-        raise ValueError(f"padding {padding!r} is none of valid, same, causal (in 1-D)")
+        raise ValueError(f"padding {padding!r} is not one of valid, same, causal (in 1-D)")
     return Attributes(
         rank=rank,
         kernel=sizes(config["kernel_size"], rank),

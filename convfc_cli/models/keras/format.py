@@ -69,7 +69,7 @@ def _legacy(source: Input, shapes: Shapes, bare: Bare | None) -> Listed:
         return described(root, bare, shapes), tuple
     text = root.attribute("model_config")
     if not isinstance(text, str):
-        raise MalformedInput(f"{source.name}: its model_config is no text")
+        raise MalformedInput(f"{source.name}: its model_config is not text")
     weights = root.group("model_weights")
     if weights is None:
         raise MalformedInput(f"{source.name} has no group model_weights")

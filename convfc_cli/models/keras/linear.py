@@ -1,4 +1,4 @@
-"""The linear layers of a Keras model that are no convolutions: a builder for each class.
+"""The linear layers of a Keras model that are not convolutions: a builder for each class.
 
 A tensor is (channels, *spatial) here, as a convolution's are, whatever order the model has it in.
 What a layer does to axes in the model's own order (Dense, Flatten, Reshape) is done in that order.
@@ -352,7 +352,7 @@ def _normalized(given: Given) -> Built:
         values = {role: numbers(held[role]) for role in given.variables}
         dtype = np.result_type(*values.values())
         wide = {role: array.astype(np.float64) for role, array in values.items()}
-        with np.errstate(all="ignore"):  # a stranger's weights may be anything
+        with np.errstate(all="ignore"):  # untrusted weights may be anything
             scale = wide.get("gamma", 1.0) / np.sqrt(wide["variance"] + epsilon)
             offset = wide.get("beta", 0.0) - wide["mean"] * scale
             kernel, added = scale.astype(dtype), offset.astype(dtype)

@@ -48,7 +48,7 @@ class Source:
 
     channels_last: bool = True
     batch: int = 1
-    """The leading axes that are none of that layer's: the batch, and the steps of a sequence."""
+    """The leading axes that do not belong to that layer: the batch, and the steps of a sequence."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Call:
 
     @property
     def linear(self) -> bool:
-        """Whether it is of one of the linear layers that are no convolutions."""
+        """Whether it is of one of the linear layers that are not convolutions."""
         return self.layer.own and not self.layer.operation and self.layer.kind in LINEAR
 
 

@@ -366,7 +366,9 @@ class Store(Weights):
         """Where in a model's place a layer of it is, by its class and its number among them."""
         numbers = self._numbered(graph)
         if layer.name not in numbers:
-            raise MalformedInput(f"its weights are not found: {layer.name} is no layer but a call")
+            raise MalformedInput(
+                f"its weights are not found: {layer.name} is not a layer but a call"
+            )
         snake, number, count = numbers[layer.name]
         for container in CONTAINERS:
             inside = f"{place}/{container}".removeprefix("/")
@@ -471,7 +473,7 @@ def texts(group: Group, name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         if value in (None, []):
             return []
-        raise MalformedInput(f"attribute {name} of {group.path} is no list of names")
+        raise MalformedInput(f"attribute {name} of {group.path} is not a list of names")
     return value
 
 

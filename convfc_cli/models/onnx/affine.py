@@ -123,7 +123,7 @@ def batch_normalization(site: Site, shape: Shape) -> Part:
     def folded() -> tuple[Array, Array, Array]:
         """The factor of each channel, and the two parts of its bias, in float64."""
         scale, shift, mean, var = (as_float64(site.constant(place)) for place in range(1, 5))
-        with np.errstate(all="ignore"):  # a stranger's numbers may be anything
+        with np.errstate(all="ignore"):  # untrusted numbers may be anything
             factor = scale / np.sqrt(var + found.get("epsilon", EPSILON))
             return factor, shift, mean * factor
 

@@ -20,7 +20,7 @@ def read_attributes(node: onnx.NodeProto, kinds: Mapping[str, int]) -> dict[str,
         if attribute.ref_attr_name:
             raise MalformedInput(f"attribute {name!r} refers to a function's that is not there")
         if name not in kinds:
-            raise Unsupported(f"attribute {name!r} is none of {node.op_type}'s in ONNX")
+            raise Unsupported(f"attribute {name!r} is not one of {node.op_type}'s in ONNX")
         if attribute.type != kinds[name]:
             raise MalformedInput(f"attribute {name!r} of {node.op_type} has the wrong type")
         found[name] = onnx.helper.get_attribute_value(attribute)
@@ -53,4 +53,4 @@ def text(found: Mapping[str, Any], name: str, default: str) -> str:
     try:
         return found.get(name, b"").decode() or default
     except UnicodeDecodeError as error:
-        raise MalformedInput(f"attribute {name!r} is no text") from error
+        raise MalformedInput(f"attribute {name!r} is not text") from error

@@ -548,7 +548,7 @@ def _evaluated(
         raise
     except MemoryError:
         raise
-    except Exception as error:  # whatever an operator raises on a stranger's constants
+    except Exception as error:  # whatever an operator raises on untrusted constants
         reason = " ".join(str(error).split())[:160]
         raise MalformedInput(
             f"the constant {node.output[0]!r} cannot be computed by {node.op_type}: {reason}"

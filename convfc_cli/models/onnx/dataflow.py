@@ -51,7 +51,7 @@ class Links:
         return home is not None and (name in home.stored or name in home.constant)
 
     def place(self, scope: Scope, node: onnx.NodeProto) -> int | None:
-        """Which of its inputs a node maps, one of `KINDS`; None where it is no linear layer: it
+        """Which of its inputs a node maps, one of `KINDS`; None where it is not a linear layer: it
         has no constant side, computes with whole numbers, a scalar, or nothing but a constant.
         """
         kind = KINDS.get(node.op_type) if node.domain in STANDARD else None

@@ -1,4 +1,4 @@
-"""ONNX models: what tells one by its bytes, and from a stranger's bytes to a parsed graph."""
+"""ONNX models: what tells one by its bytes, and from untrusted bytes to a parsed graph."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ class Onnx(ModelFormat):
     )
 
     def recognises(self, source: Input) -> bool:
-        """Whether the first field is one that a ModelProto begins with, and the file is no text."""
+        """Whether the first field is one that a ModelProto begins with, and the file is binary."""
         if source.looks_like_text() or not source.head:
             return False
         number, wire = source.head[0] >> 3, source.head[0] & 7
@@ -95,7 +95,7 @@ def _parsed(source: Input) -> "onnx.ModelProto":
         model = onnx.ModelProto()
         model.ParseFromString(content)
     except (DecodeError, IndexError, UnicodeDecodeError) as error:
-        raise MalformedInput(f"{source.name} is no ONNX model, or a damaged one") from error
+        raise MalformedInput(f"{source.name} is not an ONNX model, or a damaged one") from error
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise MalformedInput(f"{source.name} is no ONNX model: it holds no graph")
+        raise MalformedInput(f"{source.name} is not an ONNX model: it holds no graph")
     return model

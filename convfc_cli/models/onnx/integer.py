@@ -127,7 +127,7 @@ class Quantized:
             raise MalformedInput(f"its {what} {name!r} has values of shape {shape}, not {told}")
 
     def dtype(self, what: str) -> str:
-        """The dtype of x, w or y, which may be told by the zero point alone."""
+        """The dtype of x, w or y, which the zero point alone may state."""
         names = [self.names[one] for one in (what, f"{what}_zero_point") if one in self.names]
         for name in names:
             if dtype := self.scope.dtype(name):
@@ -167,7 +167,7 @@ class Quantized:
     def dequantized(self) -> Convolution:
         """The layer of real numbers."""
         layer, scale = self.layer(), self.value("w_scale")
-        with np.errstate(all="ignore"):  # a stranger's scales may be anything
+        with np.errstate(all="ignore"):  # untrusted scales may be anything
             kernel = layer.kernel.astype(np.float32) * self.along(scale)
             if layer.bias is None:
                 return Convolution(kernel, self.index)

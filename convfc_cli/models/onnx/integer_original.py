@@ -86,7 +86,7 @@ def _settled(found: Quantized, random: Any, given: dict[str, Array], x: Array) -
     """
     kernel = found.kernel().reshape(found.index.kernel_shape[0], -1).astype(np.float64)
     given.setdefault("x_scale", np.array(DRAWN_SCALE, np.float32))
-    with np.errstate(all="ignore"):  # a stranger's scales may be anything
+    with np.errstate(all="ignore"):  # untrusted scales may be anything
         sums = np.sqrt(x.var() * (kernel**2).sum(1) + (x.mean() * kernel.sum(1)) ** 2)
         sums = sums * np.abs(given["x_scale"].item() * given["w_scale"].reshape(-1))
         typical = float(np.median(sums))

@@ -34,7 +34,7 @@ _CHANNELS_LAST = (
 )
 
 OTHERS = {
-    ("", "DeformConv"): "its offsets are computed from the input, so it is no fixed linear map",
+    ("", "DeformConv"): "its offsets are computed from the input, so it is not a fixed linear map",
     ("com.microsoft.nchwc", "Conv"): (
         "onnxruntime has reordered its weights into blocks: convert the model as it was before "
         "optimization"
@@ -49,7 +49,7 @@ OTHERS = {
     ("com.ms.internal.nhwc", "ConvTranspose"): _CHANNELS_LAST,
     ("com.ms.internal.nhwc", "QLinearConv"): _CHANNELS_LAST,
     ("com.microsoft", "ConvTransposeWithDynamicPads"): (
-        "its pads are computed when the network runs, so it is no fixed linear map"
+        "its pads are computed when the network runs, so it is not a fixed linear map"
     ),
     ("qonnx.custom_op.channels_last", "Conv"): (
         "its tensors have their channels last (NHWC): convert the model as it was before that, or "

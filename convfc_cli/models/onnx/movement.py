@@ -39,14 +39,14 @@ def moved(move: Move) -> Callable[[Site, Shape], Part]:
         def tried(tensor: Array) -> Array:
             try:
                 return move(site, tensor)
-            except (ValueError, IndexError) as error:  # what NumPy says of a stranger's numbers
+            except (ValueError, IndexError) as error:  # what NumPy says of untrusted numbers
                 reason = " ".join(str(error).split())
                 raise MalformedInput(f"it does not fit {(1, *shape)}: {reason}") from error
 
         # One byte that stands for all of them: its views tell the shape, and take no memory.
         output = tried(np.broadcast_to(np.int8(0), (1, *shape))).shape
         if len(output) < 2 or output[0] != 1:
-            raise Unsupported(f"it makes {output} of {(1, *shape)}: the batch is no axis of it")
+            raise Unsupported(f"it makes {output} of {(1, *shape)}: the batch is not an axis of it")
         if not prod(output):
             raise MalformedInput(f"it makes {output} of {(1, *shape)}: nothing is left")
 
@@ -119,7 +119,7 @@ def flattened(site: Site, tensor: Array) -> Array:
     """Flatten, which keeps the batch where its axis is 1."""
     axis = site.found.get("axis", 1)
     if not -tensor.ndim <= axis <= tensor.ndim:
-        raise MalformedInput(f"its axis {axis} is none of {tensor.ndim}")
+        raise MalformedInput(f"its axis {axis} is not one of {tensor.ndim}")
     axis = axis + tensor.ndim if axis < 0 else axis
     if not axis:
         raise Unsupported("its axis is 0: the batch is flattened too")

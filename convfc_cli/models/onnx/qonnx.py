@@ -1,6 +1,6 @@
 """Quant and BipolarQuant: the quantizers of QONNX, where what they quantize is constant.
 
-They round in steps, and give the real numbers that the steps stand for. They are no operators of
+They round in steps, and give the real numbers that the steps stand for. They are not operators of
 ONNX, so no runtime runs a node whose weights they make.
 
 Source: the operator specifications of QONNX, docs/qonnx-custom-ops, and its sample implementation.
@@ -41,7 +41,7 @@ def quantized(node: onnx.NodeProto, inputs: list[Array | None]) -> Array:
     given = [array.astype(np.float32) for array in inputs if array is not None]
     if len(given) != _INPUTS[node.op_type] or len(given) != len(inputs):
         raise MalformedInput(f"a {node.op_type} takes {_INPUTS[node.op_type]} inputs")
-    with np.errstate(all="ignore"):  # a stranger's scales may be anything
+    with np.errstate(all="ignore"):  # untrusted scales may be anything
         if node.op_type == "BipolarQuant":
             x, scale = given
             return _signs(x) * scale

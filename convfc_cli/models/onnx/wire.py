@@ -70,7 +70,7 @@ def survey(content: bytes, descriptor: Any, name: str) -> None:
             elif wire in (1, 5):
                 place += 8 if wire == 1 else 4
             else:
-                raise MalformedInput(f"{name} is no ONNX model, or a damaged one")
+                raise MalformedInput(f"{name} is not an ONNX model, or a damaged one")
             if fields > MOST_FIELDS or messages > MOST_MESSAGES or nodes > MOST_NODES:
                 raise Refused(
                     f"{name} holds more than {MOST_NODES} nodes, {MOST_MESSAGES} messages or "
