@@ -1,4 +1,4 @@
-"""The parts of README.md that are generated: `python tests/readme.py` writes them anew."""
+"""The parts of the pages that are generated: `python -m tests.readme` writes them anew."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,16 @@ from convfc_cli.cli.main import cli
 from convfc_cli.matrices import registry as matrices
 from convfc_cli.models import registry as models
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+
+README = ROOT / "README.md"
+
+PAGES = [
+    README,
+    *(ROOT / "convfc_cli" / name / "README.md" for name in ("cli", "matrices", "models", "proof")),
+    ROOT / ".github" / "CONTRIBUTING.md",
+]
+"""What is written for people who use convfc or work on it."""
 
 HELP = re.compile(r"(<!-- help: (\w+) -->\n```\n).*?(```)", re.DOTALL)
 
@@ -53,10 +62,11 @@ def _rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def generated(text: str) -> str:
-    """The README with its help texts and tables as they are now."""
+    """A page with its help texts and tables as they are now."""
     text = HELP.sub(lambda found: found[1] + help_text(found[2]) + found[3], text)
     return TABLE.sub(lambda found: found[1] + table(found[2]) + found[3], text)
 
 
 if __name__ == "__main__":
-    README.write_text(generated(README.read_text()))
+    for page in PAGES:
+        page.write_text(generated(page.read_text()))

@@ -1,4 +1,4 @@
-"""README.md tells the truth: its help texts, its commands and its code."""
+"""The README and the pages behind it tell the truth: help texts, commands, code and links."""
 
 import json
 import re
@@ -13,10 +13,9 @@ import convfc_cli as convfc
 from convfc_cli.cli.main import cli
 from convfc_cli.errors import ConvfcError
 from tests.cli_models import run
-from tests.readme import README, generated
+from tests.readme import PAGES, README, ROOT, generated
 
-ROOT = README.parent
-TEXT = README.read_text()
+TEXT = "\n".join(page.read_text() for page in PAGES)
 
 
 @pytest.fixture
@@ -31,8 +30,22 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_what_is_generated_is_as_it_is_now():
-    assert generated(TEXT) == TEXT, "run: python tests/readme.py"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_is_generated_is_as_it_is_now(page):
+    text = page.read_text()
+    assert generated(text) == text, "run: python -m tests.readme"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    assert all((page.parent / link).exists() for link in links if "://" not in link)
+
+
+def test_the_readme_leads_to_every_page():
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text())
+    assert {ROOT / link for link in links} >= set(PAGES) - {README}
+    assert len(README.read_text().splitlines()) < 260
 
 
 def test_both_tables_are_there():
