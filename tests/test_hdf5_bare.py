@@ -30,7 +30,7 @@ from tests.cli_models import (
 )
 from tests.hdf5_files import RECORDED, matlab, matrix, ramp, recorded, weights
 
-pytestmark = pytest.mark.usefixtures("folder")
+pytestmark = pytest.mark.usefixtures("folder", "in_place")
 
 PLAIN = ["--weight", "conv.weight", "--kernel-order", "oihw", "--input-shape", "1,2,5,4"]
 """The plainest description of `state`."""
@@ -557,8 +557,8 @@ TRANSPOSED_BAD = [
     ("--output-padding 0,2 --stride 2", "output_padding 2 must be"),
     ("--output-padding 1,1,1", "--output-padding has 3 values for 2 spatial axes"),
     ("--groups 2", "3 channels cannot be shared out over 2 groups"),
-    ("--pad causal", "--pad causal has several meanings with --transposed"),
-    ("--pad valid", "--pad valid has several meanings with --transposed"),
+    ("--pad causal", "--pad causal is ambiguous for a transposed convolution"),
+    ("--pad valid", "--pad valid is ambiguous for a transposed convolution"),
     ("--kernel-order imhw", "a depthwise order (with m) goes without --transposed and --groups"),
 ]
 
@@ -911,7 +911,7 @@ def test_the_api_holds_a_description_to_its_words(folder: Path) -> None:
     path = state(folder)
     for bare, told in (
         (Bare("conv.weight", "oihw", "", pad="full"), "'full' is not one of"),
-        (Bare("conv.weight", "oihw", "", pad="valid", transposed=True), "several meanings"),
+        (Bare("conv.weight", "oihw", "", pad="valid", transposed=True), "is ambiguous"),
         (Bare("conv.weight", "oihw", "", stride=(1, 1, 1)), "--stride has 3 values"),
         (Bare("conv.weight", "oihw", "", stride=()), "--stride has 0 values"),
         (Bare("conv.weight", "oihw", "", output_padding=(0, 1)), "goes with --transposed"),

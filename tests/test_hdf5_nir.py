@@ -14,7 +14,7 @@ from convfc_cli.errors import MalformedInput, SizeMissing, Unsupported, UsageErr
 from tests.cli_models import arrays, listing, matrix_of, run
 from tests.hdf5_files import matrix, nir, node, ramp, recorded
 
-pytestmark = pytest.mark.usefixtures("folder")
+pytestmark = pytest.mark.usefixtures("folder", "in_place")
 
 
 # As the package `nir` writes them, against PyTorch

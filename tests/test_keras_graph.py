@@ -30,6 +30,8 @@ from tests.keras_files import (
     zipped,
 )
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 RECORDED = Path(__file__).parent / "data" / "recorded" / "keras"
 
 KERNEL = ramp(2, 2, 2, 2)

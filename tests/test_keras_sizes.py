@@ -31,6 +31,8 @@ from tests.keras_files import (
     sequential,
 )
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 MODELS = int(os.environ.get("CONVFC_TEST_MODELS", "60"))
 
 Sizes = tuple[int, ...]

@@ -34,6 +34,8 @@ from tests.keras_files import (
     zipped,
 )
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 Array = NDArray[Any]
 
 KERNEL, BIAS = ramp(2, 3, 2, 4), ramp(4, start=500)

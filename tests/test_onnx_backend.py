@@ -28,6 +28,8 @@ from scipy.sparse import load_npz
 
 from tests.models import convfc, save, tensor, worst_ratio
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 Array = NDArray[Any]
 
 UNITS = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}

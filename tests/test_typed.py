@@ -1,6 +1,7 @@
 """What a type checker sees of the package: every public name with its type, and no other."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,8 @@ def mypy(code: str, folder: Path) -> str:
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "program.py"]
     command += ["--config-file", "", "--cache-dir", str(folder / "cache"), "--hide-error-context"]
     command += ["--disable-error-code", "import-untyped"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    env = {**os.environ, "MYPYPATH": str(ROOT)}  # mypy does not follow an editable installation
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert not done.stderr, done.stderr
     return done.stdout
 
