@@ -16,6 +16,12 @@ ROOT = Path(__file__).parent.parent
 IMPORT = "import convfc_cli as convfc\n"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all programs, so that mypy reads NumPy's types once."""
+    return tmp_path_factory.mktemp("typed")
+
+
 def mypy(code: str, folder: Path) -> str:
     """What mypy says of a program of a user's; empty where it has nothing to say."""
     (folder / "program.py").write_text(code)
@@ -28,10 +34,10 @@ def mypy(code: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_example_of_the_readme(tmp_path: Path) -> None:
+def test_the_example_of_the_readme(folder: Path) -> None:
     text = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"```python\n(import convfc_cli.*?)```", text, re.DOTALL)
-    assert mypy(example, tmp_path) == ""
+    assert mypy(example, folder) == ""
 
 
 @pytest.mark.parametrize(
@@ -45,15 +51,15 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
         ("convfc.read('m.onnx').entries[0].nam", '"Entry" has no attribute "nam"'),
     ],
 )
-def test_a_mistake_is_found(line: str, told: str, tmp_path: Path) -> None:
-    found = mypy(IMPORT + line, tmp_path)
+def test_a_mistake_is_found(line: str, told: str, folder: Path) -> None:
+    found = mypy(IMPORT + line, folder)
     assert found.startswith("program.py:2: error: ")
     assert told in found
 
 
-def test_every_public_name_has_a_type(tmp_path: Path) -> None:
+def test_every_public_name_has_a_type(folder: Path) -> None:
     names = sorted(set(convfc.__all__) - {"__version__"})
-    found = mypy(IMPORT + "".join(f"reveal_type(convfc.{name})\n" for name in names), tmp_path)
+    found = mypy(IMPORT + "".join(f"reveal_type(convfc.{name})\n" for name in names), folder)
     types = re.findall(r'Revealed type is "(.*)"', found)
     assert len(types) == len(names)
     assert not {"Any", "builtins.object"} & set(types)
