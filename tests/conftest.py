@@ -40,10 +40,18 @@ def integer_kernels() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def in_place() -> Iterator[None]:
-    """For tests of something else: no child is forked, which takes 40 ms in a suite of 300 MB."""
+    """For modules of tests of something else: no child is forked, which takes 40 ms in a suite of
+    300 MB.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contained, "_inside", True)
         yield
+
+
+@pytest.fixture
+def once_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for one test."""
+    monkeypatch.setattr(contained, "_inside", True)
 
 
 @pytest.fixture

@@ -460,6 +460,7 @@ def is_told_or_stored(found: Any) -> bool:
     return any(np.array_equal(values, np.sort(kernel, axis=None)) for kernel, _ in ARRAYS.values())
 
 
+@pytest.mark.usefixtures("once_in_place")  # the HDF5 around the configuration is sound
 @pytest.mark.parametrize("value", ODD, ids=[repr(odd)[:40] for odd in ODD])
 def test_anything_anywhere(value: Any, tmp_path: Path) -> None:
     path = small_legacy(tmp_path / "m.h5")

@@ -31,6 +31,8 @@ from tests.crafted import (
 )
 from tests.strategies import STREAM_SIZES, every_layout, layouts, problems, stream_sizes
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 HDF5 = registry.formats()["hdf5"]
 
 every_case = pytest.mark.parametrize(("kind", "form"), CASES, ids=label)
