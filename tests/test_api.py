@@ -297,7 +297,7 @@ def test_an_operator_acts_as_its_network(tmp_path: Path) -> None:
 def test_errors_of_load(tmp_path: Path, model: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         convfc.load(tmp_path / "nowhere.npz")
-    with pytest.raises(MalformedInput, match="no matrix file"):
+    with pytest.raises(MalformedInput, match="not a matrix file"):
         convfc.load(model)
     (tmp_path / "t.npz").write_text("text")
     with pytest.raises(MalformedInput, match="text file"):

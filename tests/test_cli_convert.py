@@ -631,10 +631,10 @@ def test_input_shape_twice(symbolic: Path) -> None:
         ("x=1,2,6", "x' is 1,2,6 by --input-shape, ?,2,?,? by its declaration as an input"),
         ("x=1,5,6,5", "1,5,6,5 by --input-shape, ?,2,?,? by its declaration"),
         ("x=1,2,0,5", "below 1"),
-        ("x=1,2,-6,5", "no shape"),
-        ("x=", "no shape"),
-        ("x=1;2;6;5", "no shape"),
-        ("", "no shape"),
+        ("x=1,2,-6,5", "not a shape"),
+        ("x=", "not a shape"),
+        ("x=1;2;6;5", "not a shape"),
+        ("", "not a shape"),
         ("nosuch=1,2,6,5", "nosuch"),
     ],
 )
@@ -661,7 +661,7 @@ def test_a_name_that_no_tensor_has_is_not_passed_over() -> None:
 )
 def test_shapes(text: str, shape: tuple[str | None, tuple[int, ...]]) -> None:
     assert ShapeType().convert(text, None, None) == shape
-    with pytest.raises(click.BadParameter, match="no shape"):
+    with pytest.raises(click.BadParameter, match="not a shape"):
         ShapeType().convert(f"{text},", None, None)
 
 

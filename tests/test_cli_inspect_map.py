@@ -259,10 +259,10 @@ def test_map_of_an_operator_a_dense_file_and_a_pipe(matrix: Path) -> None:
         (["--entry", "0,60"], "60 is not in [0, 60)"),
         (["--entry", "5"], "--entry takes two numbers"),
         (["--entry", "5,5,5"], "--entry takes two numbers"),
-        (["--entry", "-1,0"], "no position"),
-        (["--output", "a,b"], "no position"),
-        (["--output", "1;2;3"], "no position"),
-        (["--output", ""], "no position"),
+        (["--entry", "-1,0"], "not a position"),
+        (["--output", "a,b"], "not a position"),
+        (["--output", "1;2;3"], "not a position"),
+        (["--output", ""], "not a position"),
         ([], "one of --output, --input, --kernel, --entry"),
         (["--output", "0,0,0", "--entry", "0,0"], "one of --output, --input, --kernel, --entry"),
     ],
@@ -273,7 +273,7 @@ def test_map_of_what_is_not_there(matrix: Path, arguments: list[str], told: str)
 
 
 def test_map_of_a_file_that_is_no_matrix(folder: Path) -> None:
-    assert "no matrix file" in run("map", LENET, "--entry", "0,0").failed(3)
+    assert "not a matrix file" in run("map", LENET, "--entry", "0,0").failed(3)
     assert "no such file" in run("map", "nowhere.npz", "--entry", "0,0").failed(2)
     (folder / "t.npz").write_text("text")
     assert "text file" in run("map", "t.npz", "--entry", "0,0").failed(3)

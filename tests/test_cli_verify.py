@@ -563,7 +563,7 @@ def test_with_another_model(matrix: Path) -> None:
     assert "origin: " in done.lines[0]
     assert "has no layer @0 'conv' with the output" in done.lines[0]
     assert "no such file" in run("verify", matrix, "--model", "nowhere.onnx").failed(2)
-    assert "no model" in run("verify", matrix, "--model", matrix).failed(3)
+    assert "not a model" in run("verify", matrix, "--model", matrix).failed(3)
 
 
 def test_with_a_model_of_open_sizes(folder: Path) -> None:

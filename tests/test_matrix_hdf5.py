@@ -437,7 +437,7 @@ DAMAGE = {
     "no schema": (
         lambda g: g.parent.attrs.pop("convfc"),
         "MalformedInput",
-        "no matrix file that convfc writes",
+        "not a matrix file that convfc writes",
     ),
     "a schema of a number": (lambda g: g.parent.attrs.create("convfc", 1), "MalformedInput", "'1'"),
     "no group": (lambda g: g.parent.pop(GROUP), "MalformedInput", "holds no matrix"),
