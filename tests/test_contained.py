@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -291,8 +292,8 @@ def test_a_signal_while_a_child_begins_ends_it(monkeypatch: pytest.MonkeyPatch) 
 
     def begin() -> int:
         found = fork()
-        if found:
-            os.kill(os.getpid(), signal.SIGUSR1)
+        if found:  # to this thread: one of a library might take it, and this one hear of it at once
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
             begun.append(found)
         return found
 

@@ -281,7 +281,7 @@ BAD_POOLS: list[tuple[tuple[int, ...], dict[str, Any], type[Exception], str]] = 
         Unsupported,
         "disagree",
     ),
-    ((1, 5), {"kernel_shape": [2], "group": 1}, Unsupported, "'group' is none"),
+    ((1, 5), {"kernel_shape": [2], "group": 1}, Unsupported, "'group' is not one"),
     ((1, 5), {"kernel_shape": 2}, MalformedInput, "wrong type"),
     ((1, 2**22 + 2), {"kernel_shape": [2]}, Refused, "windows along one axis"),
     ((2**10, 2**9, 2**9), {"kernel_shape": [2**9, 2**9]}, Refused, "a tensor of"),

@@ -356,7 +356,7 @@ def test_no_hint_where_none_is_found(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert done.err.endswith("; specify it with --input-shape\n")
     done = convfc(capsys, "inspect", path)
     assert done.code == 0
-    assert "sizes are open; say them with --input-shape" in done.err
+    assert "sizes are open; specify them with --input-shape" in done.err
 
 
 def unneeded() -> onnx.ModelProto:
