@@ -226,7 +226,7 @@ def test_what_is_no_file_of_ours(folder: Path) -> None:
         opened["x"] = [1]
     for command in (["verify"], ["map", "--output", "0,0,0"]):
         text = run(command[0], "plain.h5", *command[1:]).failed(3)
-        assert "plain.h5 is HDF5, but no matrix file that convfc writes" in text
+        assert "plain.h5 is HDF5, but not a matrix file that convfc writes" in text
     Path("text.h5").write_text("some text")
     assert "(edges, hdf5, mat, mtx, npy, npz, " in run("verify", "text.h5").failed(3)
 

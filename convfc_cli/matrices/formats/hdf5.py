@@ -313,7 +313,7 @@ def _check_root(source: Input, root: Group) -> None:
     schema = root.attribute("convfc")
     if schema is None:
         raise MalformedInput(
-            f"{source.name} is HDF5, but no matrix file that convfc writes: its root has no "
+            f"{source.name} is HDF5, but not a matrix file that convfc writes: its root has no "
             f"attribute convfc"
         )
     if schema != SCHEMA:
