@@ -1,1 +1,1 @@
-"""The tests: a package, so that they import their helpers as `tests.brute` from anywhere."""
+"""The tests, in the folders of the package; what they share is in `tests.support`."""

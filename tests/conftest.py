@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from convfc_cli import contained
-from tests import kernels
-from tests.cli_models import net
-from tests.faults import Figures
+from tests.support import kernels
+from tests.support.cli_models import net
+from tests.support.faults import Figures
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before any test imports onnxruntime itself
 
@@ -33,7 +33,7 @@ settings.load_profile(
 
 @pytest.fixture(autouse=True, scope="session")
 def integer_kernels() -> Iterator[None]:
-    """Those of the processor, unless the environment asks for others (`tests.kernels`)."""
+    """Those of the processor, unless the environment asks for others (`tests.support.kernels`)."""
     with kernels.chosen():
         yield
 
@@ -68,7 +68,7 @@ def model(folder: Path) -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the tests of `test_faults` have counted, in whichever process they ran."""
+    """Print what `tests.proof.test_faults` has counted, in whichever process it ran."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     calls = [report for report in reports if getattr(report, "when", "") == "call"]
     figures = Figures.of(told for report in calls for told in report.user_properties)

@@ -21,7 +21,7 @@ from convfc_cli.errors import (
     UsageError,
 )
 from convfc_cli.planning import Options
-from tests.cli_models import LENET, MIXED, arrays, environment, net, rewritten
+from tests.support.cli_models import LENET, MIXED, arrays, environment, net, rewritten
 
 
 @pytest.fixture

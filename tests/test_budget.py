@@ -11,7 +11,7 @@ from convfc_cli import budget
 from convfc_cli.budget import Budget, command, spend
 from convfc_cli.errors import Refused
 from convfc_cli.models import registry
-from tests.cli_models import net, run
+from tests.support.cli_models import net, run
 
 
 def test_small_demands_add_up_within_a_command() -> None:

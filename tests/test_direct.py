@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from convfc_cli import direct
 from convfc_cli.errors import Refused
 from convfc_cli.geometry import Axis
-from tests import brute
-from tests.strategies import axes, problems
+from tests.support import brute
+from tests.support.strategies import axes, problems
 
 
 @pytest.fixture(scope="module", params=[direct.FAR_FEWER, 0], autouse=True)

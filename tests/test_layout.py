@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from convfc_cli.errors import UsageError
 from convfc_cli.layout import ORDERS, Layout
-from tests import brute
+from tests.support import brute
 
 SHAPES = st.lists(st.integers(1, 4), min_size=2, max_size=4).map(tuple)
 

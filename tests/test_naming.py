@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 import convfc_cli as convfc
 from convfc_cli.errors import UsageError
 from convfc_cli.naming import Label, pick
-from tests.cli_models import arrays, net, run, terminal
-from tests.models import info, make_model, save, tensor
+from tests.support.cli_models import arrays, net, run, terminal
+from tests.support.models import info, make_model, save, tensor
 
 pytestmark = pytest.mark.usefixtures("folder")
 

@@ -17,7 +17,7 @@ from convfc_cli.streams import (
     Stream,
     index_dtype,
 )
-from tests.strategies import STREAM_SIZES, stream_sizes
+from tests.support.strategies import STREAM_SIZES, stream_sizes
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from convfc_cli.taps import (
     segments,
     tap_interval,
 )
-from tests import brute
-from tests.strategies import axes, layouts, problems
+from tests.support import brute
+from tests.support.strategies import axes, layouts, problems
 
 
 def listed(taps):

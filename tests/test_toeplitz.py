@@ -13,8 +13,8 @@ from convfc_cli.geometry import Axis
 from convfc_cli.layout import Layout
 from convfc_cli.streams import index_dtype
 from convfc_cli.taps import IndexMap
-from tests import brute
-from tests.strategies import STREAM_SIZES, layouts, problems, stream_sizes
+from tests.support import brute
+from tests.support.strategies import STREAM_SIZES, layouts, problems, stream_sizes
 
 
 def dense(rows):

@@ -10,7 +10,7 @@ import pytest
 
 from convfc_cli.errors import Refused
 from convfc_cli.zips import LARGEST_DIRECTORY, open_zip
-from tests.cli_models import run
+from tests.support.cli_models import run
 
 
 def directory(members: int, name: bytes) -> bytes:

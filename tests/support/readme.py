@@ -1,0 +1,70 @@
+"""The parts of the pages that are generated: `python -m tests.support.readme` writes them anew."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from click.testing import CliRunner
+
+from convfc_cli.cli.main import cli
+from convfc_cli.matrices import registry as matrices
+from convfc_cli.models import registry as models
+from tests.support.paths import ROOT
+
+README = ROOT / "README.md"
+
+PAGES = [
+    README,
+    *(ROOT / "convfc_cli" / name / "README.md" for name in ("cli", "matrices", "models", "proof")),
+    ROOT / ".github" / "CONTRIBUTING.md",
+]
+"""What is written for people who use convfc or work on it."""
+
+HELP = re.compile(r"(<!-- help: (\w+) -->\n```\n).*?(```)", re.DOTALL)
+
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def help_text(command: str) -> str:
+    """What `convfc COMMAND --help` prints on 100 columns."""
+    result = CliRunner().invoke(cli, [command, "--help"], prog_name="convfc", terminal_width=100)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def table(name: str) -> str:
+    """The formats that are registered, as a table."""
+    if name == "models":
+        return _rows(
+            ("Kind", "What is read"),
+            ((f"`{kind.name}`", kind.summary) for kind in models.formats().values()),
+        )
+    assert name == "matrices"
+    return _rows(
+        ("Kind", "Suffix", "Forms", "Layers in a file", "What it is"),
+        (
+            (
+                f"`{kind.name}`",
+                ", ".join(f"`{suffix}`" for suffix in kind.suffixes),
+                ", ".join(f"`{form}`" for form in kind.forms),
+                "all" if kind.several else "one",
+                kind.summary,
+            )
+            for kind in matrices.formats().values()
+        ),
+    )
+
+
+def _rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def generated(text: str) -> str:
+    """A page with its help texts and tables as they are now."""
+    text = HELP.sub(lambda found: found[1] + help_text(found[2]) + found[3], text)
+    return TABLE.sub(lambda found: found[1] + table(found[2]) + found[3], text)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(generated(page.read_text()))
