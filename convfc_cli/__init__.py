@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from convfc_cli.layers.convolution import Convolution
     from convfc_cli.layout import Layout
     from convfc_cli.matrices.operator import MatrixOperator, load
-    from convfc_cli.models.model import Bare, Entry, Model
+    from convfc_cli.models.entry import Entry
+    from convfc_cli.models.model import Model
     from convfc_cli.models.registry import read
+    from convfc_cli.models.request import WeightsSpec
     from convfc_cli.planning import Options
     from convfc_cli.proof.report import Finding, Report
     from convfc_cli.proof.verify import Proof
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Axis",
-    "Bare",
+    "WeightsSpec",
     "Convolution",
     "ConvfcError",
     "Entry",
@@ -54,10 +56,10 @@ __all__ = [
 
 _HOMES = {
     "Axis": "geometry",
-    "Bare": "models.model",
+    "WeightsSpec": "models.request",
     "Convolution": "layers.convolution",
     "ConvfcError": "errors",
-    "Entry": "models.model",
+    "Entry": "models.entry",
     "Finding": "proof.report",
     "IndexMap": "taps",
     "Layout": "layout",

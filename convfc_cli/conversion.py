@@ -49,7 +49,9 @@ from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.models import chain
 from convfc_cli.models import registry as model_kinds
-from convfc_cli.models.model import Bare, Entry, Model, Shapes, by_tensor
+from convfc_cli.models.entry import Entry
+from convfc_cli.models.model import Model
+from convfc_cli.models.request import Request, Shapes, WeightsSpec, by_tensor
 from convfc_cli.naming import first_few
 from convfc_cli.planning import Item, Options, Plan, make_plan, origin_of, select
 from convfc_cli.proof.report import Finding, Report, wrong
@@ -148,7 +150,7 @@ def convert(
     *,
     layers: Sequence[str] | str = (),
     input_shape: Shapes | Sequence[int] | None = None,
-    bare: Bare | None = None,
+    weights: WeightsSpec | None = None,
     include: Sequence[str] | str = (),
     compose: Sequence[str] | str = (),
     options: Options = PLAIN,
@@ -159,7 +161,7 @@ def convert(
     `output` is a folder (it ends in / or exists as one; by default `NAME.fc` in the current
     directory) or, for one layer, a file whose suffix picks the format. `input_shape` settles open
     sizes: the shape of the model's input with its batch, in the model's own order, or a mapping
-    from tensors to theirs. `bare` describes a convolution of which the file has the weights alone.
+    from tensors to theirs. `weights` describes a convolution that the file has only weights of.
     `include` are operators whose layers are converted beside the convolutions (`linear`: all);
     `compose` chains FIRST:LAST of linear layers, each one matrix, in place of single layers.
 
@@ -167,8 +169,8 @@ def convert(
     `Unsupported`, `Refused` (too large), `OutputFailed`, `WrongContents` where another runtime
     contradicts the layer as it was read: in each case nothing is half written.
     """
-    shapes = by_tensor(input_shape)
-    selected = select(model, layers, shapes, bare, include=include, compose=compose)
+    request = Request(by_tensor(input_shape), weights)
+    selected = select(model, layers, request, include=include, compose=compose)
     plan = make_plan(*selected, output, options)
     observer.planned(plan)
     return _carry_out(plan, options, observer)
@@ -181,7 +183,7 @@ def stream(
     *,
     layers: Sequence[str] | str = (),
     input_shape: Shapes | Sequence[int] | None = None,
-    bare: Bare | None = None,
+    weights: WeightsSpec | None = None,
     compose: Sequence[str] | str = (),
     options: Options = PLAIN,
     observer: Observer = Silent(),  # noqa: B008 - has no state
@@ -189,8 +191,8 @@ def stream(
     """Write one layer's npz to an output that need not seek. Nothing is read back."""
     if options.form == "dense":
         raise UsageError("a stream carries an npz: --form dense needs a file, -o NAME.npy")
-    shapes = by_tensor(input_shape)
-    opened_model, entries = select(model, layers, shapes, bare, compose=compose)
+    request = Request(by_tensor(input_shape), weights)
+    opened_model, entries = select(model, layers, request, compose=compose)
     if len(entries) > 1:
         raise UsageError(f"a stream carries one layer, not {len(entries)}: name it with -l")
     plan = make_plan(opened_model, entries, "stream.npz", options, to_disk=False)
@@ -214,7 +216,7 @@ def matrix(
     layer: str | None = None,
     *,
     input_shape: Shapes | Sequence[int] | None = None,
-    bare: Bare | None = None,
+    weights: WeightsSpec | None = None,
     compose: str | None = None,
     layout: str | None = None,
     transpose: bool = False,
@@ -233,8 +235,8 @@ def matrix(
     """
     from scipy.sparse import csr_array
 
-    named, shapes = [layer] if layer else [], by_tensor(input_shape)
-    _, entries = select(model, named, shapes, bare, compose=[compose] if compose else [])
+    request = Request(by_tensor(input_shape), weights)
+    _, entries = select(model, layer or (), request, compose=compose or ())
     if len(entries) != 1:
         names = first_few([entry.name for entry in entries])
         raise UsageError(f"{os.fspath(model)} has {len(entries)} layers: say which ({names})")

@@ -29,7 +29,9 @@ from convfc_cli.matrices.matrix import Origin, Spec, longest
 from convfc_cli.matrices.schema import LONGEST_DESCRIPTION
 from convfc_cli.models import chain
 from convfc_cli.models import registry as model_kinds
-from convfc_cli.models.model import Bare, Entry, Model, Shapes
+from convfc_cli.models.entry import Entry
+from convfc_cli.models.model import Model
+from convfc_cli.models.request import Request, Shapes
 from convfc_cli.naming import stem
 from convfc_cli.proof.probes import PROBES, check_size
 
@@ -110,8 +112,7 @@ class Plan:
 def select(
     model: str | os.PathLike[str],
     layers: Sequence[str] | str,
-    shapes: Shapes,
-    bare: Bare | None = None,
+    request: Request,
     *,
     include: Sequence[str] | str = (),
     compose: Sequence[str] | str = (),
@@ -126,15 +127,14 @@ def select(
     if compose and (layers or include):
         raise UsageError("--compose says itself which layers: it goes without -l and --include")
     with opened(model) as source:
-        own = shapes.get(None) if len(layers) == 1 else None
+        own = request.shapes.get(None) if len(layers) == 1 else None
         try:
-            found = model_kinds.open_model(source, shapes, bare)
+            found = model_kinds.open_model(source, request)
         except UsageError:
-            if own is None or bare is not None:
+            if own is None or request.weights is not None:
                 raise
-            found = model_kinds.open_model(
-                source, {k: v for k, v in shapes.items() if k is not None}
-            )
+            named: Shapes = {k: v for k, v in request.shapes.items() if k is not None}
+            found = model_kinds.open_model(source, Request(named))
             entry = found.select(layers)[0]
             try:
                 return found, (entry.settled(entry.channels_first(own[1:]), "--input-shape"),)

@@ -11,10 +11,10 @@ import pytest
 from convfc_cli.conversion import convert
 from convfc_cli.errors import ConvfcError, MalformedInput
 from convfc_cli.layers.linear import Linear
+from convfc_cli.models.entry import Entry
 from convfc_cli.models.keras import linear
 from convfc_cli.models.keras.convolution import Built
 from convfc_cli.models.keras.linear import Given
-from convfc_cli.models.model import Entry
 from convfc_cli.models.registry import read
 from convfc_cli.planning import Options, make_plan
 from tests.support.keras_files import functional, given_input, layer, legacy

@@ -58,7 +58,7 @@ Examples:
     help="Each convolution together with the batch normalization that reads its output.",
 )
 @options.input_shape
-@options.bare
+@options.weights
 @click.option(
     "--form",
     type=click.Choice(FORMS),
@@ -136,7 +136,7 @@ def convert(
     from convfc_cli.naming import first_few
     from convfc_cli.planning import Options
 
-    shapes, bare = options.shapes(input_shapes), options.described(rest)
+    shapes, weights = options.shapes(input_shapes), options.described(rest)
     chosen = Options(verify=not no_verify, **rest)
     with Reporter(quiet=quiet, paths=not as_json and output != "-") as reporter:
         if output == "-":
@@ -155,7 +155,7 @@ def convert(
                 sys.stdout.buffer,
                 layers=layers,
                 input_shape=shapes,
-                bare=bare,
+                weights=weights,
                 compose=compose,
                 options=chosen,
                 observer=reporter,
@@ -167,7 +167,7 @@ def convert(
             output,
             layers=layers,
             input_shape=shapes,
-            bare=bare,
+            weights=weights,
             include=include,
             compose=compose,
             options=chosen,

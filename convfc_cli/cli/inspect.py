@@ -18,7 +18,8 @@ from convfc_cli.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from convfc_cli.models.model import Entry, Model
+    from convfc_cli.models.entry import Entry
+    from convfc_cli.models.model import Model
 
 WIDE = ("@", "layer", "op", "input", "output", "kernel", "nonzeros", "csr", "status")
 NARROW = ("@", "layer", "output", "nonzeros", "status")
@@ -60,7 +61,7 @@ Examples:
     "`convert --compose` makes of it (products fill in), or why it is refused.",
 )
 @options.input_shape
-@options.bare
+@options.weights
 @options.common
 def inspect(
     model: str,
@@ -154,7 +155,7 @@ def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: 
     """The chains, as the layers are listed."""
     from convfc_cli.errors import ConvfcError
     from convfc_cli.models.chain import chains
-    from convfc_cli.models.model import status
+    from convfc_cli.models.entry import status
     from convfc_cli.planning import human
 
     found: list[dict[str, Any]] = []
@@ -207,7 +208,7 @@ def _chains_in(model: "Model") -> list[str]:
     """The statuses of its chains; none where the other layers of a model cannot be listed."""
     from convfc_cli.errors import ConvfcError
     from convfc_cli.models.chain import chains
-    from convfc_cli.models.model import status
+    from convfc_cli.models.entry import status
 
     try:
         return [status(chain.error) for chain in chains(model)]

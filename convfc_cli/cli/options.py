@@ -14,7 +14,7 @@ from convfc_cli.errors import OutputFailed
 if TYPE_CHECKING:  # generic since click 8.4, and only for type checkers
     _ParamType = click.ParamType[Any]
 
-    from convfc_cli.models.model import Bare
+    from convfc_cli.models.request import WeightsSpec
 else:
     _ParamType = click.ParamType
 
@@ -181,15 +181,15 @@ _BARE = (
 )
 
 
-def bare(command: Command) -> Command:
+def weights(command: Command) -> Command:
     """The options that describe a convolution of which a file has the weights alone."""
     for option in reversed(_BARE):
         command = option(command)
     return command
 
 
-def described(given: dict[str, Any]) -> "Bare | None":
-    """Take the options of `bare` out of what a command was given, as one description."""
+def described(given: dict[str, Any]) -> "WeightsSpec | None":
+    """Take the options of `weights` out of what a command was given, as one description."""
     names = ("weight", "kernel_order", "bias", "stride", "pad", "dilation", "groups", "transposed")
     found = {name: given.pop(name) for name in (*names, "output_padding")}
     found = {name: value for name, value in found.items() if value not in (None, False)}
@@ -201,13 +201,13 @@ def described(given: dict[str, Any]) -> "Bare | None":
         return None
     if order is None:
         raise click.UsageError("--weight needs --kernel-order, such as oihw or hwio")
-    from convfc_cli.models.model import Bare
+    from convfc_cli.models.request import WeightsSpec
 
     if found.get("bias") == "":
         raise click.UsageError("--bias is empty: name a dataset, or say none")
     if found.get("bias") == "none":
         found["bias"] = ""
-    return Bare(weight, order, **found)
+    return WeightsSpec(weight, order, **found)
 
 
 quiet = click.option(

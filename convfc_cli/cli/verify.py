@@ -45,7 +45,7 @@ Examples:
     help="Also prove that kernel and geometry are this model's.",
 )
 @options.input_shape
-@options.bare
+@options.weights
 @click.option(
     "--probes",
     type=click.IntRange(1, 8),
@@ -99,15 +99,15 @@ def verify(
     from convfc_cli.proof.verify import Proof
 
     proof = Proof(probes, seed, exhaustive, against)
-    bare = options.described(rest)
-    if (input_shapes or bare) and model is None:
+    weights = options.described(rest)
+    if (input_shapes or weights) and model is None:
         raise UsageError("--input-shape and --weight are of a model's: they go with --model")
     reports: list[Report] = []
     told: list[dict[str, Any]] = []
     codes: list[int] = []
     human = is_terminal(sys.stdout)
     files = _files(matrices)
-    found = model if model is None else read(model, options.shapes(input_shapes), bare)
+    found = model if model is None else read(model, options.shapes(input_shapes), weights)
     for file in files:
         try:
             if isinstance(file, ConvfcError):

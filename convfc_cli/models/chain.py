@@ -16,7 +16,8 @@ from convfc_cli.layers.filling import filled
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import check_chain, composed
 from convfc_cli.layers.product import parts as factors
-from convfc_cli.models.model import Entry, Model
+from convfc_cli.models.entry import Entry
+from convfc_cli.models.model import Model
 from convfc_cli.outline import Outline
 from convfc_cli.taps import IndexMap
 

@@ -7,7 +7,8 @@ from functools import cache
 from convfc_cli import budget, discovery
 from convfc_cli.errors import MalformedInput
 from convfc_cli.files import Input, opened
-from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes, by_tensor
+from convfc_cli.models.model import Model, ModelFormat
+from convfc_cli.models.request import Request, Shapes, WeightsSpec, by_tensor
 
 
 @cache
@@ -23,26 +24,26 @@ def formats() -> dict[str, ModelFormat]:
 def read(
     path: str | os.PathLike[str],
     input_shape: Shapes | Sequence[int] | None = None,
-    bare: Bare | None = None,
+    weights: WeightsSpec | None = None,
 ) -> Model:
     """List the layers of a model file; `-` is standard input.
 
     `input_shape` settles sizes that the model leaves open: (1, 3, 224, 224) of its only input, or a
-    mapping from tensors to theirs, {"x": (1, 3, 224, 224)}. `bare` describes a convolution of which
-    the file has only the weights; its input is (1, channels, *spatial).
+    mapping from tensors to theirs, {"x": (1, 3, 224, 224)}. `weights` describes a convolution that
+    the file has only weights of; its input is (1, channels, *spatial).
 
     Raises `UsageError` (no such file, shapes that do not fit), `MalformedInput`, `Refused`.
     """
     with opened(path) as source:
-        return open_model(source, by_tensor(input_shape), bare)
+        return open_model(source, Request(by_tensor(input_shape), weights))
 
 
-def open_model(source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
+def open_model(source: Input, request: Request) -> Model:
     """`read` of a file that is open already."""
     budget.current().earn(source.size)
     for kind in formats().values():
         if kind.recognises(source):
-            return kind.open(source, shapes, bare)
+            return kind.open(source, request)
     known = ", ".join(formats())
     if source.looks_like_text():
         raise MalformedInput(f"{source.name} is a text file, not a model (known: {known})")

@@ -23,7 +23,8 @@ from convfc_cli.hdf5 import floats
 from convfc_cli.hdf5.floats import check_numbers, dtype_name, numbers
 from convfc_cli.hdf5.tree import Dataset
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.models.model import Bare, Entry, Shapes
+from convfc_cli.models.entry import Entry
+from convfc_cli.models.request import Shapes, WeightsSpec
 from convfc_cli.naming import shell_command
 from convfc_cli.taps import IndexMap
 
@@ -155,11 +156,11 @@ def _is_optimizers(dataset: Dataset) -> bool:
     return dataset.path.split("/")[1].startswith("optimizer")
 
 
-def described(tree: Tree, bare: Bare, shapes: Shapes) -> tuple[Entry, ...]:
+def described(tree: Tree, spec: WeightsSpec, shapes: Shapes) -> tuple[Entry, ...]:
     """The one layer that is described. Raises `UsageError` where the description does not fit."""
-    weight = _weight(tree, bare.weight)
-    bias = _bias(tree, bare, weight)
-    return (entry(0, weight.name, weight, bias, bare, _own(shapes, weight.name)),)
+    weight = _weight(tree, spec.weight)
+    bias = _bias(tree, spec, weight)
+    return (entry(0, weight.name, weight, bias, spec, _own(shapes, weight.name)),)
 
 
 def entry(
@@ -167,11 +168,11 @@ def entry(
     name: str,
     weight: Weight,
     bias: Weight | None,
-    bare: Bare,
+    spec: WeightsSpec,
     input_shape: tuple[int, ...] | None,
 ) -> Entry:
     """The entry of a described layer on an input of (channels, *spatial), None where it is open."""
-    geometry = Geometry.of(bare, weight.shape(len(bare.order)))
+    geometry = Geometry.of(spec, weight.shape(len(spec.order)))
     check_numbers(weight.dataset)
     if bias is not None:
         check_numbers(bias.dataset)
@@ -185,7 +186,7 @@ def entry(
         position,
         name,
         name,
-        "ConvTranspose" if bare.transposed else "Conv",
+        "ConvTranspose" if spec.transposed else "Conv",
         weight=weight.name,
         dtype=dtype_name(weight.dataset),
     )
@@ -211,54 +212,54 @@ def entry(
 class Geometry:
     """A description, held to the shape of the stored kernel."""
 
-    bare: Bare
+    spec: WeightsSpec
     stored: tuple[int, ...]
     rank: int
     sizes: dict[str, int]
     """What each letter of the order stands for."""
 
     @classmethod
-    def of(cls, bare: Bare, stored: tuple[int, ...]) -> "Geometry":
+    def of(cls, spec: WeightsSpec, stored: tuple[int, ...]) -> "Geometry":
         """Raises `UsageError` where the order is none, or does not fit the shape."""
-        letters = bare.order.lower()
+        letters = spec.order.lower()
         rank = sum(letter in SPATIAL for letter in letters)
         spatial = SPATIAL[3 - rank :]
         wanted = {frozenset(f"oi{spatial}"), frozenset(f"im{spatial}")}
         examples = EXAMPLES.get(rank, EXAMPLES[2])
         if not 1 <= rank <= 3 or len(set(letters)) != len(letters) or set(letters) not in wanted:
             raise UsageError(
-                f"--kernel-order {bare.order!r} must name each axis once: o and i (or i and m for "
+                f"--kernel-order {spec.order!r} must name each axis once: o and i (or i and m for "
                 f"depthwise) and {spatial or 'hw'}, such as {examples}"
             )
         if len(stored) != len(letters):
             raise UsageError(
-                f"--kernel-order {bare.order} names {len(letters)} axes; {bare.weight} has "
+                f"--kernel-order {spec.order} names {len(letters)} axes; {spec.weight} has "
                 f"{len(stored)}, {stored}"
             )
-        if "m" in letters and (bare.transposed or bare.groups != 1):
+        if "m" in letters and (spec.transposed or spec.groups != 1):
             raise UsageError("a depthwise order (with m) goes without --transposed and --groups")
         for option in ("stride", "dilation", "output_padding"):
-            _per_axis(getattr(bare, option), rank, f"--{option.replace('_', '-')}")
-        if not isinstance(bare.pad, str):
-            _per_axis(bare.pad, rank, "--pad")
-        elif bare.transposed:
+            _per_axis(getattr(spec, option), rank, f"--{option.replace('_', '-')}")
+        if not isinstance(spec.pad, str):
+            _per_axis(spec.pad, rank, "--pad")
+        elif spec.transposed:
             raise UsageError(
-                f"--pad {bare.pad} is ambiguous for a transposed convolution: give numbers"
+                f"--pad {spec.pad} is ambiguous for a transposed convolution: give numbers"
             )
-        elif bare.pad not in ("valid", "same", "same-lower", "causal"):
-            raise UsageError(f"--pad {bare.pad!r} is not one of valid, same, same-lower, causal")
-        if any(bare.output_padding) and not bare.transposed:
+        elif spec.pad not in ("valid", "same", "same-lower", "causal"):
+            raise UsageError(f"--pad {spec.pad!r} is not one of valid, same, same-lower, causal")
+        if any(spec.output_padding) and not spec.transposed:
             raise UsageError("--output-padding goes with --transposed")
-        return cls(bare, stored, rank, dict(zip(letters, stored, strict=True)))
+        return cls(spec, stored, rank, dict(zip(letters, stored, strict=True)))
 
     @property
     def groups(self) -> int:
-        return self.sizes["i"] if "m" in self.sizes else self.bare.groups
+        return self.sizes["i"] if "m" in self.sizes else self.spec.groups
 
     @property
     def channels(self) -> int:
         """The channels of the layer's input."""
-        shared = self.bare.groups if not self.bare.transposed else 1
+        shared = self.spec.groups if not self.spec.transposed else 1
         return self.sizes["i"] * shared
 
     @property
@@ -266,7 +267,7 @@ class Geometry:
         """The channels of its output."""
         if "m" in self.sizes:
             return self.sizes["i"] * self.sizes["m"]
-        return self.sizes["o"] * (self.bare.groups if self.bare.transposed else 1)
+        return self.sizes["o"] * (self.spec.groups if self.spec.transposed else 1)
 
     def enough(self) -> tuple[int, ...]:
         """An input of (channels, *spatial) that is large enough, for instance.
@@ -286,8 +287,8 @@ class Geometry:
         """All of the layer but its weights, over an input of (channels, *spatial)."""
         if len(shape) != self.rank + 1 or shape[0] != self.channels:
             raise UsageError(
-                f"--input-shape 1,{','.join(map(str, shape))} does not fit {self.bare.weight}: its "
-                f"kernel of {self.stored} in the order {self.bare.order} with --groups "
+                f"--input-shape 1,{','.join(map(str, shape))} does not fit {self.spec.weight}: its "
+                f"kernel of {self.stored} in the order {self.spec.order} with --groups "
                 f"{self.groups} reads 1,{self.channels} and {self.rank} spatial sizes, batch and "
                 f"channels first"
             )
@@ -297,32 +298,32 @@ class Geometry:
             axes = tuple(map(self._axis, shape[1:], kernel, range(self.rank)))
             if "m" in self.sizes:
                 first, second = self.outputs, 1
-            elif self.bare.transposed:
+            elif self.spec.transposed:
                 first, second = self.sizes["i"], self.sizes["o"]
             else:
                 first, second = self.sizes["o"], self.sizes["i"]
-            return IndexMap((first, second, *kernel), axes, self.groups, self.bare.transposed)
+            return IndexMap((first, second, *kernel), axes, self.groups, self.spec.transposed)
         except GeometryError as error:
-            raise UsageError(f"{self.bare.weight}: {error}") from error
+            raise UsageError(f"{self.spec.weight}: {error}") from error
 
     def _axis(self, inputs: int, kernel: int, axis: int) -> Axis:
-        bare, rank = self.bare, self.rank
-        stride = _per_axis(bare.stride, rank, "")[axis]
-        dilation = _per_axis(bare.dilation, rank, "")[axis]
-        if isinstance(bare.pad, str):
-            low, high = _named_pads(bare.pad, inputs, kernel, stride, dilation)
+        spec, rank = self.spec, self.rank
+        stride = _per_axis(spec.stride, rank, "")[axis]
+        dilation = _per_axis(spec.dilation, rank, "")[axis]
+        if isinstance(spec.pad, str):
+            low, high = _named_pads(spec.pad, inputs, kernel, stride, dilation)
         else:
-            low, high = _per_axis(bare.pad, rank, "")[axis]
-        if not bare.transposed:
+            low, high = _per_axis(spec.pad, rank, "")[axis]
+        if not spec.transposed:
             return convolution_axis(inputs, kernel, stride, dilation, low, high)
-        extra = _per_axis(bare.output_padding, rank, "")[axis]
+        extra = _per_axis(spec.output_padding, rank, "")[axis]
         return transposed_axis(inputs, kernel, stride, dilation, low, high, extra)
 
     def load(self, index: IndexMap, weight: Weight, bias: Weight | None) -> Convolution:
         """The layer with its weights."""
-        kernel = weight.read(len(self.bare.order))
-        letters = self.bare.order.lower()
-        first = "im" if "m" in letters else "io" if self.bare.transposed else "oi"
+        kernel = weight.read(len(self.spec.order))
+        letters = self.spec.order.lower()
+        first = "im" if "m" in letters else "io" if self.spec.transposed else "oi"
         wanted = first + SPATIAL[3 - self.rank :]
         kernel = kernel.transpose([letters.index(letter) for letter in wanted])
         values = None if bias is None else floats.bias(bias.dataset, kernel.dtype)
@@ -370,13 +371,13 @@ def _weight(tree: Tree, name: str) -> Weight:
     raise UsageError(f"the file has no dataset {name!r}; there are {', '.join(close) or 'none'}")
 
 
-def _bias(tree: Tree, bare: Bare, weight: Weight) -> Weight | None:
+def _bias(tree: Tree, spec: WeightsSpec, weight: Weight) -> Weight | None:
     """The bias that is described; where nothing is said of it and one lies beside the kernel, that
     is asked about, not passed over.
     """
-    if bare.bias:
-        return _weight(tree, bare.bias)
-    if bare.bias is None:
+    if spec.bias:
+        return _weight(tree, spec.bias)
+    if spec.bias is None:
         for name in _biases(tree, weight):
             raise UsageError(f"{name} lies beside {weight.name}: say --bias {name}, or --bias none")
     return None

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from convfc_cli.cli.options import ShapeType, SizeType
-from convfc_cli.models.model import Entry
+from convfc_cli.models.entry import Entry
 from tests.support.cli_models import (
     LENET,
     MIXED,

@@ -25,8 +25,9 @@ from scipy.sparse import csr_array, load_npz
 import convfc_cli
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.matrix import digest
-from convfc_cli.models.model import Bare, Entry
+from convfc_cli.models.entry import Entry
 from convfc_cli.models.registry import read
+from convfc_cli.models.request import WeightsSpec
 from tests.support.models import convfc, worst_ratio
 from tests.support.paths import RECORDED, ROOT
 
@@ -79,7 +80,7 @@ class Call:
     keras: str
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
-    bare: Bare
+    spec: WeightsSpec
     """What a person says of its weights, less the datasets and the order of the axes."""
 
     @property
@@ -88,7 +89,7 @@ class Call:
         return self.name.split(":")[0]
 
 
-SAME = Bare("", "", pad="same")
+SAME = WeightsSpec("", "", pad="same")
 
 CALLS = (
     Call("stem", "Conv", "Conv2D", (1, 28, 28), (4, 14, 14), replace(SAME, stride=(2,))),
@@ -112,10 +113,10 @@ CALLS = (
         "Conv2DTranspose",
         (8, 7, 7),
         (6, 14, 14),
-        Bare("", "", stride=(2,), pad=((1, 1),), transposed=True),
+        WeightsSpec("", "", stride=(2,), pad=((1, 1),), transposed=True),
     ),
     Call("down", "Conv", "Conv2D", (6, 14, 14), (8, 7, 7), replace(SAME, stride=(2,))),
-    Call("rows", "Conv", "Conv1D", (8, 49), (10, 7), Bare("", "", stride=(7,))),
+    Call("rows", "Conv", "Conv1D", (8, 49), (10, 7), WeightsSpec("", "", stride=(7,))),
 )
 """All of them in order; the sizes are those of an image of 28 x 28."""
 
@@ -165,15 +166,15 @@ def calls_in(file: str) -> list[Call]:
     return list(CALLS)
 
 
-def description(file: str, call: Call) -> Bare:
+def description(file: str, call: Call) -> WeightsSpec:
     """What a person has to say of a layer of which a file has the weights alone."""
     depthwise = call.keras == "DepthwiseConv2D"
     spatial = "w" if call.keras == "Conv1D" else "hw"
     if file == "digits_torch.h5":
         module = call.layer.replace("/", ".")
         weight, bias = f"{module}.weight", f"{module}.bias"
-        order = ("io" if call.bare.transposed else "oi") + spatial
-        groups = 4 if depthwise else call.bare.groups
+        order = ("io" if call.spec.transposed else "oi") + spatial
+        groups = 4 if depthwise else call.spec.groups
     else:
         if file == "digits_keras2_weights.h5":
             group = call.layer if "/" in call.layer else f"{call.layer}/{call.layer}"
@@ -181,10 +182,10 @@ def description(file: str, call: Call) -> Bare:
             weight, bias = f"{group}/{kernel}:0", f"{group}/bias:0"
         else:
             weight, bias = (f"{STORED_BY_KERAS3[call.layer]}/{n}" for n in (0, 1))
-        order = spatial + ("im" if depthwise else "oi" if call.bare.transposed else "io")
-        groups = call.bare.groups
-    bias = bias if call.bare.bias is None else call.bare.bias
-    return replace(call.bare, weight=weight, order=order, bias=bias, groups=groups)
+        order = spatial + ("im" if depthwise else "oi" if call.spec.transposed else "io")
+        groups = call.spec.groups
+    bias = bias if call.spec.bias is None else call.spec.bias
+    return replace(call.spec, weight=weight, order=order, bias=bias, groups=groups)
 
 
 def entry_of(path: Path, call: Call) -> Entry:
@@ -323,7 +324,7 @@ def test_every_container_gives_what_its_framework_recorded(
                 sample(file),
                 tmp_path / f"{CALLS.index(call)}.npz",
                 input_shape=(1, *call.input_shape),
-                bare=description(file, call),
+                weights=description(file, call),
             )
         paths = sorted(tmp_path.glob("*.npz"))
     else:
@@ -368,12 +369,12 @@ def test_weights_alone_are_listed_with_their_biases(file: str) -> None:
     found = {entry.name: entry for entry in read(sample(file)).entries}
     assert len(found) == len({call.layer for call in CALLS})
     for call in CALLS:
-        bare = description(file, call)
-        entry = found[bare.weight]
+        spec = description(file, call)
+        entry = found[spec.weight]
         assert entry.status == "weights alone"
         assert entry.stored is not None
         assert prod(entry.stored) == entry_of(sample(file), call).load().kernel.size
-        assert (bare.bias or "none") in str(entry.error)
+        assert (spec.bias or "none") in str(entry.error)
 
 
 def same_bits(one: Any, other: Any) -> bool:
@@ -414,7 +415,7 @@ def test_every_container_gives_the_same_matrix_up_to_the_stated_layout(call: Cal
         if file in ALONE:
             options = {
                 "input_shape": (1, *call.input_shape),
-                "bare": description(file, call),
+                "weights": description(file, call),
             }
             name = None
         found = convfc_cli.matrix(sample(file), name, **options)

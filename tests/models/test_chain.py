@@ -17,7 +17,7 @@ from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, Refused
 from convfc_cli.layers import product
 from convfc_cli.models.chain import chains, normalized
-from convfc_cli.models.model import Entry
+from convfc_cli.models.entry import Entry
 from convfc_cli.models.registry import read
 from convfc_cli.rounding import Witness, check_runtime
 from tests.support.cli_models import run

@@ -20,8 +20,9 @@ from convfc_cli.errors import ConvfcError, MalformedInput, UsageError
 from convfc_cli.files import opened
 from convfc_cli.models import registry, weights_alone
 from convfc_cli.models.keras import convolution
-from convfc_cli.models.model import Bare, Model
+from convfc_cli.models.model import Model
 from convfc_cli.models.onnx import constants
+from convfc_cli.models.request import WeightsSpec
 from tests.support import brute
 from tests.support.cli_models import process, run
 from tests.support.models import info, make_model, tensor
@@ -276,13 +277,13 @@ def test_a_file_cut_short_is_an_error_or_lists_the_same(kind, name, make, folder
 
 @every_kind
 def test_a_description_of_bare_weights_fits_or_is_refused(kind, name, make, folder):
-    bare = Bare("model_weights/first/first/kernel:0", "hwio", bias="")
+    spec = WeightsSpec("model_weights/first/first/kernel:0", "hwio", bias="")
     if kind == "keras" and name == "m.h5":
-        (entry,) = read_back(make, folder / name, input_shape=(1, 2, 7, 6), bare=bare).entries
+        (entry,) = read_back(make, folder / name, input_shape=(1, 2, 7, 6), weights=spec).entries
         assert entry.load().kernel.tobytes() == KERNELS[0].tobytes()
     else:
         with pytest.raises(UsageError):
-            read_back(make, folder / name, input_shape=(1, 2, 7, 6), bare=bare)
+            read_back(make, folder / name, input_shape=(1, 2, 7, 6), weights=spec)
 
 
 def test_what_is_no_model_is_refused_with_the_kinds_there_are(folder):

@@ -16,7 +16,7 @@ import pytest
 
 import convfc_cli as convfc
 from convfc_cli.errors import Refused, SizeMissing, Unsupported, UsageError
-from convfc_cli.models.model import Bare
+from convfc_cli.models.request import WeightsSpec
 from tests.support.cli_models import (
     COLOUR,
     LENET,
@@ -68,7 +68,7 @@ def test_every_order_of_a_kernels_axes(folder: Path, letters: str) -> None:
     orders = ["".join(order) for order in permutations(letters)]
     path = weights(folder / "w.h5", {o: stored_as(kernel, letters, o) for o in orders})
     for order in orders if len(orders) < 100 else orders[::7]:
-        found = convfc.matrix(path, bare=Bare(order, order), input_shape=(1, 3, *sizes))
+        found = convfc.matrix(path, weights=WeightsSpec(order, order), input_shape=(1, 3, *sizes))
         assert np.array_equal(found.toarray(), wanted), order
 
 
@@ -80,8 +80,8 @@ def test_every_order_of_a_transposed_kernels_axes(folder: Path, letters: str) ->
     orders = ["".join(order) for order in permutations(letters)]
     path = weights(folder / "w.h5", {o: stored_as(kernel, letters, o) for o in orders})
     for order in orders if len(orders) < 100 else orders[::7]:
-        bare = Bare(order, order, stride=(2,), transposed=True)
-        found = convfc.matrix(path, bare=bare, input_shape=(1, 4, *sizes))
+        spec = WeightsSpec(order, order, stride=(2,), transposed=True)
+        found = convfc.matrix(path, weights=spec, input_shape=(1, 4, *sizes))
         assert np.array_equal(found.toarray(), wanted), order
 
 
@@ -94,7 +94,7 @@ def test_every_order_of_a_depthwise_kernels_axes(folder: Path, letters: str) -> 
     orders = ["".join(order) for order in permutations(letters)]
     path = weights(folder / "w.h5", {o: stored_as(kernel, letters, o) for o in orders})
     for order in orders if len(orders) < 100 else orders[::7]:
-        found = convfc.matrix(path, bare=Bare(order, order), input_shape=(1, 3, *sizes))
+        found = convfc.matrix(path, weights=WeightsSpec(order, order), input_shape=(1, 3, *sizes))
         assert np.array_equal(found.toarray(), wanted), order
 
 
@@ -873,9 +873,9 @@ def test_convert_says_what_it_could_not_do(folder: Path) -> None:
 
 def test_the_api_says_what_the_command_says(folder: Path) -> None:
     path = state(folder)
-    bare = Bare("conv.weight", "oihw", bias="conv.bias", stride=(2,), pad="same")
+    spec = WeightsSpec("conv.weight", "oihw", bias="conv.bias", stride=(2,), pad="same")
     wanted, outputs = matrix(ramp(3, 2, 3, 2), (5, 4), stride=(2, 2), pads=((1, 1), (0, 0)))
-    model = convfc.read(path, (1, 2, 5, 4), bare)
+    model = convfc.read(path, (1, 2, 5, 4), spec)
     (entry,) = model.entries
     assert (model.kind, entry.require().output_shape) == ("hdf5", outputs)
     layer = entry.load()
@@ -883,18 +883,20 @@ def test_the_api_says_what_the_command_says(folder: Path) -> None:
     assert layer.bias is not None
     assert np.array_equal(layer.bias, ramp(3))
     for shape in ((1, 2, 5, 4), {None: (1, 2, 5, 4)}, {"conv.weight": (1, 2, 5, 4)}):
-        found = convfc.matrix(path, bare=bare, input_shape=shape)
+        found = convfc.matrix(path, weights=spec, input_shape=shape)
         assert np.array_equal(found.toarray(), wanted)
-    done = convfc.convert(path, "c.npz", bare=bare, input_shape=(1, 2, 5, 4))
+    done = convfc.convert(path, "c.npz", weights=spec, input_shape=(1, 2, 5, 4))
     assert done.exit_code == 0
     assert np.array_equal(matrix_of(Path("c.npz")), wanted)
-    assert convfc.verify("c.npz", model=convfc.read(path, bare=bare)).ok
-    other = Bare("conv.weight", "oihw", bias="conv.bias", stride=(2,), pad=((1, 1), (1, 1)))
-    assert not convfc.verify("c.npz", model=convfc.read(path, bare=other)).ok
+    assert convfc.verify("c.npz", model=convfc.read(path, weights=spec)).ok
+    other = WeightsSpec("conv.weight", "oihw", bias="conv.bias", stride=(2,), pad=((1, 1), (1, 1)))
+    assert not convfc.verify("c.npz", model=convfc.read(path, weights=other)).ok
 
 
 def test_a_layer_without_a_size_takes_any(folder: Path) -> None:
-    (entry,) = convfc.read(state(folder), bare=Bare("conv.weight", "oihw", bias="")).entries
+    (entry,) = convfc.read(
+        state(folder), weights=WeightsSpec("conv.weight", "oihw", bias="")
+    ).entries
     assert entry.status == "needs a size"
     with pytest.raises(SizeMissing) as missing:
         entry.require()
@@ -909,15 +911,15 @@ def test_a_layer_without_a_size_takes_any(folder: Path) -> None:
 
 def test_the_api_holds_a_description_to_its_words(folder: Path) -> None:
     path = state(folder)
-    for bare, told in (
-        (Bare("conv.weight", "oihw", "", pad="full"), "'full' is not one of"),
-        (Bare("conv.weight", "oihw", "", pad="valid", transposed=True), "is ambiguous"),
-        (Bare("conv.weight", "oihw", "", stride=(1, 1, 1)), "--stride has 3 values"),
-        (Bare("conv.weight", "oihw", "", stride=()), "--stride has 0 values"),
-        (Bare("conv.weight", "oihw", "", output_padding=(0, 1)), "goes with --transposed"),
+    for spec, told in (
+        (WeightsSpec("conv.weight", "oihw", "", pad="full"), "'full' is not one of"),
+        (WeightsSpec("conv.weight", "oihw", "", pad="valid", transposed=True), "is ambiguous"),
+        (WeightsSpec("conv.weight", "oihw", "", stride=(1, 1, 1)), "--stride has 3 values"),
+        (WeightsSpec("conv.weight", "oihw", "", stride=()), "--stride has 0 values"),
+        (WeightsSpec("conv.weight", "oihw", "", output_padding=(0, 1)), "goes with --transposed"),
     ):
         with pytest.raises(UsageError, match=told):
-            convfc.read(path, bare=bare)
+            convfc.read(path, weights=spec)
 
 
 # MATLAB
@@ -1165,12 +1167,12 @@ def test_what_leads_out_of_a_file_is_refused(folder: Path, make: Any, code: int,
 @pytest.mark.parametrize("name", ["/etc/passwd", "//k", "/../k", "..", "a/../k", "\0", "k\0"])
 def test_names_that_lead_nowhere(folder: Path, name: str) -> None:
     path = weights(folder / "w.h5", {"k": ramp(3, 2, 3, 2)})
-    for bare in (Bare(name, "oihw"), Bare("k", "oihw", bias=name)):
-        if name == "//k" and not bare.bias:
-            assert convfc.read(path, bare=bare).entries[0].name == "k"
+    for spec in (WeightsSpec(name, "oihw"), WeightsSpec("k", "oihw", bias=name)):
+        if name == "//k" and not spec.bias:
+            assert convfc.read(path, weights=spec).entries[0].name == "k"
             continue
         with pytest.raises(Refused if ".." in name else (UsageError, Unsupported)):
-            convfc.read(path, bare=bare)
+            convfc.read(path, weights=spec)
 
 
 def test_what_a_name_could_do_to_a_terminal_is_not_printed(folder: Path) -> None:

@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.models.model import Entry, Model
+from convfc_cli.models.entry import Entry
+from convfc_cli.models.model import Model
 from convfc_cli.models.registry import read
 
 Array = NDArray[Any]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from convfc_cli.cli.main import main
-from convfc_cli.models.model import Entry, Model
+from convfc_cli.models.entry import Entry
+from convfc_cli.models.model import Model
 from convfc_cli.models.registry import read
 from convfc_cli.rounding import Witness
 

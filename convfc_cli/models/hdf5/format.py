@@ -7,9 +7,11 @@ a JSON that names the files, which must lie beside it.
 
 from convfc_cli.files import Input
 from convfc_cli.hdf5.tree import is_hdf5, open_tree
+from convfc_cli.models.entry import Entry
 from convfc_cli.models.hdf5 import nir
 from convfc_cli.models.hdf5.shards import Shards, is_sharded, shards
-from convfc_cli.models.model import Bare, Entry, Model, ModelFormat, Shapes
+from convfc_cli.models.model import Model, ModelFormat
+from convfc_cli.models.request import Request
 from convfc_cli.models.weights_alone import Tree, candidates, described
 
 
@@ -30,9 +32,9 @@ class Hdf5(ModelFormat):
             return False
         return {"model_config", "convfc"}.isdisjoint(open_tree(source).attributes())
 
-    def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
+    def open(self, source: Input, request: Request) -> Model:
         found = shards(source) if is_sharded(source) else None
-        entries = _entries(source, found, shapes, bare)
+        entries = _entries(source, found, request)
         return Model(
             *(source.name, self.name, entries, source.sha256(), source.path),
             beside=lambda: found.paths if found else (),
@@ -42,14 +44,14 @@ class Hdf5(ModelFormat):
 FORMAT = Hdf5()
 
 
-def _entries(
-    source: Input, found: Shards | None, shapes: Shapes, bare: Bare | None
-) -> tuple[Entry, ...]:
+def _entries(source: Input, found: Shards | None, request: Request) -> tuple[Entry, ...]:
     tree: Tree
     if found is not None:
         tree = found
     else:
         tree = root = open_tree(source)
-        if bare is None and nir.is_nir(root):
-            return nir.list_layers(root, shapes)
-    return candidates(tree) if bare is None else described(tree, bare, shapes)
+        if request.weights is None and nir.is_nir(root):
+            return nir.list_layers(root, request.shapes)
+    if request.weights is None:
+        return candidates(tree)
+    return described(tree, request.weights, request.shapes)

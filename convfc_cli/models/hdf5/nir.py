@@ -19,7 +19,8 @@ from convfc_cli.errors import (
     UsageError,
 )
 from convfc_cli.hdf5.tree import Group
-from convfc_cli.models.model import Bare, Entry, Pads, Shapes
+from convfc_cli.models.entry import Entry
+from convfc_cli.models.request import Pads, Shapes, WeightsSpec
 from convfc_cli.models.sizes import Account, agreed, complete
 from convfc_cli.models.weights_alone import Weight
 from convfc_cli.models.weights_alone import entry as described
@@ -91,7 +92,7 @@ def _entry(position: int, name: str, kind: str, node: Group, given: Any) -> Entr
         if len(weight.shape()) != len(order):
             raise MalformedInput(f"{node.path}/weight has the shape {weight.shape()} in a {kind}")
         (groups,) = _whole(node, "groups", 1)
-        bare = Bare(
+        spec = WeightsSpec(
             weight=f"{name}/weight",
             order=order,
             bias=f"{name}/bias",
@@ -109,7 +110,7 @@ def _entry(position: int, name: str, kind: str, node: Group, given: Any) -> Entr
             Account(given, "--input-shape", given=True),
         )
         own = None if sizes is None else complete(sizes[1:])
-        return described(position, name, weight, bias, bare, own)
+        return described(position, name, weight, bias, spec, own)
     except UsageError as error:
         if given:
             raise

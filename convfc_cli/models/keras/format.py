@@ -16,7 +16,8 @@ from convfc_cli.hdf5.tree import Group, is_hdf5, open_tree
 from convfc_cli.models.keras.config import LARGEST, Layer, parse
 from convfc_cli.models.keras.listing import Entries, Origin, list_layers
 from convfc_cli.models.keras.weights import Legacy, Store, Weights
-from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes
+from convfc_cli.models.model import Model, ModelFormat
+from convfc_cli.models.request import Request, Shapes
 from convfc_cli.models.weights_alone import candidates, described
 from convfc_cli.zips import open_zip
 
@@ -52,21 +53,21 @@ class Keras(ModelFormat):
                 return b"config.json" in source.head or b"metadata.json" in source.head
         return is_hdf5(source) and "model_config" in open_tree(source).attributes()
 
-    def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
+    def open(self, source: Input, request: Request) -> Model:
         if source.head.startswith(b"PK\3\4"):
-            entries, lister = _zipped(source, shapes, bare)
+            entries, lister = _zipped(source, request)
         else:
-            entries, lister = _legacy(source, shapes, bare)
+            entries, lister = _legacy(source, request)
         return Model(source.name, self.name, entries, source.sha256(), source.path, lister)
 
 
 FORMAT = Keras()
 
 
-def _legacy(source: Input, shapes: Shapes, bare: Bare | None) -> Listed:
+def _legacy(source: Input, request: Request) -> Listed:
     root = open_tree(source)
-    if bare is not None:
-        return described(root, bare, shapes), tuple
+    if request.weights is not None:
+        return described(root, request.weights, request.shapes), tuple
     text = root.attribute("model_config")
     if not isinstance(text, str):
         raise MalformedInput(f"{source.name}: its model_config is not text")
@@ -78,10 +79,10 @@ def _legacy(source: Input, shapes: Shapes, bare: Bare | None) -> Listed:
     keras1 = version.startswith("1")
     theano = None if backend is None and keras1 else backend == "theano"
     model = parse(text, source.name)
-    return _entries(source, model, Legacy(weights), Origin(keras1, theano), shapes, root)
+    return _entries(source, model, Legacy(weights), Origin(keras1, theano), request.shapes, root)
 
 
-def _zipped(source: Input, shapes: Shapes, bare: Bare | None) -> Listed:
+def _zipped(source: Input, request: Request) -> Listed:
     try:
         with open_zip(source.file, source.name) as archive:
             if len(archive.infolist()) > MOST_MEMBERS:
@@ -94,9 +95,9 @@ def _zipped(source: Input, shapes: Shapes, bare: Bare | None) -> Listed:
         raise MalformedInput(
             f"{source.name} is a damaged .keras file: {str(error).lower()}"
         ) from error
-    if bare is not None:
-        return described(root, bare, shapes), tuple
-    return _entries(source, parse(config, source.name), Store(root), Origin(), shapes, root)
+    if request.weights is not None:
+        return described(root, request.weights, request.shapes), tuple
+    return _entries(source, parse(config, source.name), Store(root), Origin(), request.shapes, root)
 
 
 def _entries(

@@ -20,6 +20,7 @@ from convfc_cli.errors import (
     UsageError,
 )
 from convfc_cli.hdf5.floats import dtype_name
+from convfc_cli.models.entry import Entry
 from convfc_cli.models.keras import convolution, linear, locally_connected
 from convfc_cli.models.keras.config import (
     CONVOLUTION,
@@ -34,7 +35,7 @@ from convfc_cli.models.keras.hints import Hints
 from convfc_cli.models.keras.shapes import ATTENTIONS
 from convfc_cli.models.keras.walk import WRAPPERS, Call, Place, Walk, after, batch_axes
 from convfc_cli.models.keras.weights import Remembered, Weights
-from convfc_cli.models.model import Entry, Shapes
+from convfc_cli.models.request import Shapes
 from convfc_cli.models.sizes import Account, agreed
 
 KERNELS = ("EinsumDense", *ATTENTIONS)

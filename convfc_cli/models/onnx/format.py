@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from convfc_cli import budget
 from convfc_cli.errors import MalformedInput, Refused, UsageError
 from convfc_cli.files import Input
-from convfc_cli.models.model import Bare, Model, ModelFormat, Shapes
+from convfc_cli.models.model import Model, ModelFormat
 from convfc_cli.models.onnx.wire import survey
+from convfc_cli.models.request import Request
 
 if TYPE_CHECKING:
     import onnx
@@ -35,8 +36,8 @@ class Onnx(ModelFormat):
             wire == 2 and number in {2, 3, 4, 6, 7, 8, 14} and source.head[0] < 0x80
         )
 
-    def open(self, source: Input, shapes: Shapes, bare: Bare | None = None) -> Model:
-        if bare is not None:
+    def open(self, source: Input, request: Request) -> Model:
+        if request.weights is not None:
             raise UsageError(
                 f"{source.name} is an ONNX model and says itself how its weights are used: "
                 f"--weight is for files of weights alone"
@@ -48,7 +49,7 @@ class Onnx(ModelFormat):
         folder = None if source.path is None else source.path.absolute().parent
         if folder is not None:
             budget.current().earn(external_size(model.graph, folder))
-        entries, lister = list_layers(model, source.name, folder, shapes)
+        entries, lister = list_layers(model, source.name, folder, request.shapes)
         return Model(
             name=source.name,
             kind=self.name,

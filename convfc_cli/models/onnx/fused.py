@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from convfc_cli.errors import MalformedInput
-from convfc_cli.models.model import noted
+from convfc_cli.models.entry import noted
 
 _FUSED = {
     "activation": onnx.AttributeProto.STRING,

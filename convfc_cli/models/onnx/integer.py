@@ -22,7 +22,7 @@ import onnx
 from convfc_cli.arrays import Array
 from convfc_cli.errors import ConvfcError, MalformedInput, Unsupported
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.models.model import noted
+from convfc_cli.models.entry import noted
 from convfc_cli.models.onnx.constants import dynamic, value
 from convfc_cli.models.onnx.scope import Scope
 from convfc_cli.taps import IndexMap

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from convfc_cli.errors import MalformedInput
-from convfc_cli.models.model import Entry
+from convfc_cli.models.entry import Entry, settled
 from convfc_cli.models.onnx import affine, movement, pooling
-from convfc_cli.models.onnx.entry import Fit, settled, size_hint, weight_name
 from convfc_cli.models.onnx.original import as_listed
-from convfc_cli.models.onnx.site import Part, Shape, Site
+from convfc_cli.models.onnx.site import Fit, Part, Shape, Site, size_hint, weight_name
 from convfc_cli.models.sizes import Sizes
 
 

@@ -16,18 +16,18 @@ import onnx
 
 from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
-from convfc_cli.models.model import Entry, Shapes
+from convfc_cli.models.entry import Entry, settled
 from convfc_cli.models.onnx import convolution
 from convfc_cli.models.onnx.check import check
 from convfc_cli.models.onnx.constants import LARGEST_RANK, dynamic
 from convfc_cli.models.onnx.dataflow import Links, Walked
-from convfc_cli.models.onnx.entry import Fit, settled, size_hint, weight_name
 from convfc_cli.models.onnx.linear import KINDS, listed
 from convfc_cli.models.onnx.operators import READERS
 from convfc_cli.models.onnx.scope import STANDARD, Scope, operator, read_within, walk
-from convfc_cli.models.onnx.site import Site, open_size, shape_of
+from convfc_cli.models.onnx.site import Fit, Site, open_size, shape_of, size_hint, weight_name
 from convfc_cli.models.onnx.sizes import Contradiction, scope_of
 from convfc_cli.models.onnx.wire import MOST_NODES
+from convfc_cli.models.request import Shapes
 
 _CHANNELS_LAST = (
     "onnxruntime has put its channels last (NHWC): convert the model as it was before optimization"
@@ -93,7 +93,7 @@ def list_layers(
         _check_needed(tensor, nodes, name)
 
     def fit(position: int, tensor: str, sizes: tuple[int, ...]) -> tuple[int, ...] | None:
-        """How a size would fit; see `entry.Fit`. Not known where the command has not so much
+        """How a size would fit; see `site.Fit`. Not known where the command has not so much
         time left as this listing took: the model is listed again.
         """
         left, since = budget.current(), _seconds()

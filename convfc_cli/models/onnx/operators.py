@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from convfc_cli.errors import Unsupported
-from convfc_cli.models.model import Entry
+from convfc_cli.models.entry import Entry
 from convfc_cli.models.onnx import convolution, fused, integer, integer_original
 from convfc_cli.models.onnx.integer import Quantized
 from convfc_cli.models.onnx.original import ORIGINAL, original

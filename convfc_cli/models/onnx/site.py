@@ -3,7 +3,7 @@
 Tensors are told without their first axis, the batch: what a node does to one sample is the layer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -19,7 +19,7 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.models.onnx.attributes import read_attributes
 from convfc_cli.models.onnx.constants import LARGEST_RANK, dynamic, value, widened
 from convfc_cli.models.onnx.scope import STANDARD, Scope
-from convfc_cli.models.sizes import Sizes, complete
+from convfc_cli.models.sizes import Sizes, complete, shown
 from convfc_cli.outline import Outline
 
 Shape = tuple[int, ...]
@@ -29,6 +29,21 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 LARGEST_TENSOR = 2**27
 """Elements of a tensor whose places are written down one by one."""
+
+
+Fit = Callable[[str, tuple[int, ...]], tuple[int, ...] | None]
+"""How a size given for a tensor fits, by axes: empty where it settles an entry and the model takes
+it, else as `sizes.Contradiction` has it; None where that is not known.
+"""
+
+MOST = 1024
+"""The largest size that is tried for a hint."""
+
+TRIES = 32
+"""How many sizes are tried for a hint."""
+
+USUAL = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112, 112)}
+"""Of a tensor with so many axes: sizes to begin with."""
 
 
 @dataclass(frozen=True)
@@ -197,3 +212,89 @@ def check_tensors(*shapes: Shape) -> None:
     largest = max(map(prod, shapes))
     if largest > LARGEST_TENSOR:
         raise Refused(f"a tensor of {largest} elements; {LARGEST_TENSOR} is the most")
+
+
+_SAME_WEIGHTS = frozenset("Identity Transpose Cast QuantizeLinear DequantizeLinear".split())
+"""Operators whose result is a form of the weights that they are given first."""
+
+
+def weight_name(scope: Scope, name: str) -> str:
+    """What the model calls the stored weights that this tensor is a form of; empty where it is
+    computed in any other way, or known only when the network runs.
+    """
+    seen: set[tuple[int, str]] = set()
+    home = scope.home(name)
+    while home is not None and name not in home.stored and (id(home), name) not in seen:
+        seen.add((id(home), name))
+        node = home.producers.get(name)
+        if node is not None and node.op_type == "Constant":
+            return name
+        if node is None or node.op_type not in _SAME_WEIGHTS or not node.input:
+            return ""
+        name = node.input[0]
+        home = home.home(name)
+    return name if home is not None and name in home.stored else ""
+
+
+def size_hint(
+    scope: Scope, name: str, known: Sizes | None, rank: int, fit: Fit, beside: Sequence[Sizes] = ()
+) -> str:
+    """What --input-shape might be, for instance: of an input of the model that is open, else of the
+    tensor of this name, of which so much is known, or so many axes. `beside` are the shapes of
+    constants that it meets. Empty where nothing that is tried fits, or inference has failed.
+    """
+    if scope.lost:  # nothing can be tried: what is inferred would be lost each time
+        return ""
+    left = TRIES
+
+    def tried(tensor: str, guess: tuple[int, ...]) -> tuple[int, ...] | None:
+        nonlocal left
+        left -= 1
+        return fit(tensor, guess) if left >= 0 else None
+
+    for tensor in dict.fromkeys([*scope.open_inputs, name]):
+        sizes = known if tensor == name else scope.top.shape(tensor)
+        if not sizes or len(sizes) < 2:
+            sizes = (None,) * rank
+        for template in dict.fromkeys([sizes, *_beside(sizes, beside)]):
+            guess = _fitting(tensor, template, tried)
+            if guess is not None:
+                return f"{tensor}={shown(guess)}"
+    return ""
+
+
+def _beside(sizes: Sizes, constants: Sequence[Sizes]) -> Iterator[Sizes]:
+    """The sizes with open ones taken from those of constants."""
+    for constant in constants:
+        own = (*(None,) * (len(sizes) - len(constant)), *constant)[-len(sizes) :]
+        yield tuple(
+            size or (other if other != 1 else None) for size, other in zip(sizes, own, strict=True)
+        )
+    for size in dict.fromkeys(size for constant in constants for size in constant):
+        for axis in range(1, len(sizes)):
+            if sizes[axis] is None:
+                yield (*sizes[:axis], size, *sizes[axis + 1 :])
+
+
+def _fitting(tensor: str, sizes: Sizes, fit: Fit) -> tuple[int, ...] | None:
+    """Sizes that fit, in place of those that are open: the usual ones, or larger or smaller ones,
+    found by bisection along each axis.
+    """
+    usual = USUAL.get(len(sizes), (1,) * len(sizes))
+    guess = [size or other for size, other in zip(sizes, usual, strict=True)]
+    low, high = [0] * len(sizes), [2 * MOST] * len(sizes)
+    while 0 not in guess:
+        excess = fit(tensor, tuple(guess))
+        if excess is None:
+            return None
+        if not any(excess):
+            return tuple(guess)
+        before = list(guess)
+        for axis in range(2, len(sizes)):
+            sign = excess[axis] if len(excess) == len(sizes) else max(excess, key=abs)
+            if sizes[axis] is None and sign:
+                (high if sign > 0 else low)[axis] = guess[axis]
+                guess[axis] = (low[axis] + high[axis]) // 2
+        if guess == before:
+            return None
+    return None

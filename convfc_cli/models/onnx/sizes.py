@@ -17,9 +17,9 @@ import onnx
 from convfc_cli import contained
 from convfc_cli.errors import ConvfcError, Refused, UsageError
 from convfc_cli.geometry import LARGEST
-from convfc_cli.models.model import Shapes
 from convfc_cli.models.onnx.scope import Facts, Scope, inner_graphs, operator
 from convfc_cli.models.onnx.shape_inference import GIVEN, Conflict, Pass, sizes_of
+from convfc_cli.models.request import Shapes
 from convfc_cli.models.sizes import Sizes, shown
 
 

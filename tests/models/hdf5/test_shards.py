@@ -17,7 +17,7 @@ from convfc_cli.files import opened
 from convfc_cli.hdf5 import tree
 from convfc_cli.hdf5.tree import Group
 from convfc_cli.models.hdf5.shards import shards
-from convfc_cli.models.model import Bare
+from convfc_cli.models.request import WeightsSpec
 from convfc_cli.models.weights_alone import candidates
 from tests.support.cli_models import listing, matrix_of, process, run
 from tests.support.hdf5_files import matrix, nir, node, ramp, recorded, sharded, weights
@@ -326,9 +326,9 @@ def test_json_from_a_pipe_names_nothing(folder: Path) -> None:
 
 
 def test_the_api_reads_them_too(folder: Path) -> None:
-    bare = Bare("a/vars/0", "oihw", bias="a/vars/1")
-    found = convfc.matrix(two(folder), bare=bare, input_shape=(1, 2, 5, 4))
+    spec = WeightsSpec("a/vars/0", "oihw", bias="a/vars/1")
+    found = convfc.matrix(two(folder), weights=spec, input_shape=(1, 2, 5, 4))
     assert np.array_equal(found.toarray(), matrix(KERNEL, (5, 4))[0])
     (folder / "w_1.weights.h5").unlink()
     with pytest.raises(MalformedInput, match=r"'w_1.weights.h5': no such file"):
-        convfc.read("w.weights.json", bare=bare)
+        convfc.read("w.weights.json", weights=spec)

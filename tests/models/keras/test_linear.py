@@ -22,11 +22,12 @@ from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
 from convfc_cli.layout import Layout
+from convfc_cli.models.entry import Entry
 from convfc_cli.models.keras.convolution import SEPARABLE
 from convfc_cli.models.keras.linear import LINEAR
 from convfc_cli.models.keras.shapes import SHAPES
 from convfc_cli.models.keras.weights import snake_case
-from convfc_cli.models.model import Entry, Model
+from convfc_cli.models.model import Model
 from tests.support.cli_models import run
 from tests.support.keras_files import (
     Config,

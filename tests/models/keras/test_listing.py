@@ -13,9 +13,9 @@ import pytest
 
 import convfc_cli as convfc
 from convfc_cli.errors import MalformedInput, Refused, SizeMissing, Unsupported, UsageError
+from convfc_cli.models.entry import Entry
 from convfc_cli.models.keras.config import Layer, parse
 from convfc_cli.models.keras.shapes import OPERATIONS, SHAPES, output_shape, output_shapes
-from convfc_cli.models.model import Entry
 from tests.support.cli_models import run
 from tests.support.keras_files import (
     Config,

@@ -17,7 +17,7 @@ from scipy.sparse import load_npz
 
 import convfc_cli as convfc
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
-from convfc_cli.models.model import Entry
+from convfc_cli.models.entry import Entry
 from tests.support.cli_models import run
 from tests.support.keras_files import (
     Config,

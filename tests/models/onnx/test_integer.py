@@ -20,7 +20,7 @@ from onnx import helper
 
 import convfc_cli as convfc
 from convfc_cli.errors import MalformedInput, Unsupported, UsageError
-from convfc_cli.models.model import Entry
+from convfc_cli.models.entry import Entry
 from convfc_cli.models.onnx.integer import MOST_NOTED
 from convfc_cli.rounding import check_runtime
 from convfc_cli.runtimes import onnx_node, onnxruntime

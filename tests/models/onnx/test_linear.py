@@ -28,7 +28,8 @@ from convfc_cli.errors import (
     Unsupported,
     UsageError,
 )
-from convfc_cli.models.model import Entry, Model
+from convfc_cli.models.entry import Entry
+from convfc_cli.models.model import Model
 from convfc_cli.models.onnx.linear import KINDS
 from convfc_cli.proof.verify import Proof
 from convfc_cli.rounding import Witness, check_runtime
