@@ -110,6 +110,7 @@ def test_a_result_too_large_to_send_is_refused() -> None:
     assert len(call(bytes, 2**20, what="making zeros", limits=STRICT)) == 2**20
 
 
+@pytest.mark.slow
 def test_cpu_time_is_bounded_for_each_call_and_not_for_all() -> None:
     begun = time.process_time()
     with pytest.raises(Refused, match="spinning takes more than 1 seconds of CPU time"):
@@ -126,6 +127,7 @@ def busy(seconds: float) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_call_that_sleeps_is_ended_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contained, "PATIENCE", 1)
     with pytest.raises(Refused, match="sleeping takes more than 1 seconds"):
@@ -133,6 +135,7 @@ def test_a_call_that_sleeps_is_ended_by_the_clock(monkeypatch: pytest.MonkeyPatc
     assert call(pid, what="asking") != os.getpid()
 
 
+@pytest.mark.slow
 def test_the_clock_runs_only_while_a_child_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     contained._end()
     monkeypatch.setattr(contained, "PATIENCE", 1)
@@ -364,6 +367,7 @@ def test_a_process_that_was_forked_has_a_child_of_its_own() -> None:
     assert call(pid, what="asking") == mine
 
 
+@pytest.mark.slow
 def test_a_call_that_sleeps_ends_though_its_parent_was_killed() -> None:
     script = (
         "import os, time; from convfc_cli import contained; contained.PATIENCE = 1; "

@@ -504,6 +504,7 @@ def test_onnx_pooled_axis_by_name_overrules_pads(case, offset, within, padded_to
             assert (axis.offset, list(found)) == (offset, counts)
 
 
+@pytest.mark.slow
 def test_what_a_pooling_layer_cannot_be():
     with pytest.raises(Unsupported, match="VALID with ceil_mode"):
         onnx_pooled_axis(6, 3, 2, auto_pad="VALID", ceil=True)

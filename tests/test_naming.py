@@ -173,6 +173,7 @@ def test_the_name_of_the_weights_is_listed(folder: Path) -> None:
     assert [line[header.index("weight")] for line in lines] == list(WEIGHTS)
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_the_weights_where_there_is_room(folder: Path) -> None:
     path = exported(folder / "m.onnx")
     model = onnx.load(path)
@@ -189,6 +190,7 @@ def test_a_terminal_shows_the_weights_where_there_is_room(folder: Path) -> None:
         assert not shown or max(map(len, plain(table).splitlines())) <= columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "position"),
     [("stem", 0), ("a.conv", 1), ("b.conv", 2), ("b", 2), ("fc", 4), ("flatten", 3)],

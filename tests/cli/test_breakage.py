@@ -21,6 +21,7 @@ from tests.support.cli_models import LENET, ROOT, net, process, run, shell
 pytestmark = pytest.mark.usefixtures("folder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
 def test_characters_that_the_output_cannot_hold_are_escaped(encoding: str) -> None:
     net(Path("m.onnx"), names=("a\x1b[31mß漢",))
@@ -34,6 +35,7 @@ def test_characters_that_the_output_cannot_hold_are_escaped(encoding: str) -> No
     assert "n\\u6f22.onnx" in missing.err
 
 
+@pytest.mark.slow
 def test_a_full_standard_error_does_not_change_the_outcome(model: Path) -> None:
     assert shell("convfc convert m.onnx 2>/dev/full", Path()).code == 0
     assert shell("convfc verify nowhere 2>/dev/full", Path()).code == 2
@@ -122,6 +124,7 @@ def test_a_kernel_element_of_a_huge_layer_is_listed_as_it_comes() -> None:
     assert [next(taps).input for _ in range(3)] == [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
 
 
+@pytest.mark.slow
 def test_a_layer_too_large_to_be_run_is_written_unchecked_by_it_and_says_so() -> None:
     net(Path("m.onnx"), shape=(1, 2, "h", "w"))
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 << 30,) * 2)\n"
@@ -151,6 +154,7 @@ def test_a_plan_that_no_proof_could_hold_is_refused_before_it_is_written(model: 
     assert not Path("m.onnx.fc").exists()
 
 
+@pytest.mark.slow
 def test_row_pointers_of_a_kernel_as_wide_as_its_input_take_linear_time() -> None:
     # 2 * 2**15 segments; what was quadratic took minutes
     size = 2**15

@@ -109,6 +109,7 @@ def test_a_model_from_standard_input(model: Path) -> None:
     np.testing.assert_array_equal(matrix_of(Path(done.lines[0])), matrix_of(Path("named.npz")))
 
 
+@pytest.mark.slow
 def test_the_same_bytes_whatever_the_folder_the_seed_and_the_hour(folder: Path) -> None:
     path = net(folder / "m.onnx", names=("a", "b"))
     results = []
@@ -227,6 +228,7 @@ def test_several_layers_do_not_fit_into_a_file() -> None:
     assert os.listdir() == []
 
 
+@pytest.mark.slow
 def test_a_stream_is_verified_at_the_other_end(model: Path, folder: Path) -> None:
     done = shell("convfc convert m.onnx -o - | convfc verify -; echo ${PIPESTATUS[@]}", folder)
     assert done.lines == ["proven\tstandard input\t2^-96", "0 0"]
@@ -684,6 +686,7 @@ def test_an_operator_file_is_held_to_its_model_in_little_memory(folder: Path) ->
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_paths_are_printed_as_they_are_in_a_pipe_and_harmless_on_a_terminal(folder: Path) -> None:
     """Those of the default folder have the model's name, which may come from anyone."""
     evil = net(Path("\x1b[2Ja\n.onnx"))

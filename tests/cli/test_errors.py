@@ -201,6 +201,7 @@ def test_an_empty_path_is_not_the_current_directory(
     assert f"Invalid value for {named}: the path is empty" in told
 
 
+@pytest.mark.slow
 def test_a_missing_size_prints_a_command_that_works(folder: Path) -> None:
     """Word for word, whatever is in the names."""
     for name, more in (
@@ -224,6 +225,7 @@ def test_a_tensor_of_any_name_can_be_given_a_size(folder: Path) -> None:
     run("convert", path, "--input-shape", "two\nlines  ==1,2,6,5", "-o", "c.npz").succeeded()
 
 
+@pytest.mark.slow
 def test_long_names_do_not_hide_what_a_message_says(folder: Path) -> None:
     """A hint that is too long for --input-shape is not given."""
     path = net(folder / "m.onnx", names=("n" * 10**6,), tensor="x" * 10**5, shape=(1, 2, "h", "w"))
@@ -303,6 +305,7 @@ def powerless() -> tuple[str, ...]:
     return prefix
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_written_to(
     model: Path, folder: Path, powerless: tuple[str, ...]
 ) -> None:
@@ -316,6 +319,7 @@ def test_a_folder_that_may_not_be_written_to(
     closed.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_model_that_may_not_be_read(
     model: Path, folder: Path, powerless: tuple[str, ...]
 ) -> None:
@@ -325,6 +329,7 @@ def test_a_model_that_may_not_be_read(
     assert os.listdir() == ["m.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["inspect"], ["convert", "-l", "@0", "-o", "-"]])
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_standard_output_is_full(folder: Path, arguments: list[str]) -> None:
@@ -337,6 +342,7 @@ def test_standard_output_is_full(folder: Path, arguments: list[str]) -> None:
     assert os.listdir() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -366,6 +372,7 @@ def test_a_closed_standard_output_hides_no_error_of_usage(folder: Path) -> None:
     assert "No such command" in shell("convfc nonsense >&-", folder).failed(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "2>/dev/full"])
 def test_standard_error_is_closed_or_full(folder: Path, closed: str) -> None:
     for arguments, code, lines in (
@@ -379,6 +386,7 @@ def test_standard_error_is_closed_or_full(folder: Path, closed: str) -> None:
         assert (done.code, len(done.lines), done.err) == (code, lines, ""), arguments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 5000, 500_000, 905_000])
 def test_writing_fails_midway(folder: Path, limit: int) -> None:
     """At any byte: a file may not grow beyond `limit` here."""
@@ -413,6 +421,7 @@ def test_a_closed_standard_input(folder: Path, command: str) -> None:
     assert "standard input is closed" in shell(f"convfc {command} <&-", folder).failed(2)
 
 
+@pytest.mark.slow
 def test_writing_fails_and_the_old_file_stays(folder: Path) -> None:
     run("convert", LENET, "-l", "@0", "-o", "c.npz", "--no-verify").succeeded()
     before = listing(folder)
@@ -445,6 +454,7 @@ def in_small_disk(folder: Path, size: str, script: str) -> subprocess.CompletedP
     return done
 
 
+@pytest.mark.slow
 def test_the_disk_fills_up(folder: Path) -> None:
     """The plan saw room enough, and it is gone."""
     start = (
@@ -463,6 +473,7 @@ def test_the_disk_fills_up(folder: Path) -> None:
     assert all("no space left on device" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_too_small_is_seen_beforehand(folder: Path) -> None:
     script = f'"{sys.executable}" -m convfc_cli convert {LENET} --max-bytes 8GiB; echo $?; ls -A'
     done = in_small_disk(folder, "300k", script)
@@ -479,6 +490,7 @@ def begun(folder: Path) -> bool:
     return any(path.stat().st_size for path in folder.rglob("*.part") if path.exists())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
@@ -499,6 +511,7 @@ def test_stopped_while_writing(
         assert err.splitlines()[-1] == b"convfc: interrupted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
 )
@@ -529,6 +542,7 @@ def test_stopped_where_a_library_hides_it(
     assert b"defect" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [None, b"the old file"])
 def test_killed(big: Path, folder: Path, old: bytes | None) -> None:
     """Nothing can be cleared away then, but the destination is absent or the old file."""
@@ -572,6 +586,7 @@ def spooling(number: int) -> str:
     return " ".join(name for name in found if "(deleted)" in name)
 
 
+@pytest.mark.slow
 def test_a_pipe_that_breaks(folder: Path) -> None:
     net(folder / "m.onnx", shape=(1, 2, 80, 80))
     run("convert", "m.onnx", "-o", "c.npz", "--no-verify").succeeded()
@@ -626,6 +641,7 @@ def test_an_error_of_the_system_that_nobody_named_is_told_as_one_of_the_output(
     assert done.err == "convfc: error: cannot write the output: input/output error\n"
 
 
+@pytest.mark.slow
 def test_a_defect_shows_its_traceback_with_debug(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -745,6 +761,7 @@ def test_binary_is_not_put_on_a_terminal(model: Path, folder: Path) -> None:
     assert os.listdir() == ["m.onnx"]
 
 
+@pytest.mark.slow
 def test_progress_only_on_a_terminal(folder: Path) -> None:
     arguments = ["convert", LENET, "-l", "@1"]
     code, shown, others = terminal(*arguments, "-o", "a.npz", cwd=folder, streams=["stderr"])
@@ -760,6 +777,7 @@ def test_progress_only_on_a_terminal(folder: Path) -> None:
     assert not set("━\r\x1b") & set(done.out + done.err)
 
 
+@pytest.mark.slow
 def test_nothing_is_coloured_in_a_pipe(model: Path, folder: Path) -> None:
     process("convert", model, "-o", "c.npz", cwd=folder).succeeded()
     for arguments in (["inspect", model], ["verify", "c.npz"], ["map", "c.npz", "--entry", "0,0"]):
@@ -770,6 +788,7 @@ def test_nothing_is_coloured_in_a_pipe(model: Path, folder: Path) -> None:
 # Names
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="names are Unicode there")
 def test_a_file_name_that_is_no_unicode(folder: Path) -> None:
     shutil.copy(net(folder / "m.onnx"), os.fsdecode(b"m\xff.onnx"))

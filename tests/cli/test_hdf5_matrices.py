@@ -139,6 +139,7 @@ def test_another_model_is_told_from_the_one_it_was_written_from(folder: Path) ->
     assert [line.split("\t")[0] for line in done.lines] == ["proven", "wrong"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["file", "pipe"])
 def test_standard_input(file: Path, folder: Path, way: str) -> None:
     script = {"file": "convfc verify - < all.h5", "pipe": "cat all.h5 | convfc verify"}[way]
@@ -186,6 +187,7 @@ def test_an_existing_file_is_replaced_on_demand_alone(file: Path) -> None:
     assert file.read_bytes() == before["all.h5"][1]
 
 
+@pytest.mark.slow
 def test_the_same_bytes_whatever_the_seed_and_the_hour(file: Path) -> None:
     for seed in ("1", "2"):
         env = {"PYTHONHASHSEED": seed, "TZ": f"UTC{seed}"}
@@ -255,6 +257,7 @@ def test_damage_has_the_documented_codes(file: Path) -> None:
 # What can happen while it is written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 1, 100, 5000, 20_000, 500_000, 2_852_000])
 def test_writing_fails_midway(folder: Path, limit: int) -> None:
     """At any byte: a file may not grow beyond `limit` here."""

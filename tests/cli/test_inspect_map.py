@@ -84,6 +84,7 @@ def test_inspect_of_open_sizes() -> None:
     assert table(done.out)[0]["output"] == "12x14x14"
 
 
+@pytest.mark.slow
 def test_inspect_prints_a_command_that_works(folder: Path) -> None:
     net(folder / "my model.onnx", shape=(1, 2, "h", "w"))
     done = run("inspect", "my model.onnx").succeeded()
@@ -100,6 +101,7 @@ def test_inspect_quietly() -> None:
     assert run("inspect", "--json", MIXED).succeeded().err == ""
 
 
+@pytest.mark.slow
 def test_inspect_of_standard_input(folder: Path) -> None:
     given = run("inspect", "-", stdin=LENET.read_bytes()).succeeded()
     assert given.out == run("inspect", LENET).succeeded().out
@@ -123,6 +125,7 @@ def test_inspect_reads_no_weight(folder: Path) -> None:
     assert not (folder / "e.onnx.fc").exists()
 
 
+@pytest.mark.slow
 def test_inspect_on_a_terminal(folder: Path) -> None:
     code, shown, others = terminal("inspect", LENET, cwd=folder)
     assert code == 0
@@ -139,6 +142,7 @@ def test_inspect_on_a_terminal(folder: Path) -> None:
     assert not COLOUR.search(shown)
 
 
+@pytest.mark.slow
 def test_names_of_strangers_do_not_steer_the_terminal(folder: Path) -> None:
     evil = "a\x1b]0;owned\x07\tb\nc\x9b31m[bold]"
     net(folder / "m.onnx", names=(evil,), unsupported=(f"bad{evil}",))
@@ -279,6 +283,7 @@ def test_map_of_a_file_that_is_no_matrix(folder: Path) -> None:
     assert "text file" in run("map", "t.npz", "--entry", "0,0").failed(3)
 
 
+@pytest.mark.slow
 def test_map_on_a_terminal(matrix: Path, folder: Path) -> None:
     code, shown, others = terminal("map", matrix, "--output", "1,2,2", cwd=folder)
     assert code == 0

@@ -348,6 +348,7 @@ def test_bare_takes_the_folders_here(folder: Path) -> None:
     assert done.err.splitlines()[-1] == "3 of 3 proven"
 
 
+@pytest.mark.slow
 def test_bare_takes_standard_input(matrix: Path, folder: Path) -> None:
     assert run("verify", stdin=matrix.read_bytes()).succeeded().lines == [
         "proven\tstandard input\t2^-96"
@@ -370,6 +371,7 @@ def test_a_folder_of_no_matrices_is_nothing(net_folder: Path) -> None:
     assert "nothing to verify" in run("verify", net_folder).failed(2)
 
 
+@pytest.mark.slow
 def test_paths_on_standard_input_are_answered_with_xargs(matrix: Path, folder: Path) -> None:
     done = shell("ls *.npz | convfc verify", folder)
     assert done.code != 0
@@ -460,6 +462,7 @@ def test_a_manifest_of_a_stranger(net_folder: Path, content: bytes, code: int) -
     assert done.complaint()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [None, "1", 1.0, True, [], "absent"])
 @pytest.mark.parametrize("name", ["nope.npz", "pipe", "..", "", ".", "000-a.npz"])
 def test_a_manifest_that_states_no_size(net_folder: Path, name: str, size: object) -> None:
@@ -591,6 +594,7 @@ def test_a_flipped_or_widened_matrix_is_the_models(model: Path) -> None:
 # On a terminal
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_table(matrix: Path, folder: Path) -> None:
     code, shown, others = terminal("verify", matrix, cwd=folder)
     assert code == 0
@@ -603,6 +607,7 @@ def test_a_terminal_gets_a_table(matrix: Path, folder: Path) -> None:
     assert "every bit and every zero" in shown
 
 
+@pytest.mark.slow
 def test_standard_input_that_is_a_terminal(folder: Path) -> None:
     code, _, others = terminal("verify", "-", cwd=folder, streams=("stdin",))
     assert code == 2

@@ -26,7 +26,7 @@ from tests.support.hdf5_files import nir, node
 from tests.support.hdf5_mutants import Mutable, checksum, files
 from tests.support.keras_files import given_input, layer, legacy, ramp, sequential, zipped
 
-pytestmark = pytest.mark.usefixtures("folder")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("folder")]
 
 NAME = "file.h5"
 

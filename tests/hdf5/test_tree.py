@@ -118,6 +118,7 @@ def test_h5py_is_imported_late_and_without_plugins() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
 
 
+@pytest.mark.slow
 def test_the_tree_outlives_the_input_and_leaves_nothing_open() -> None:
     descriptors = Path("/proc/self/fd")
     gc.collect()
@@ -430,6 +431,7 @@ def test_no_value_and_no_attribute() -> None:
     assert tree(lambda file: file.attrs.update({"a/b": 1})).attribute("a/b") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("kind", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 def test_numbers_of_either_byte_order(kind: str, order: str) -> None:
@@ -520,6 +522,7 @@ def place_of(text: bytes) -> tuple[bytes, int]:
     return raw, heap
 
 
+@pytest.mark.slow
 def test_a_heap_without_an_end_does_not_hang() -> None:
     tree(lambda file: file.attrs.update(v="some text"))
     raw, heap = place_of(b"some text")
@@ -558,6 +561,7 @@ def test_a_text_that_says_it_is_endless_takes_no_memory(length: int) -> None:
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux bounds it")
 def test_many_texts_that_are_one_take_no_memory() -> None:
     text = 2**20 * "x"
@@ -716,6 +720,7 @@ FILTERS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", FILTERS)
 @pytest.mark.parametrize("version", ["earliest", "latest"])
 @pytest.mark.parametrize("limits", [None, (None, 30), (None, None)])
@@ -815,6 +820,7 @@ def test_other_filters_are_named() -> None:
 # What a file cannot hold
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_without_memory() -> None:
     def stacked(file: h5py.File) -> None:
         bomb = zlib.compress(zlib.compress(zlib.compress(bytes(10**8), 9), 9), 9)
@@ -899,6 +905,7 @@ def test_as_far_as_compression_goes() -> None:
         assert found.read().tobytes() == bytes(2**22)
 
 
+@pytest.mark.slow
 def test_stored_bytes_that_the_file_does_not_have() -> None:
     the_dataset(hold(data=np.ones(1000)))
     raw = Path(NAME).read_bytes()
@@ -1026,6 +1033,7 @@ def look_at_everything() -> list[str]:
     return complaints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["earliest", "latest"])
 def test_files_cut_short(version: str) -> None:
     tree(rich, libver=version)
@@ -1044,6 +1052,7 @@ def test_a_file_that_becomes_shorter_meanwhile() -> None:
     assert caught.value.__cause__ is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["earliest", "latest"])
 def test_mutated_files(version: str) -> None:
     """Some hundreds, always the same; many thousands were tried by hand."""

@@ -77,6 +77,7 @@ def test_the_python_example_runs(in_copy: Path):
     assert scope["output"] == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_the_commands_on_samples_run(in_copy: Path):
     commands = [
         shlex.split(line)
@@ -89,6 +90,7 @@ def test_the_commands_on_samples_run(in_copy: Path):
         run(*arguments).succeeded()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["@3", "@5"])
 def test_the_index_map_in_numpy_explains_every_nonzero(in_copy: Path, layer: str):
     (example,) = [block for block in blocks("python") if "def explain" in block]

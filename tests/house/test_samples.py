@@ -364,6 +364,7 @@ def test_the_listing_of_a_container(file: str) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ALONE)
 def test_weights_alone_are_listed_with_their_biases(file: str) -> None:
     found = {entry.name: entry for entry in read(sample(file)).entries}
@@ -399,6 +400,7 @@ def in_order(matrix: Any, call: Call, order: str) -> Any:
     return permuted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS, ids=[call.name for call in CALLS])
 def test_every_container_gives_the_same_matrix_up_to_the_stated_layout(call: Call) -> None:
     first = convfc_cli.matrix(sample("digits.onnx"), call.name)
@@ -430,6 +432,7 @@ def test_every_container_gives_the_same_matrix_up_to_the_stated_layout(call: Cal
         assert digest(loaded) == digest(layer), file
 
 
+@pytest.mark.slow
 def test_both_calls_of_a_shared_layer_give_one_matrix() -> None:
     for file in WHOLE:
         one, two = (convfc_cli.matrix(sample(file), f"encoder/refine:{n}") for n in (0, 1))

@@ -33,12 +33,14 @@ def mypy(code: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_example_of_the_readme(folder: Path) -> None:
     text = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"```python\n(import convfc_cli.*?)```", text, re.DOTALL)
     assert mypy(example, folder) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -56,6 +58,7 @@ def test_a_mistake_is_found(line: str, told: str, folder: Path) -> None:
     assert told in found
 
 
+@pytest.mark.slow
 def test_every_public_name_has_a_type(folder: Path) -> None:
     names = sorted(set(convfc.__all__) - {"__version__"})
     found = mypy(IMPORT + "".join(f"reveal_type(convfc.{name})\n" for name in names), folder)

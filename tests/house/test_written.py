@@ -46,6 +46,7 @@ def layers(path: Path) -> list[str | None]:
     return [text["origin"]["layer"] for text in texts]
 
 
+@pytest.mark.slow
 def test_the_files_are_of_every_form_and_format() -> None:
     assert len(FILES) == len(COMMANDS) + 2  # two folders of two files each
     told = [report(name) for name in FILES]

@@ -64,6 +64,7 @@ def held(form: str, layer: Linear, layout: Layout) -> bool:
     return suits(form, layout) and (form != "bsr" or isinstance(layer, Convolution))
 
 
+@pytest.mark.slow
 @every_format
 @pytest.mark.parametrize("layer", KINDS)
 @settings(max_examples=10, deadline=None)
@@ -117,6 +118,7 @@ def listed(product: Product) -> Extent:
     return filled([f.index_map if isinstance(f, Convolution) else f for f in product.factors])
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(chain=chains())
 def test_a_product_has_no_more_entries_than_are_listed(chain) -> None:
@@ -125,6 +127,7 @@ def test_a_product_has_no_more_entries_than_are_listed(chain) -> None:
     assert len(chain.paths) <= outline.nnz <= outline.rows * outline.columns
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(chain=chains())
 def test_what_is_folded_into_a_kernel_is_not_listed_beside_it(chain) -> None:
@@ -192,6 +195,7 @@ def test_a_chain_is_planned_for_no_less_than_it_takes(folder: Path, between: str
     assert streamed.code == 5
 
 
+@pytest.mark.slow
 def test_the_list_the_plan_and_the_ceiling_have_one_figure(folder: Path) -> None:
     (chain,) = told(LINEAR, "--chains")["chains"]
     done = run("convert", LINEAR, "--compose", chain["chain"], "-o", "c.npz")
@@ -245,6 +249,7 @@ def test_a_name_that_would_not_be_read_back_is_refused_before_it_is_written(
     assert sorted(path.name for path in folder.iterdir()) == ["m.onnx"]
 
 
+@pytest.mark.slow
 def test_the_longest_name_that_is_taken_is_read_back(folder: Path) -> None:
     origin = Origin(layer="c", output="y0", position=0, op="Conv", dtype="float32")
     named(folder / "m.onnx", LONGEST_DESCRIPTION - 4000)

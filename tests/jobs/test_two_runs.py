@@ -159,6 +159,7 @@ def test_a_child_that_lives_on_does_not_hold_the_folder(tmp_path: Path) -> None:
         os.close(reading)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("force", ["", "--force"])
 def test_two_processes(folder: Path, force: str) -> None:
     """However they meet, one of them succeeds, and what it wrote is proven."""

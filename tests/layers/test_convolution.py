@@ -37,6 +37,7 @@ def matrix_bits(problem, layout):
     return matrix
 
 
+@pytest.mark.slow
 @given(problems(), st.sampled_from(list(ORDERS)), st.integers(0, 999))
 def test_the_matrix_times_the_vector_is_the_layer_applied(problem, order, seed):
     layer, layout = problem.layer, Layout(order)
@@ -47,6 +48,7 @@ def test_the_matrix_times_the_vector_is_the_layer_applied(problem, order, seed):
     assert product.tolist() == layout.vector(y).tolist()
 
 
+@pytest.mark.slow
 @given(problems(), st.sampled_from(list(ORDERS)), st.integers(0, 999))
 def test_the_transposed_matrix_times_the_vector_is_the_adjoint_applied(problem, order, seed):
     adjoint, layout = problem.layer.adjoint(), Layout(order, transpose=True)
@@ -57,6 +59,7 @@ def test_the_transposed_matrix_times_the_vector_is_the_adjoint_applied(problem, 
     assert product.tolist() == layout.vector(y).tolist()
 
 
+@pytest.mark.slow
 @given(problems(styles=("integers",)), st.integers(0, 999))
 def test_without_weights_named_the_layers_own_are_used_in_the_dtype_of_x(problem, seed):
     layer = problem.layer
@@ -66,6 +69,7 @@ def test_without_weights_named_the_layers_own_are_used_in_the_dtype_of_x(problem
     assert layer.apply(x).tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 @given(problems(), layouts(), st.integers(1, 60), st.integers(0, 999))
 def test_slabs_of_any_size_cover_the_outputs_in_order(problem, layout, most, seed):
     layer = problem.layer

@@ -78,6 +78,7 @@ def hostile(layer: Linear, change: Any) -> tuple[str, str]:
 WRONG = (None, -1, 0, 1.5, 10**30, "x", [], [[]], [-1], [2**62] * 3, {}, {"x": 1}, True, False)
 
 
+@pytest.mark.slow
 @every_layer
 def test_a_field_of_another_type_or_size_is_malformed(name):
     layer = LAYERS[name]
@@ -93,6 +94,7 @@ def test_a_field_of_another_type_or_size_is_malformed(name):
         assert kind == "MalformedInput", (field, told)
 
 
+@pytest.mark.slow
 def test_a_field_of_a_factor_is_held_to_the_same():
     layer = LAYERS["product"]
     for number, factor in enumerate(json.loads(json.dumps(described(layer)))["factors"]):

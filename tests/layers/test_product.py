@@ -51,6 +51,7 @@ def expected_rows(chain: Chain, layout: Layout) -> list[dict[int, Any]]:
     return [dict(sorted(row.items())) for row in rows]
 
 
+@pytest.mark.slow
 @many_examples
 @given(chain=chains(), layout=layouts(), most=st.integers(1, 60))
 def test_a_product_has_an_entry_wherever_a_path_leads_and_it_is_their_sum(chain, layout, most):
@@ -81,6 +82,7 @@ def test_a_product_has_an_entry_wherever_a_path_leads_and_it_is_their_sum(chain,
         assert part[2].tolist() == data[indptr[first] :].tolist()
 
 
+@pytest.mark.slow
 @many_examples
 @given(chain=chains(), order=orders, most=st.integers(1, 60), seed=SEEDS)
 def test_a_product_applied_is_its_layers_one_after_another(chain, order, most, seed):
@@ -108,6 +110,7 @@ def test_a_product_applied_is_its_layers_one_after_another(chain, order, most, s
     assert not turned.bias_tensor().any()
 
 
+@pytest.mark.slow
 @many_examples
 @given(chain=chains())
 def test_the_bias_of_a_product_goes_through_all_that_follows(chain):
@@ -173,6 +176,7 @@ def test_a_product_has_the_shapes_and_the_dtype_of_its_layers(chain):
     assert layer.astype("float32").dtype == np.float32
 
 
+@pytest.mark.slow
 @many_examples
 @given(chain=chains())
 def test_a_description_and_its_arrays_make_a_product_anew(chain):
@@ -186,6 +190,7 @@ def test_a_description_and_its_arrays_make_a_product_anew(chain):
     assert [factor.kind for factor in made.factors] == [case.layer.kind for case in chain.cases]
 
 
+@pytest.mark.slow
 @some_examples
 @given(chain=chains(), data=st.data())
 def test_what_an_output_of_a_product_reads_has_sums_and_no_weights(chain, data):
@@ -233,6 +238,7 @@ def test_products_in_a_product_are_the_layers_that_they_have():
     assert len(Product([Diagonal(np.ones(1, F32), (2,))] * 64).factors) == 64
 
 
+@pytest.mark.slow
 def test_a_product_of_too_many_paths_is_refused_before_it_is_multiplied():
     wide = Dense(np.ones((2**12, 2**12), F32))
     with pytest.raises(

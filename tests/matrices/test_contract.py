@@ -190,6 +190,7 @@ def test_a_size_is_planned_without_weights_for_what_no_disk_holds(kind, form):
         assert 0 < size - exact[form] <= 16384
 
 
+@pytest.mark.slow
 @every_case
 @given(problem=problems(), layout=layouts(), sizes=STREAM_SIZES)
 def test_any_layer_comes_back_and_is_verified(kind, form, problem, layout, sizes):
@@ -204,6 +205,7 @@ def test_any_layer_comes_back_and_is_verified(kind, form, problem, layout, sizes
     assert crafted.failures(report) == []
 
 
+@pytest.mark.slow
 @every_case
 @given(
     texts=st.lists(
@@ -222,6 +224,7 @@ def test_any_origin_comes_back(kind, form, texts, position, flipped):
     assert crafted.verified(kind, matrix, data).layer == layer
 
 
+@pytest.mark.slow
 @every_case
 def test_a_file_cut_short_anywhere_is_malformed(kind, form, tmp_path):
     path = crafted.written(kind, example(form), tmp_path)

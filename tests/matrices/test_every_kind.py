@@ -65,6 +65,7 @@ def test_every_kind_is_written_read_back_and_proven(name, file, form):
         assert ({"factors", "product"} <= checks) == (form != "operator" and not exact)
 
 
+@pytest.mark.slow
 @some_examples
 @given(chain=chains(("integers", "zeros of integers", "reals")), layout=layouts(), seed=SEEDS)
 def test_every_product_that_is_written_is_proven(chain, layout, seed):

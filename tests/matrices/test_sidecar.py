@@ -35,6 +35,7 @@ def other(folder: Path) -> Path:
 # Operator files
 
 
+@pytest.mark.slow
 def test_files_of_one_stem_have_each_their_own_operator_file(model: Path, other: Path) -> None:
     for name in KINDS:
         done = run("convert", model, "-o", name).succeeded()
@@ -129,6 +130,7 @@ STRANGE = (fifo, device, linked_fifo, directory, dangling)
 every_strange = pytest.mark.parametrize("strange", STRANGE)
 
 
+@pytest.mark.slow
 @every_strange
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("sidecar", ["{}.operator.npz", "sc.operator.npz"])
@@ -140,6 +142,7 @@ def test_an_operator_file_that_is_no_file_is_not_waited_for(strange, name, sidec
         assert sidecar.format(name) in run(*command).failed(3)
 
 
+@pytest.mark.slow
 def test_a_pipe_beside_a_matrix_does_not_stop_the_command(model: Path, folder: Path) -> None:
     run("convert", model, "-o", "sc.npy", "--no-verify").succeeded()
     Path("sc.npy.operator.npz").unlink()

@@ -90,6 +90,7 @@ def between(model, first: str, last: str, x):
     return ReferenceEvaluator(part).run(None, {node.input[0]: x[None]})[0][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "last"),
     [
@@ -202,6 +203,7 @@ def sizeless(model):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "status", "reason", "counted", "code"),
     [
@@ -235,6 +237,7 @@ def test_a_chain_that_does_not_compose_is_listed_with_the_reason(
     assert reason in refused
 
 
+@pytest.mark.slow
 def test_some_chains_compose_and_others_do_not(tmp_path):
     """Two networks in one model, the second of which is not read."""
     model = onnx.compose.add_prefix(linear_network(), "one_")
@@ -435,6 +438,7 @@ def test_a_chain_that_takes_too_long_to_multiply_is_refused(network, monkeypatch
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_layer_without_a_size_is_named(tmp_path):
     model = linear_network()
     model.graph.input[0].CopyFrom(info("x", (1, 2, None, None)))

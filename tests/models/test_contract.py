@@ -203,6 +203,7 @@ def test_what_a_layer_computes_is_what_the_network_does(kind, name, make, folder
     np.testing.assert_allclose(layer.apply(x), y, rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_pipe_gives_what_the_file_does(kind, name, make, folder):
     model = read_back(make, folder / name)
@@ -265,6 +266,7 @@ class PlainAxis:
         self.dilation, self.offset = 1, 0
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_file_cut_short_is_an_error_or_lists_the_same(kind, name, make, folder):
     make(folder / name, KERNELS)

@@ -774,6 +774,7 @@ def test_candidates_as_json(folder: Path) -> None:
     assert [item["dtype"] for item in found["layers"]] == ["float32", "float64", "float16"]
 
 
+@pytest.mark.slow
 def test_candidates_on_a_terminal(folder: Path) -> None:
     path = many(folder)
     code, shown, others = terminal("inspect", path.name, cwd=folder)

@@ -185,6 +185,7 @@ def complaint_about(file, contents, covered):
 # --- faults -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_every_fault_is_seen(shard, record_property):
     figures, missed = Figures(), []
@@ -245,6 +246,7 @@ def told(layer):
 # --- right files --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_no_right_file_is_accused(shard, record_property):
     figures, accused = Figures(), []
@@ -379,6 +381,7 @@ OF_ENTRIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "form", "fault"), OF_ENTRIES)
 @some_examples
 @given(
@@ -408,6 +411,7 @@ def fits(file, contents):
     return (dense.shape, dense.dtype) == (file.matrix.shape, contents["kernel"].dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "form", "numbered"), FILES)
 @given(problem=problems(), layout=layouts())
 def test_a_file_written_anew_without_a_fault_never_fails(kind, form, numbered, problem, layout):

@@ -95,6 +95,7 @@ every_level = pytest.mark.parametrize("level", LEVELS)
 # --- what is right ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @some_examples
 @given(problem=problems(), layout=layouts(), dense=st.booleans(), most=st.integers(1, 60))
 def test_every_level_holds_of_a_right_file_whatever_its_weights(problem, layout, dense, most):
@@ -107,6 +108,7 @@ def test_every_level_holds_of_a_right_file_whatever_its_weights(problem, layout,
         assert (finding.check, finding.against) == (name, "the oracle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @few_examples
 @given(problem=problems(), layout=layouts())
@@ -1019,6 +1021,7 @@ def wide(inputs: int, kernel: int, channels: int = 1) -> Convolution:
     return Convolution(values, IndexMap(shape, (axis,)))
 
 
+@pytest.mark.slow
 def test_a_kernel_as_wide_as_its_input_is_not_compared_entry_by_entry(tmp_path: Path) -> None:
     """Of 65,536 entries each would take all products: 790 kB took 50 seconds."""
     path = tmp_path / "m.npz"

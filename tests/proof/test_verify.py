@@ -44,6 +44,7 @@ every_case = pytest.mark.parametrize(("kind", "form"), CASES, ids=label)
 # --- weights of any bits -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", SPECIAL[np.float32].tolist(), ids=hex)
 def test_weights_of_any_bits_are_verified_and_each_of_their_bits_matters(value):
     axis = Axis(inputs=4, outputs=4, kernel=2, stride=1, dilation=1, offset=1)
@@ -139,6 +140,7 @@ def place_of(contents, row, column):
     return int(numbered.toarray()[row, column]) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 2, 5, 64])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @every_case
@@ -705,6 +707,7 @@ def test_a_runtime_that_computes_the_layer_is_a_right_witness(problem, seed):
     assert "left out" not in finding.detail
 
 
+@pytest.mark.slow
 @given(problems(), SEEDS, st.sampled_from([2.0**-14, -1.0, 1e9, np.nan, np.inf, -np.inf]))
 def test_a_runtime_that_is_off_in_one_output_is_a_wrong_witness(problem, seed, error):
     layer, x = normal_layer(problem, seed)

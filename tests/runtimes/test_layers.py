@@ -248,6 +248,7 @@ def test_a_node_that_takes_too_much_memory_cannot_be_run(name: str, size: int) -
     assert np.array_equal(found.answer(hungry(2), X, 8, 0), [[3, 3]])
 
 
+@pytest.mark.slow
 @on_linux
 def test_a_node_that_takes_too_long_cannot_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
@@ -260,6 +261,7 @@ def test_a_node_that_takes_too_long_cannot_be_run(monkeypatch: pytest.MonkeyPatc
     assert time.process_time() - begun < 1
 
 
+@pytest.mark.slow
 @on_linux
 def test_onnxruntime_is_imported_in_the_child_alone(folder: Path) -> None:
     pytest.importorskip("onnxruntime")
@@ -274,6 +276,7 @@ def test_onnxruntime_is_imported_in_the_child_alone(folder: Path) -> None:
     assert done.stdout.endswith(" False\n")
 
 
+@pytest.mark.slow
 def test_onnxruntime_leaves_nothing_behind_in_the_home_folder(folder: Path) -> None:
     """1.32 writes a device id and its events there, unless told not to before its import."""
     pytest.importorskip("onnxruntime")

@@ -176,6 +176,7 @@ quietly = settings(
 )
 
 
+@pytest.mark.slow
 @quietly
 @given(drawn=layers())
 def test_random_layers_by_onnxruntime(drawn: Any, tmp_path: Path) -> None:
@@ -183,6 +184,7 @@ def test_random_layers_by_onnxruntime(drawn: Any, tmp_path: Path) -> None:
     _agrees(drawn, tmp_path)
 
 
+@pytest.mark.slow
 @quietly
 @given(drawn=layers())
 def test_random_layers_by_the_reference_evaluator(drawn: Any, tmp_path: Path) -> None:
@@ -410,6 +412,7 @@ GROUP_IGNORED = (
 """Its outputs are too few then; the reference evaluator cannot run it, onnxruntime can."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("what", FAULTS)
 def test_a_fault_in_the_reader_stops_the_conversion(

@@ -83,6 +83,7 @@ def expected(form, csr, index_map, transpose):
 # --- what SciPy opens ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_form
 @given(problem=problems(), layout=layouts())
 def test_scipy_opens_each_form_bit_for_bit(form, problem, layout):
@@ -152,6 +153,7 @@ def test_blocks_have_no_kernel_index():
         Spec(LAST, "bsr", kernel_index=True)
 
 
+@pytest.mark.slow
 @given(problem=problems(), layout=layouts(), form=st.sampled_from(("csc", "coo")))
 def test_a_kernel_index_stands_beside_each_entry(problem, layout, form):
     data = rendered(KINDS[form], Matrix(problem.layer, Spec(layout, form, kernel_index=True)))
@@ -190,6 +192,7 @@ def rows_of(stored, counts, cuts):
     return found
 
 
+@pytest.mark.slow
 @every_form
 @given(problem=problems(), layout=layouts(), draw=st.data())
 def test_rows_can_be_asked_for_in_any_parts(form, problem, layout, draw):
@@ -230,6 +233,7 @@ def large():
     return Convolution(kernel, IndexMap(kernel.shape, axes))
 
 
+@pytest.mark.slow
 @every_form
 def test_neither_writing_nor_reading_takes_memory_for_the_matrix(form, monkeypatch, tmp_path):
     for module in (blocks, npz_bsr, npz_coo):
@@ -535,6 +539,7 @@ def test_a_wrong_weight_is_told_by_row_and_column_of_the_matrix(form):
     assert "found 99.0" in text
 
 
+@pytest.mark.slow
 @every_form
 @given(problem=problems(("distinct",)), layout=layouts(), place=st.integers(0), bit=st.integers(0))
 def test_any_changed_bit_is_found(form, problem, layout, place, bit):
@@ -547,6 +552,7 @@ def test_any_changed_bit_is_found(form, problem, layout, place, bit):
     assert outcome(crafted.saved(contents))[0] == "wrong"
 
 
+@pytest.mark.slow
 @every_form
 @given(problem=problems(), layout=layouts(), draw=st.data())
 def test_any_changed_index_is_found(form, problem, layout, draw):
@@ -574,6 +580,7 @@ def test_a_wrong_row_is_told_by_its_entry_however_the_file_is_read(monkeypatch):
 # --- hostile files ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_form
 def test_every_flipped_bit_is_malformed(form):
     data = bytearray(bytes_of(form))

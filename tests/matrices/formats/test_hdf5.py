@@ -127,6 +127,7 @@ def test_anndata_and_binsparse_open_a_group_as_it_is(layout, dtype):
     assert np.array_equal(binsparse_scipy(tensor).toarray(), expected.dense())
 
 
+@pytest.mark.slow
 @given(problems(), layouts())
 def test_anndata_reads_the_matrix_bit_for_bit(problem, layout):
     data = rendered(HDF5, Matrix(problem.layer, Spec(layout), Origin(layer="c")))
@@ -139,6 +140,7 @@ def test_anndata_reads_the_matrix_bit_for_bit(problem, layout):
     assert np.array_equal(brute.bits(loaded.data), brute.bits(expected.data))
 
 
+@pytest.mark.slow
 @given(problems(), layouts())
 def test_anndata_reads_a_dense_matrix_bit_for_bit(problem, layout):
     data = rendered(HDF5, Matrix(problem.layer, Spec(layout, "dense"), Origin(layer="c")))
@@ -147,6 +149,7 @@ def test_anndata_reads_a_dense_matrix_bit_for_bit(problem, layout):
     assert np.array_equal(brute.bits(loaded), brute.bits(problem.csr(layout).dense()))
 
 
+@pytest.mark.slow
 @given(problems(), layouts())
 def test_an_hdf5_has_the_arrays_of_an_npz(problem, layout):
     matrix = Matrix(problem.layer, Spec(layout, kernel_index=True), Origin(layer="c"))
@@ -193,6 +196,7 @@ def test_an_hdf5_has_the_bytes_it_had_when_this_was_written(monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_an_hdf5_knows_no_time_and_no_seed():
     code = (
         "import sys; from tests.matrices.formats.test_hdf5 import with_three;"
@@ -258,6 +262,7 @@ def test_groups_keep_the_order_of_the_model_beyond_a_thousand_layers():
     assert found[1].name == "crafted/00007-c7"
 
 
+@pytest.mark.slow
 def test_a_hundred_layers_are_planned_and_written():
     matrices = [
         replace(example(), origin=Origin(layer=f"c{position}", position=position))
@@ -613,6 +618,7 @@ def dump(data):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [H5, H5_DENSE, H5_OPERATOR], ids=["csr", "dense", "operator"])
 def test_every_flipped_byte_of_an_hdf5_is_found_unless_nothing_reads_it(data):
     expected, changed = dump(data), bytearray(data)
@@ -627,6 +633,7 @@ def test_every_flipped_byte_of_an_hdf5_is_found_unless_nothing_reads_it(data):
         changed[place] ^= 1 << place // step % 8
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_no_damage_to_an_hdf5_ends_in_anything_but_a_documented_error(data):
     form = data.draw(st.sampled_from(HDF5.forms))
@@ -670,6 +677,7 @@ def test_what_the_output_raises_comes_out_as_it_is(room, error, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs an alarm")
 def test_a_signal_while_hdf5_lays_out_the_file_is_no_error_of_hdf5(monkeypatch, capfd):
     real = hdf5_writer._Frame.write
@@ -692,6 +700,7 @@ def test_a_signal_while_hdf5_lays_out_the_file_is_no_error_of_hdf5(monkeypatch, 
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 @pytest.mark.parametrize("kind", [HDF5, NPZ], ids=label)
 def test_700_megabytes_are_written_in_a_few(kind):

@@ -23,6 +23,7 @@ from tests.support.strategies import layouts, problems
 MAT = registry.formats()["mat"]
 
 
+@pytest.mark.slow
 @given(problems(), layouts())
 def test_scipy_reads_matrix_and_bias_bit_for_bit(problem, layout):
     assume(crafted.holds(MAT, problem.layer))
@@ -92,6 +93,7 @@ def test_what_level_5_does_not_hold_is_refused_before_anything_is_written(size):
     assert out.getvalue() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [Layout(), Layout("channels-last", True)], ids=str)
 def test_every_flipped_byte_is_found(layout, tmp_path):
     path = crafted.written(MAT, example(layout=layout), tmp_path)
@@ -146,6 +148,7 @@ def test_a_file_of_another_writer_is_malformed(tmp_path):
         assert "matrix.mat" in message
 
 
+@pytest.mark.slow
 @given(st.binary(min_size=1, max_size=64), st.integers(0, 2000))
 def test_any_bytes_are_refused_with_a_documented_error(content, place):
     data = rendered(MAT, example())

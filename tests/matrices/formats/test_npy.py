@@ -18,6 +18,7 @@ NPZ = registry.formats()["npz"]
 NPY = registry.formats()["npy"]
 
 
+@pytest.mark.slow
 @given(problems(), layouts())
 def test_numpy_opens_an_npy_bit_for_bit(problem, layout):
     data = rendered(NPY, Matrix(problem.layer, Spec(layout, "dense")))
@@ -33,6 +34,7 @@ def dense_file(folder, data=None):
     return path
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_an_npys_entries_is_found(tmp_path):
     path = dense_file(tmp_path)
     data = bytearray(path.read_bytes())

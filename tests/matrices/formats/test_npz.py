@@ -103,6 +103,7 @@ def test_an_operator_file_does_not_say_that_it_is_an_array():
     assert "has a member '_is_array.npy' that the form operator lacks" in text
 
 
+@pytest.mark.slow
 @given(problems(), layouts())
 def test_scipy_reads_the_matrix_bit_for_bit(problem, layout):
     data = rendered(NPZ, Matrix(problem.layer, Spec(layout)))
@@ -121,6 +122,7 @@ def test_scipy_takes_no_operator_file_for_a_matrix():
     assert set(crafted.members(data)) == {"convfc.npy", "kernel.npy", "kernel_bias.npy"}
 
 
+@pytest.mark.slow
 @given(problems(), layouts())
 def test_a_kernel_index_is_stored_on_request_and_read_by_numpy(problem, layout):
     matrix = Matrix(problem.layer, Spec(layout, kernel_index=True))
@@ -176,6 +178,7 @@ def test_a_sink_that_says_nothing_of_how_much_it_took_took_all():
     assert taken == [b"abc"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csr", "operator"])
 @pytest.mark.parametrize("mask", ["all bits", "one bit"])
 def test_every_single_flipped_byte_of_an_npz_is_malformed(form, mask):
@@ -216,6 +219,7 @@ def test_an_npz_is_not_finished_before_its_last_row(index):
     stored.finish()
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_no_damage_to_an_npz_ends_in_anything_but_a_documented_error(data):
     form = data.draw(st.sampled_from(("csr", "operator")))
@@ -650,6 +654,7 @@ def test_indices_of_64_bits_are_read_where_32_would_do(name):
     assert outcome(rewritten(**{name: lambda array: array.astype(np.int64)})) == ("ok", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["i1", "u1"])
 def test_indices_of_one_byte_with_many_entries_crash_nothing(dtype):
     # 14 columns fit a byte, the 576 entries of a block do not. In a process of its own: a sparse

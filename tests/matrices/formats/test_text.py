@@ -51,6 +51,7 @@ def entry_lines(path):
 # --- what is written ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(problems(), layouts())
 def test_scipy_reads_the_matrix_bit_for_bit(problem, layout):
     assume(crafted.holds(MTX, problem.layer))
@@ -65,6 +66,7 @@ def test_scipy_reads_the_matrix_bit_for_bit(problem, layout):
     assert np.array_equal(brute.bits(values), brute.bits(expected.data))
 
 
+@pytest.mark.slow
 @given(problems(), layouts())
 def test_csv_reads_an_edge_from_each_input_to_each_output(problem, layout):
     assume(crafted.holds(EDGES, problem.layer))
@@ -110,6 +112,7 @@ def read_back(values):
     return Entries(" ", values.dtype).read(whole, np.flatnonzero(whole == 10))[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(seed=st.integers(0, 2**32))
 def test_any_bits_come_back_as_a_double_that_is_rounded_and_by_the_reader(dtype, seed):
@@ -155,6 +158,7 @@ def test_a_nan_of_which_text_keeps_nothing_is_unsupported(kind, nan):
         rendered(kind, Matrix(layer))
 
 
+@pytest.mark.slow
 @every_kind
 @given(problem=problems(), layout=layouts(), size=st.integers(1, 5), memory=st.integers(1, 9))
 def test_files_are_the_same_and_proven_however_many_lines_are_looked_at_together(
@@ -197,6 +201,7 @@ def test_no_more_values_are_remembered_than_there_is_room_for(monkeypatch):
 # --- faults -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_changed_digit_is_wrong_and_the_place_is_told(file):
     head, entries = entry_lines(file)
     for number, line in enumerate(entries):
@@ -214,6 +219,7 @@ def test_every_changed_digit_is_wrong_and_the_place_is_told(file):
                 assert "row " in message or "entry (" in message or "is written" in message
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_found(file):
     data = bytearray(file.read_bytes())
     for place in range(len(data)):
@@ -224,6 +230,7 @@ def test_every_flipped_byte_is_found(file):
     assert told(file, bytes(data)) == ("ok", "")
 
 
+@pytest.mark.slow
 def test_lines_dropped_doubled_or_exchanged_are_wrong_and_the_row_is_named(file):
     head, entries = entry_lines(file)
     for number in range(71):
@@ -238,6 +245,7 @@ def test_lines_dropped_doubled_or_exchanged_are_wrong_and_the_row_is_named(file)
             assert re.search(r"row \d+ has", message)
 
 
+@pytest.mark.slow
 def test_what_ends_early_or_late_is_malformed(file):
     head, entries = entry_lines(file)
     whole = b"".join([*head, *entries])
@@ -250,6 +258,7 @@ def test_what_ends_early_or_late_is_malformed(file):
     assert told(file, whole) == ("ok", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -347,6 +356,7 @@ def test_another_kind_of_matrix_market_is_malformed(first, tmp_path):
     assert told(path, first + b"\n" + rest)[0] == "MalformedInput"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "times"),
     [
@@ -371,6 +381,7 @@ def test_hostile_text_takes_little_memory_and_time(file, part, times):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=300), st.integers(0, 2000))
 def test_any_bytes_are_refused_with_a_documented_error(content, place):
     for kind in (MTX, EDGES):

@@ -71,6 +71,7 @@ def test_a_dataset_that_two_files_hold(folder: Path) -> None:
     assert told in run("convert", path, *TOLD, "--bias", "none").failed(3)
 
 
+@pytest.mark.slow
 def test_they_are_found_from_anywhere(folder: Path) -> None:
     (folder / "in").mkdir()
     (folder / "elsewhere").mkdir()
@@ -264,6 +265,7 @@ def test_more_files_than_may_be_open(folder: Path, spare: int) -> None:
     assert "ulimit -n" in told
 
 
+@pytest.mark.slow
 def test_a_map_is_read_in_linear_time(folder: Path) -> None:
     """As large as is read: a million times one file, and hundreds of thousands of files."""
     weights(folder / "w.h5", {"k": KERNEL})
@@ -318,6 +320,7 @@ def test_json_too_large_to_parse(folder: Path) -> None:
     assert "is a text file, not a model" in run("inspect", "w.json").failed(3)
 
 
+@pytest.mark.slow
 def test_json_from_a_pipe_names_nothing(folder: Path) -> None:
     path = two(folder)
     told = "standard input names other files: give its path, not its content"

@@ -271,6 +271,7 @@ def _is_none(kind: str, config: Config) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "config"), choices())
 def test_an_attribute(kind: str, config: dict[str, Any], tmp_path: Path) -> None:
     checked(kind, config, tmp_path)

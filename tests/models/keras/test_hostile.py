@@ -40,6 +40,8 @@ from tests.support.keras_files import (
     zipped,
 )
 
+pytestmark = pytest.mark.slow
+
 Array = NDArray[Any]
 
 

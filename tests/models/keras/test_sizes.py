@@ -151,6 +151,7 @@ def changed(sizes: Sizes, axis: int) -> Sizes:
     return (*sizes[:axis], sizes[axis] + MORE, *sizes[axis + 1 :])
 
 
+@pytest.mark.slow
 def test_what_contradicts_is_refused_and_what_agrees_is_not(tmp_path: Path) -> None:
     counts: Counter[str] = Counter()
     for seed in range(MODELS):

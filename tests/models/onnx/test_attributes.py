@@ -205,6 +205,7 @@ def choices() -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("op", "dims", "names"), choices())
 def test_an_attribute(op: str, dims: int, names: tuple[str, ...], tmp_path: Path) -> None:
     model, weights, bias, given, input_shape = build(op, dims, names)

@@ -28,7 +28,7 @@ from scipy.sparse import load_npz
 
 from tests.support.models import convfc, save, tensor, worst_ratio
 
-pytestmark = pytest.mark.usefixtures("in_place")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_place")]
 
 Array = NDArray[Any]
 

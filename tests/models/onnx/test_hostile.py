@@ -40,6 +40,8 @@ from tests.support.models import (
 )
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 node = helper.make_node
 
 SECONDS = 5

@@ -196,6 +196,7 @@ def trimmed(case: Mapping[str, Any], n: int) -> dict[str, Any]:
     return given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zeros", ["none", "scalar", "one", "channel"])
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("case", CASES)
@@ -404,6 +405,7 @@ def test_dequantized_is_what_dequantizelinear_makes(
         assert isinstance(finding, str) or finding.holds is not False, finding
 
 
+@pytest.mark.slow
 def test_dequantize_by_the_command(tmp_path: Path) -> None:
     w = codes(np.random.default_rng(1), "int8", 3, 2, 3, 3)
     path = save(linear_model(w, B=np.array([5, -9, 0], np.int32)), tmp_path)
@@ -610,6 +612,7 @@ def integer_model(tmp_path: Path) -> Path:
     return save(linear_model(w, B=bias, attributes=attributes), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -804,6 +807,7 @@ def test_computed_constants_are_held_to_it_as_well(what: str, tmp_path: Path) ->
     assert part.split(" has ")[0].split(" is ")[0].split("'")[0].strip() in str(caught.value)
 
 
+@pytest.mark.slow
 def test_too_few_and_too_many_tensors(tmp_path: Path) -> None:
     model = linear_model(ONES, B=np.zeros(3, np.int32))
     model.graph.node[0].input.append("B")
@@ -830,6 +834,7 @@ STRANGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["x_scale", "w_scale", "y_scale"])
 @pytest.mark.parametrize("value", STRANGE)
 def test_strange_scales_change_no_whole_number(value: str, what: str, tmp_path: Path) -> None:

@@ -496,6 +496,7 @@ def test_castlike_saturates_as_it_says(tmp_path: Path) -> None:
     assert (kernels[1] == 448).all()
 
 
+@pytest.mark.slow
 def test_large_identities_are_not_made_before_they_are_needed(tmp_path: Path) -> None:
     """Sixty of 8 MB, of which a kernel needs one number."""
     nodes = [node("EyeLike", ["t"], [f"e{n}"], dtype=TensorProto.DOUBLE) for n in range(60)]

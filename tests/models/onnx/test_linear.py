@@ -169,6 +169,7 @@ def poolings(draw: Any) -> tuple[tuple[int, ...], dict[str, Any]]:
     return (draw(st.integers(1, 2)), *sizes), given
 
 
+@pytest.mark.slow
 @given(problem=poolings())
 def test_average_pool_is_the_mean_of_each_window(
     problem: tuple[tuple[int, ...], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory

@@ -180,6 +180,7 @@ def refused(model: onnx.ModelProto, folder: Path, given: Any = None) -> str:
     return "UsageError" if isinstance(errors[0], UsageError) else "MalformedInput"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(5))
 def test_one_size_changed(chunk: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counts: Counter[str] = Counter()
@@ -322,6 +323,7 @@ def test_a_given_size_and_a_dense_layer_behind(tmp_path: Path) -> None:
     assert "168 numbers for a sum over 140" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -349,6 +351,7 @@ def test_a_hint_is_one_that_the_model_takes(
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_no_hint_where_none_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save(foreign((1, 3, 8, 9)), tmp_path)  # 8 is not an output of any input
     done = convfc(capsys, "convert", path, "-o", tmp_path / "a.npz")

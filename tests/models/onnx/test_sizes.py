@@ -317,6 +317,7 @@ def test_the_hint_of_an_entry_has_a_budget_of_its_own(listings: list[Any], tmp_p
     assert listings[1].seconds < budget.Budget().seconds  # to list the model took a part of it
 
 
+@pytest.mark.slow
 def test_no_size_is_tried_where_too_little_time_is_left(
     listings: list[Any], tmp_path: Path
 ) -> None:
