@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from convfc_cli.conversion import convert, matrix, verify
     from convfc_cli.errors import ConvfcError
     from convfc_cli.geometry import Axis
+    from convfc_cli.jobs.convert import convert, matrix
+    from convfc_cli.jobs.plan import Options
+    from convfc_cli.jobs.verify import verify
     from convfc_cli.layers.convolution import Convolution
     from convfc_cli.layout import Layout
     from convfc_cli.matrices.operator import MatrixOperator, load
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from convfc_cli.models.model import Model
     from convfc_cli.models.registry import read
     from convfc_cli.models.request import WeightsSpec
-    from convfc_cli.planning import Options
     from convfc_cli.proof.report import Finding, Report
     from convfc_cli.proof.verify import Proof
     from convfc_cli.taps import IndexMap
@@ -65,14 +66,14 @@ _HOMES = {
     "Layout": "layout",
     "MatrixOperator": "matrices.operator",
     "Model": "models.model",
-    "Options": "planning",
+    "Options": "jobs.plan",
     "Proof": "proof.verify",
     "Report": "proof.report",
-    "convert": "conversion",
+    "convert": "jobs.convert",
     "load": "matrices.operator",
-    "matrix": "conversion",
+    "matrix": "jobs.convert",
     "read": "models.registry",
-    "verify": "conversion",
+    "verify": "jobs.verify",
 }
 """The module of each public name, the same as type checkers are told above."""
 

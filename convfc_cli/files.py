@@ -301,6 +301,16 @@ def free_space(path: str | os.PathLike[str]) -> int:
     return shutil.disk_usage(place).free
 
 
+def human(size: int) -> str:
+    """A number of bytes as people read it."""
+    value = float(size)
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
 def _sync_folder(path: Path) -> None:
     with suppress(OSError):  # not every system lets a folder be opened; the file itself is synced
         handle = os.open(path, os.O_RDONLY)

@@ -3,14 +3,10 @@
 A sum of n products, in any order and at unit roundoff u, differs from the exact one by at most
 n u (1 + 2**-20) S + n 2**-150, with S the sum of their magnitudes; the bias is one term more.
 Source: Jeannerod & Rump 2013.
-
-`check_runtime` holds what another runtime made of the original node to the layer as it was read: so
-that a kernel misread, or a padding misunderstood, does not pass.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from math import prod
 
 import numpy as np
 
@@ -19,7 +15,6 @@ from convfc_cli.arrays import Array, as_float64
 from convfc_cli.errors import Refused
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
-from convfc_cli.proof.report import Finding
 from convfc_cli.streams import CHUNK
 
 LARGEST_PRODUCTS = 2**31
@@ -87,35 +82,6 @@ def _slack(y: Array, dtype: str) -> Array:
     if dtype not in ("float16", "bfloat16"):
         return np.zeros_like(y)
     return np.abs(y) * _FORMATS[dtype][0] * (1 + 2.0**-10) + 2.0**-25
-
-
-def check_runtime(layer: Linear, witness: Witness, name: str = "the original node") -> Finding:
-    """Hold what another runtime made of the original node, called `name`, to the layer as it was
-    read.
-    """
-    against = witness.runtime
-    runtime = f"{name}, run by {against}"
-    shape = layer.output_shape
-    if witness.y.shape != shape:
-        told = f"{runtime}, gives {witness.y.shape}, the layer {shape}"
-        return Finding("runtime", False, told, against=against)
-    layout = Layout()
-    y = layout.vector(witness.y)
-    largest, left_out = 0.0, 0
-    try:
-        parts = bounds(layer, witness, layout)
-    except Refused as error:
-        return Finding("runtime", None, f"{runtime}: {error}", against=against)
-    for part, answer, bound in parts:
-        worst, wrong, skipped = worst_ratio(y[part], answer, bound, finite=layer.finite)
-        if wrong is not None:
-            place = layout.unflatten(part.start + wrong, shape)
-            told = f"gives {y[part][wrong]!s}, the layer as it was read {answer[wrong]:.9g}"
-            return Finding("runtime", False, f"output {place}: {runtime}, {told}", against=against)
-        largest, left_out = max(largest, worst), left_out + skipped
-    compared = True if left_out < prod(shape) else None
-    told = told_ratio(largest, left_out, prod(shape), witness.beyond)
-    return Finding("runtime", compared, f"{runtime}: {told}", against=against, worst=largest)
 
 
 def bounds(layer: Linear, witness: Witness, layout: Layout) -> Iterator[tuple[slice, Array, Array]]:

@@ -20,7 +20,7 @@ from convfc_cli.errors import (
     Unsupported,
     UsageError,
 )
-from convfc_cli.planning import Options
+from convfc_cli.jobs.plan import Options
 from tests.support.cli_models import LENET, MIXED, arrays, environment, net, rewritten
 
 

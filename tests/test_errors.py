@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convfc_cli.conversion import convert
 from convfc_cli.errors import ConvfcError, MalformedInput
+from convfc_cli.jobs.convert import convert
+from convfc_cli.jobs.plan import Options, make_plan
 from convfc_cli.layers.linear import Linear
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.keras import linear
 from convfc_cli.models.keras.convolution import Built
 from convfc_cli.models.keras.linear import Given
 from convfc_cli.models.registry import read
-from convfc_cli.planning import Options, make_plan
 from tests.support.keras_files import functional, given_input, layer, legacy
 
 MEGABYTE = 2**20
@@ -131,7 +131,7 @@ def test_a_conversion_keeps_no_array_of_the_layers_that_failed(
     layers = [given_input("x", 4), layer("Flatten", "f", "x"), layer("Permute", "p", "f")]
     path = legacy(tmp_path / "m.h5", functional(layers, ["p"]), {})
     done = convert(
-        path, f"{tmp_path}/out/", include="linear", options=Options(keep_going=True, verify=False)
+        path, f"{tmp_path}/out/", include="linear", options=Options(keep_going=True, proof=None)
     )
     assert [str(error) for _, error in done.failures] == ["layer p (Permute): it does not load"]
     assert kept[0]() is None

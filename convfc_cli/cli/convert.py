@@ -11,7 +11,7 @@ from convfc_cli.layout import ORDERS
 from convfc_cli.matrices.vocabulary import FORMS
 
 if TYPE_CHECKING:
-    from convfc_cli.conversion import Conversion
+    from convfc_cli.jobs.result import Conversion
 
 EPILOG = """\b
 Examples:
@@ -119,6 +119,7 @@ def convert(
     output: str | None,
     include: tuple[str, ...],
     compose: tuple[str, ...],
+    fold_bn: bool,
     input_shapes: tuple[options.Shape, ...],
     no_verify: bool,
     as_json: bool,
@@ -130,14 +131,18 @@ def convert(
     MODEL is an ONNX, Keras or HDF5 file, or - for standard input. The paths written go to standard
     output.
     """
-    from convfc_cli import conversion
     from convfc_cli.errors import SizeMissing
-    from convfc_cli.manifest import unlisted
+    from convfc_cli.jobs.convert import convert_selected, stream
+    from convfc_cli.jobs.manifest import unlisted
+    from convfc_cli.jobs.plan import Options
+    from convfc_cli.jobs.selection import Selection
+    from convfc_cli.models.request import Request
     from convfc_cli.naming import first_few
-    from convfc_cli.planning import Options
+    from convfc_cli.proof.verify import USUAL
 
-    shapes, weights = options.shapes(input_shapes), options.described(rest)
-    chosen = Options(verify=not no_verify, **rest)
+    request = Request(options.shapes(input_shapes), options.described(rest))
+    selection = Selection(layers, include, compose, fold_bn)
+    chosen = Options(proof=None if no_verify else USUAL, **rest)
     with Reporter(quiet=quiet, paths=not as_json and output != "-") as reporter:
         if output == "-":
             if is_terminal(sys.stdout):
@@ -150,29 +155,10 @@ def convert(
                 raise click.UsageError("-o - carries one layer: name it with -l, not --include")
             if as_json:
                 raise click.UsageError("--json and -o - both want standard output")
-            conversion.stream(
-                model,
-                sys.stdout.buffer,
-                layers=layers,
-                input_shape=shapes,
-                weights=weights,
-                compose=compose,
-                options=chosen,
-                observer=reporter,
-            )
+            stream(model, sys.stdout.buffer, selection, request, chosen, reporter)
             say("convfc: not verified: nothing is read back from a stream", quiet=quiet)
             return
-        done = conversion.convert(
-            model,
-            output,
-            layers=layers,
-            input_shape=shapes,
-            weights=weights,
-            include=include,
-            compose=compose,
-            options=chosen,
-            observer=reporter,
-        )
+        done = convert_selected(model, output, selection, request, chosen, reporter)
     if as_json:
         print_json(_json(done))
     open_ones = [error for _, error in done.failures if isinstance(error, SizeMissing)]

@@ -78,9 +78,9 @@ def inspect(
     MODEL has no convolution its other linear layers are listed.
     """
     from convfc_cli.errors import SizeMissing, UsageError, WeightsAlone
+    from convfc_cli.files import human
     from convfc_cli.models.registry import read
     from convfc_cli.naming import first_few, shell_command
-    from convfc_cli.planning import human
 
     found = read(model, options.shapes(input_shapes), options.described(rest))
     entries = found.select([], include) or found.others
@@ -154,9 +154,9 @@ def _columns(listed: list[dict[str, Any]], width: int) -> tuple[str, ...]:
 def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     """The chains, as the layers are listed."""
     from convfc_cli.errors import ConvfcError
+    from convfc_cli.files import human
     from convfc_cli.models.chain import chains
     from convfc_cli.models.entry import status
-    from convfc_cli.planning import human
 
     found: list[dict[str, Any]] = []
     for chain in chains(model):
@@ -234,9 +234,9 @@ def _size(model: "Model", entry: "Entry") -> int:
     """At most so many bytes of the file of a layer."""
     import numpy as np
 
+    from convfc_cli.jobs.origin import origin_of
     from convfc_cli.matrices.matrix import Spec
     from convfc_cli.matrices.registry import by_form
-    from convfc_cli.planning import origin_of
 
     dtype = np.dtype(entry.matrix_dtype)
     return by_form("csr").size(Spec(), entry.require(), dtype, origin_of(model, entry))
@@ -267,7 +267,7 @@ def _described(model: "Model", entry: "Entry") -> dict[str, Any]:
 
 def _cell(item: dict[str, Any], column: str) -> str:
     """What stands in a column, for people and in a pipe."""
-    from convfc_cli.planning import human
+    from convfc_cli.files import human
 
     if column in ("input", "output", "kernel"):
         sizes = item[f"{column}_shape"]

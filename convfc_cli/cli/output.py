@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from convfc_cli.conversion import Result
-    from convfc_cli.planning import Plan
+    from convfc_cli.jobs.plan import Plan
+    from convfc_cli.jobs.result import Result
     from convfc_cli.proof.report import Report
 
 
@@ -199,7 +199,7 @@ class Reporter:
 
     def planned(self, plan: "Plan") -> None:
         """The plan, before anything is written."""
-        from convfc_cli.planning import human
+        from convfc_cli.files import human
 
         count = len(plan.items)
         what = f"{count} matrices" if count > 1 else "1 matrix"
@@ -245,7 +245,7 @@ class Reporter:
 
     def finished(self, result: "Result") -> None:
         """A file stands."""
-        from convfc_cli.planning import human
+        from convfc_cli.files import human
 
         path = str(result.item.path)
         self.stop()

@@ -94,7 +94,7 @@ def verify(
     MATRICES are files, folders that `convert` wrote, or - for standard input. Every stored bit and
     every zero is held to the stored kernel and geometry, applied in another way.
     """
-    from convfc_cli import conversion
+    from convfc_cli.jobs.verify import verify_all
     from convfc_cli.models.registry import read
     from convfc_cli.proof.verify import Proof
 
@@ -114,7 +114,7 @@ def verify(
                 raise file
             path, listed = file
             with Reporter(quiet=quiet) as reporter:
-                for report in conversion.verify_all(
+                for report in verify_all(
                     path, model=found, listed=listed, proof=proof, observer=reporter
                 ):
                     reporter.stop()
@@ -169,7 +169,7 @@ def _say(report: "Report") -> None:
 
 def _files(given: tuple[str, ...]) -> list[File]:
     """The files to check; an error in place of what a folder should hold and does not."""
-    from convfc_cli.manifest import matrix_files, unlisted
+    from convfc_cli.jobs.manifest import matrix_files, unlisted
     from convfc_cli.naming import first_few
 
     files: list[File] = []

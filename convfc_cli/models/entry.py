@@ -1,8 +1,8 @@
 """One layer of a model as it is listed, and what becomes of one whose size is open."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
@@ -13,7 +13,6 @@ from convfc_cli.errors import (
     Defect,
     GeometryError,
     MalformedInput,
-    Refused,
     SizeMissing,
     UsageError,
     WeightsAlone,
@@ -23,8 +22,6 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.models.sizes import Account, Sizes, agreed
 from convfc_cli.naming import Label
 from convfc_cli.outline import Outline
-from convfc_cli.rounding import Witness
-from convfc_cli.runtimes.registry import runtimes
 from convfc_cli.runtimes.runtime import Original
 
 
@@ -198,26 +195,6 @@ class Entry:
                 f"is one of whole numbers"
             )
         return replace(self.real(), flipped=self.flipped, dequantized=True)
-
-    def witnesses(self, random: Any) -> Iterator[Witness | str]:
-        """The original layer run by one runtime after another, or why one does not run it.
-
-        All are given the same inputs, drawn from the NumPy generator `random`. Those that are not
-        installed come last.
-        """
-        if self.original is None:
-            yield "no runtime runs this kind of file"
-            return
-        missing = {runtime: runtime.missing() for runtime in runtimes()}
-        for runtime in sorted(missing, key=lambda runtime: bool(missing[runtime])):
-            if missing[runtime]:
-                yield f"{runtime.name} is not installed: {missing[runtime]}"
-                continue
-            try:
-                found = self.original.witness(runtime, deepcopy(random))
-            except Refused as error:  # no fault of the layer, which is read already
-                found = str(error)
-            yield found
 
 
 Resized = Callable[[tuple[int, ...]], Entry]

@@ -72,6 +72,11 @@ class Proof:
             runtime(self.against)
 
     @property
+    def vectors(self) -> int:
+        """The vectors of inputs that it holds in memory at once."""
+        return self.probes + (EXHAUSTIVE_VECTORS if self.exhaustive else 0)
+
+    @property
     def strength(self) -> str:
         """The probability that a wrong file passes the probes; with a seed, none can be stated."""
         return f"2^-{32 * self.probes}" if self.seed is None else SEEDED
@@ -194,8 +199,7 @@ class _Pass:
     def _checks(self) -> list[Check]:
         """The levels of this proof, ready for the first row."""
         subject, proof = self._subject, self._proof
-        more = EXHAUSTIVE_VECTORS if proof.exhaustive else 0
-        check_size(subject.columns, subject.rows, proof.probes + more)
+        check_size(subject.columns, subject.rows, proof.vectors)
         inputs = self._timed("entries", self._inputs)
         entries = of_entries(subject, inputs, self._seed, proof.strength)
         checks: list[Check] = [Structure(subject), *entries]

@@ -177,5 +177,5 @@ def test_kernel_elements_that_read_padding_alone_change_nothing() -> None:
 def test_one_layer_may_be_named_by_a_text() -> None:
     import convfc_cli as convfc
 
-    done = convfc.convert(LENET, "f/", layers="conv2d_1", options=convfc.Options(verify=False))
+    done = convfc.convert(LENET, "f/", layers="conv2d_1", options=convfc.Options(proof=None))
     assert [result.item.entry.output for result in done.results] == ["conv2d_1"]

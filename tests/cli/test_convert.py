@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from convfc_cli.cli.options import ShapeType, SizeType
-from convfc_cli.models.entry import Entry
+from convfc_cli.jobs import runtime_check
 from tests.support.cli_models import (
     LENET,
     MIXED,
@@ -540,7 +540,9 @@ def test_why_no_original_node_is_run_is_told_once_with_the_count(
 ) -> None:
     path = net(folder / "m.onnx", names=("a", "b", "c"))
     reasons = {"a": "reason one", "b": "reason one", "c": "reason two"}
-    monkeypatch.setattr(Entry, "witnesses", lambda entry, random: iter([reasons[entry.name]]))
+    monkeypatch.setattr(
+        runtime_check, "runtime_results", lambda entry, random: iter([reasons[entry.name]])
+    )
     assert run("convert", path).succeeded().err.splitlines()[-2:] == [
         "  2 layers: the original node was not run: reason one",
         "  c: the original node was not run: reason two",

@@ -606,7 +606,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*arguments: object, **more: object) -> None:
         raise error
 
-    monkeypatch.setattr("convfc_cli.conversion.convert", fail)
+    monkeypatch.setattr("convfc_cli.jobs.convert.convert_selected", fail)
     monkeypatch.setattr("convfc_cli.models.registry.read", fail)
 
 
@@ -646,9 +646,9 @@ def test_a_defect_shows_its_traceback_with_debug(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = (
-        "import convfc_cli.conversion as c, sys; from convfc_cli.cli.main import main\n"
+        "import convfc_cli.jobs.convert as c, sys; from convfc_cli.cli.main import main\n"
         "def fail(*a, **k): raise ValueError('a secret place')\n"
-        "c.convert = fail; main(sys.argv[1:])"
+        "c.convert_selected = fail; main(sys.argv[1:])"
     )
     codes = {}
     for more in ([], ["--debug"]):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import convfc_cli as convfc
-from convfc_cli.conversion import verify_all
-from convfc_cli.manifest import matrix_files
+from convfc_cli.jobs.manifest import matrix_files
+from convfc_cli.jobs.verify import verify_all
 from tests.support.cli_models import arrays, run
 from tests.support.paths import DATA
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convfc_cli as convfc
+from convfc_cli.files import human
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.dense import Dense
@@ -23,7 +24,6 @@ from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec, describe, longest
 from convfc_cli.matrices.schema import LONGEST_DESCRIPTION
 from convfc_cli.outline import Extent
-from convfc_cli.planning import human
 from convfc_cli.taps import IndexMap
 from tests.support import crafted
 from tests.support.cli_models import arrays, net, run
@@ -261,7 +261,7 @@ def test_the_longest_name_that_is_taken_is_read_back(folder: Path) -> None:
 
 def test_a_manifest_that_would_not_be_read_back_is_refused(folder: Path, monkeypatch) -> None:
     net(folder / "m.onnx", names=[f"c{number}" for number in range(5)])
-    monkeypatch.setattr("convfc_cli.manifest.MOST", 4)
+    monkeypatch.setattr("convfc_cli.jobs.manifest.MOST", 4)
     assert "the manifest of 5 matrices" in run("convert", "m.onnx", "-o", "f/").failed(5)
     assert not Path("f").exists()
     run("convert", "m.onnx", "-o", "f/", "-l", "c0", "--no-verify").succeeded()

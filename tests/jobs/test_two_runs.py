@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from convfc_cli import conversion, files
-from convfc_cli.conversion import convert
+from convfc_cli import files
 from convfc_cli.errors import OutputExists, UsageError
-from convfc_cli.planning import Options, Plan
+from convfc_cli.jobs.convert import convert
+from convfc_cli.jobs.observer import Silent
+from convfc_cli.jobs.plan import Options, Plan
 from tests.support.cli_models import LENET, listing, net, run, shell
 
-FORCE = Options(force=True, verify=False)
-PLAIN = Options(verify=False)
+FORCE = Options(force=True, proof=None)
+PLAIN = Options(proof=None)
 
 
-class Meanwhile(conversion.Silent):
+class Meanwhile(Silent):
     """Lets something happen once: after the plan, as a layer begins, or while its file is written.
 
     `moment` is "planned", the name of the layer, or that and " advanced".

@@ -12,13 +12,13 @@ from onnx import helper
 
 import convfc_cli as convfc
 from convfc_cli import budget
+from convfc_cli.jobs.runtime_check import believed
 from convfc_cli.proof.report import Finding
 from convfc_cli.proof.verify import Proof
 from convfc_cli.runtimes import onnxruntime
 from convfc_cli.runtimes.onnx_node import NodeRuntime
 from convfc_cli.runtimes.onnxruntime import Onnxruntime
 from convfc_cli.runtimes.reference import Reference
-from convfc_cli.witnesses import believed
 from tests.support import kernels
 from tests.support.cli_models import arrays, run
 from tests.support.models import conv_model, info, make_model, ramp, save, tensor

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
+from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.layers.description import described
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.matrices.operator import load
-from convfc_cli.rounding import check_runtime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.runtime import as_read
 from tests.support import brute, crafted

@@ -15,11 +15,12 @@ from scipy.sparse import load_npz
 import convfc_cli
 from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, Refused
+from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.layers import product
 from convfc_cli.models.chain import chains, normalized
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.registry import read
-from convfc_cli.rounding import Witness, check_runtime
+from convfc_cli.rounding import Witness
 from tests.support.cli_models import run
 from tests.support.crafted import within
 from tests.support.models import info, make_model, ramp, save, tensor

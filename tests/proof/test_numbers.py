@@ -10,17 +10,13 @@ import pytest
 from convfc_cli import rounding
 from convfc_cli.errors import Defect
 from convfc_cli.geometry import Axis
+from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.proof import check, verify
 from convfc_cli.proof.verify import Proof
-from convfc_cli.rounding import (
-    Witness,
-    check_runtime,
-    told_ratio,
-    worst_ratio,
-)
+from convfc_cli.rounding import Witness, told_ratio, worst_ratio
 from convfc_cli.taps import IndexMap
 from tests.support import crafted
 from tests.support.crafted import example, rendered

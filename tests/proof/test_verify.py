@@ -19,13 +19,14 @@ from scipy.sparse import load_npz
 from convfc_cli import direct, rounding, streams, taps, toeplitz
 from convfc_cli.errors import Defect, Refused
 from convfc_cli.geometry import Axis
+from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import blocks, registry
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.proof import check, probes
 from convfc_cli.proof.report import Finding, Report
-from convfc_cli.rounding import Witness, check_runtime
+from convfc_cli.rounding import Witness
 from convfc_cli.streams import Repeat
 from convfc_cli.taps import IndexMap, RowTaps, Segment
 from tests.support import brute, crafted

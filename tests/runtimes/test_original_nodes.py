@@ -21,9 +21,10 @@ from onnx import TensorProto, helper
 
 from convfc_cli import contained
 from convfc_cli.errors import ConvfcError
+from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models.onnx import constants, convolution
-from convfc_cli.rounding import Witness, check_runtime
+from convfc_cli.rounding import Witness
 from convfc_cli.runtimes import onnxruntime
 from tests.support.models import (
     conv_model,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from convfc_cli.cli.main import main
+from convfc_cli.jobs.runtime_check import runtime_results
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.model import Model
 from convfc_cli.models.registry import read
@@ -190,9 +191,9 @@ def worst_ratio(matrix: Any, bias: Array, x: Array, y: Array, unit: float) -> fl
 
 
 def first_witness(entry: Entry, random: Any) -> Witness | str:
-    """The first of the entry's witnesses that is one; the reasons where none is."""
+    """The first result of a runtime that runs the original node; the reasons where none does."""
     reasons = []
-    for witness in entry.witnesses(random):
+    for witness in runtime_results(entry, random):
         if not isinstance(witness, str):
             return witness
         reasons.append(witness)

@@ -18,10 +18,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import convfc_cli
-from convfc_cli import load, planning
+from convfc_cli import load
 from convfc_cli.errors import Defect, MalformedInput, UsageError, WrongContents
 from convfc_cli.files import opened
 from convfc_cli.geometry import Axis
+from convfc_cli.jobs import plan
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import blocks, registry, schema
@@ -703,7 +704,7 @@ def test_convert_and_verify(folder: Path, form, transpose):
 @every_form
 def test_what_a_proof_takes_is_planned_as_it_will_be(folder: Path, form, monkeypatch):
     model, asked = net(folder / "m.onnx"), []
-    monkeypatch.setattr(planning, "check_size", lambda *sizes: asked.append(sizes))
+    monkeypatch.setattr(plan, "check_size", lambda *sizes: asked.append(sizes))
     monkeypatch.setattr(verify, "check_size", lambda *sizes: asked.append(sizes))
     run("convert", model, "--form", form, *LAYOUT).succeeded()
     assert asked == [(90, 60, 3) if form == "csc" else (60, 90, 3)] * 2

@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, MalformedInput, SizeMissing, Unsupported
-from convfc_cli.rounding import Witness, check_runtime
+from convfc_cli.jobs.runtime_check import check_runtime
+from convfc_cli.rounding import Witness
 from tests.support.models import (
     conv_model,
     dense,

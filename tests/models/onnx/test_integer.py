@@ -20,9 +20,9 @@ from onnx import helper
 
 import convfc_cli as convfc
 from convfc_cli.errors import MalformedInput, Unsupported, UsageError
+from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.onnx.integer import MOST_NOTED
-from convfc_cli.rounding import check_runtime
 from convfc_cli.runtimes import onnx_node, onnxruntime
 from convfc_cli.runtimes.registry import runtime
 from convfc_cli.runtimes.runtime import as_read

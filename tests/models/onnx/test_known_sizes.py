@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from convfc_cli.errors import MalformedInput, Refused, SizeMissing, Unsupported
+from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.models.onnx import constants, dataflow
 from convfc_cli.models.onnx.shape_inference import Pass
-from convfc_cli.rounding import check_runtime
 from tests.support.models import (
     conv_model,
     first_witness,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from convfc_cli import conversion
+import convfc_cli as convfc
 from convfc_cli.errors import (
     ConvfcError,
     GeometryError,
@@ -28,11 +28,12 @@ from convfc_cli.errors import (
     Unsupported,
     UsageError,
 )
+from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.model import Model
 from convfc_cli.models.onnx.linear import KINDS
 from convfc_cli.proof.verify import Proof
-from convfc_cli.rounding import Witness, check_runtime
+from convfc_cli.rounding import Witness
 from convfc_cli.runtimes import onnxruntime
 from tests.support.models import first_witness, info, listed, make_model, save, tensor
 
@@ -86,7 +87,7 @@ def matrix(entry: Entry) -> Array:
     from scipy.sparse import csr_array
 
     layer = entry.load()
-    rows = layer.rows(conversion.Layout())
+    rows = layer.rows(convfc.Layout())
     arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
     found = csr_array(arrays, shape=rows.shape)
     outline = entry.require()
@@ -889,24 +890,24 @@ def test_a_layer_goes_through_a_file_and_is_proven(op: str, tmp_path: Path) -> N
     shape, constants, given = PLAIN[op]
     path = save(one_node(op, shape, *constants, **given), tmp_path)
     out = tmp_path / "out.npz"
-    done = conversion.convert(path, out, layers=["node"])
+    done = convfc.convert(path, out, layers=["node"])
     (result,) = done.results
     assert result.report is not None
     assert result.report.ok
     held = {finding.check: finding.holds for finding in result.report.findings}
     assert held["runtime"] is True or not RUNTIME
-    assert conversion.verify(out).ok
-    report = conversion.verify(out, model=path)
+    assert convfc.verify(out).ok
+    report = convfc.verify(out, model=path)
     assert report.ok
     assert {f.check: f.holds for f in report.findings}["origin"] is True
     if RUNTIME:
-        report = conversion.verify(out, model=path, proof=Proof(against="onnxruntime"))
+        report = convfc.verify(out, model=path, proof=Proof(against="onnxruntime"))
         assert report.ok
         assert {f.check: f.holds for f in report.findings}["reals"] is True
     if constants and np.asarray(constants[-1]).dtype == F32 and op not in ("Resize", "Upsample"):
         other = (*constants[:-1], np.asarray(constants[-1]) * F32(1.01))
         changed = save(one_node(op, shape, *other, **given), tmp_path, "other.onnx")
-        assert not conversion.verify(out, model=changed).ok
+        assert not convfc.verify(out, model=changed).ok
 
 
 @pytest.mark.parametrize("op", PLAIN)
@@ -954,8 +955,8 @@ def test_sizes_that_are_open(op: str, tmp_path: Path) -> None:
     assert np.array_equal(matrix(resized), matrix(fixed))
     path = save(model, tmp_path)
     out = tmp_path / "out.npz"
-    conversion.convert(path, out, layers=["node"], input_shape=(1, *shape))
-    assert conversion.verify(out, model=path).ok
+    convfc.convert(path, out, layers=["node"], input_shape=(1, *shape))
+    assert convfc.verify(out, model=path).ok
 
 
 @pytest.mark.parametrize("op", PLAIN)
@@ -1194,7 +1195,7 @@ def test_asymmetric_padding_as_pytorch_exports_it(mode: str, tmp_path: Path) -> 
     assert found["conv"].require().input_shape == (2, 8, 9)
     assert (found["conv"].reads, found["conv"].behind) == ("p", "")
     m, c = matrix(found["pad"]), found["conv"].load().rows()
-    both = conversion.matrix(tmp_path / "model.onnx", "conv") @ m
+    both = convfc.matrix(tmp_path / "model.onnx", "conv") @ m
     assert both.shape == (c.shape[0], 60)
 
 

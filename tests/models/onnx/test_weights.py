@@ -20,8 +20,9 @@ from onnx import TensorProto, helper
 
 from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
+from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.models.registry import read
-from convfc_cli.rounding import Witness, check_runtime
+from convfc_cli.rounding import Witness
 from tests.support.models import (
     IR,
     conv_model,

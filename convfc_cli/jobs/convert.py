@@ -1,0 +1,287 @@
+"""Convert layers of a model: select, plan, write, verify, record.
+
+Nothing is written before the whole plan stands (`plan`). Then, layer by layer, the original node is
+run against the layer as it was read (`runtime_check`), the file is written beside its destination,
+read back, proven, and renamed. In a folder, `manifest.json` comes last (`manifest`).
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from convfc_cli import budget
+from convfc_cli.errors import ConvfcError, Defect, OutputFailed, UsageError
+from convfc_cli.files import (
+    HEAD,
+    Input,
+    check_replaceable,
+    claimed,
+    make_folder,
+    replacing,
+    replacing_all,
+)
+from convfc_cli.jobs.manifest import MANIFEST, manifest
+from convfc_cli.jobs.observer import SILENT, Observer
+from convfc_cli.jobs.origin import origin_of
+from convfc_cli.jobs.plan import Item, Options, Plan, make_plan
+from convfc_cli.jobs.result import Conversion, Result
+from convfc_cli.jobs.runtime_check import run_original
+from convfc_cli.jobs.selection import Selection, names, select
+from convfc_cli.layers.linear import Linear
+from convfc_cli.layout import Layout
+from convfc_cli.matrices.format import MatrixFormat
+from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.matrices.registry import by_form
+from convfc_cli.matrices.stored_zip import write_all
+from convfc_cli.models.model import Model
+from convfc_cli.models.request import Request, Shapes, WeightsSpec, by_tensor
+from convfc_cli.naming import first_few
+from convfc_cli.proof.report import Finding, Report
+from convfc_cli.proof.verify import Proof
+from convfc_cli.proof.verify import verify as verify_stored
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+PLAIN = Options()
+"""Everything as it is by default."""
+
+
+def convert(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    layers: Sequence[str] | str = (),
+    input_shape: Shapes | Sequence[int] | None = None,
+    weights: WeightsSpec | None = None,
+    include: Sequence[str] | str = (),
+    compose: Sequence[str] | str = (),
+    fold_bn: bool = False,
+    options: Options = PLAIN,
+    observer: Observer = SILENT,
+) -> Conversion:
+    """Write the matrices of a model's layers, each proven after it is written.
+
+    `output` is a folder (it ends in / or exists as one; by default `NAME.fc` in the current
+    directory) or, for one layer, a file whose suffix picks the format. `input_shape` settles open
+    sizes: the shape of the model's input with its batch, in the model's own order, or a mapping
+    from tensors to theirs. `weights` describes a convolution that the file has only weights of.
+    `include` are operators whose layers are converted beside the convolutions (`linear`: all);
+    `compose` chains FIRST:LAST of linear layers, each one matrix, in place of single layers; with
+    `fold_bn` each convolution is converted with the batch normalization that reads it.
+
+    Raises `UsageError` (nothing to do, no such layer, a size missing, the output exists),
+    `Unsupported`, `Refused` (too large), `OutputFailed`, `WrongContents` where another runtime
+    contradicts the layer as it was read: in each case nothing is half written.
+    """
+    selection = Selection(names(layers), names(include), names(compose), fold_bn)
+    request = Request(by_tensor(input_shape), weights)
+    return convert_selected(model, output, selection, request, options, observer)
+
+
+@budget.command()
+def convert_selected(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None,
+    selection: Selection,
+    request: Request,
+    options: Options,
+    observer: Observer,
+) -> Conversion:
+    """`convert` of a selection."""
+    opened, entries = select(model, selection, request)
+    plan = make_plan(opened, entries, output, options, fold_bn=selection.fold_bn)
+    observer.planned(plan)
+    return _carry_out(plan, options, observer)
+
+
+@budget.command()
+def stream(
+    model: str | os.PathLike[str],
+    out: BinaryIO,
+    selection: Selection,
+    request: Request,
+    options: Options,
+    observer: Observer,
+) -> None:
+    """Write one layer's npz to an output that need not seek. Nothing is read back."""
+    if options.form == "dense":
+        raise UsageError("a stream carries an npz: --form dense needs a file, -o NAME.npy")
+    opened, entries = select(model, selection, request)
+    if len(entries) > 1:
+        raise UsageError(f"a stream carries one layer, not {len(entries)}: name it with -l")
+    folded = selection.fold_bn
+    plan = make_plan(opened, entries, "stream.npz", options, fold_bn=folded, to_disk=False)
+    observer.planned(plan)
+    item = plan.items[0]
+    observer.started(item.entry.name, item.size)
+    layer = _rounded(item.entry.load(), options.dtype)
+    matrix = Matrix(layer, item.spec, origin_of(plan.model, item.entry))
+    try:
+        item.kind.write([matrix], out, observer.advanced)
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(f"cannot write the stream: {error.strerror}") from error
+
+
+@budget.command()
+def matrix(
+    model: str | os.PathLike[str],
+    layer: str | None = None,
+    *,
+    input_shape: Shapes | Sequence[int] | None = None,
+    weights: WeightsSpec | None = None,
+    compose: str | None = None,
+    layout: str | None = None,
+    transpose: bool = False,
+) -> "csr_array[Any, tuple[int, int]]":
+    """The matrix M of one layer in memory, vec(conv(x)) = M vec(x) + b, without its bias.
+
+    `layer` may be left out where there is only one, or for the chain of layers `compose`;
+    `input_shape` as in `convert`; `layout` is one
+    of `layout.ORDERS`, by default the model's own.
+
+    Raises `UsageError`, `Unsupported`, `MalformedInput`. There is no ceiling: the matrix takes
+    about 8 bytes for each nonzero.
+
+    >>> matrix("sample_models/lenet.onnx", "conv2d_1").shape  # doctest: +SKIP
+    (1600, 1176)
+    """
+    from scipy.sparse import csr_array
+
+    selection = Selection(names(layer or ()), compose=names(compose or ()))
+    _, entries = select(model, selection, Request(by_tensor(input_shape), weights))
+    if len(entries) != 1:
+        several = first_few([entry.name for entry in entries])
+        raise UsageError(f"{os.fspath(model)} has {len(entries)} layers: say which ({several})")
+    entry = entries[0]
+    rows = entry.load().rows(Layout(layout or entry.layout, transpose))
+    arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
+    return csr_array(arrays, shape=rows.shape)
+
+
+def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
+    folder = plan.folder
+    if folder is None:
+        return _write_files(plan, options, observer)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]  # the innermost first
+    make_folder(folder)
+    with claimed(folder):
+        try:
+            # Since the plan was made, another run may have ended here.
+            check_replaceable(folder / MANIFEST, force=options.force)
+            done = _write_files(plan, options, observer)
+            if done.results:
+                described = [result.described() for result in done.results]
+                text = manifest(plan.model, described, done.failed())
+                with replacing(folder / MANIFEST, force=options.force) as out:
+                    write_all(out, text.encode())
+        finally:
+            for path in new:
+                if any(path.iterdir()):
+                    break
+                path.rmdir()
+    return done
+
+
+def _write_files(plan: Plan, options: Options, observer: Observer) -> Conversion:
+    """Write the files of a plan, all but the manifest."""
+    failures = list(plan.failures)
+    results: list[Result] = []
+    passes = 1 if options.proof is None else 2
+    for items in plan.files:
+        observer.started(items[0].entry.name, passes * sum(item.size for item in items))
+        made = []
+        for item in items:
+            try:
+                made.append(_make(plan.model, item, options))
+            except ConvfcError as error:
+                if not options.keep_going or isinstance(error, OutputFailed | Defect):
+                    raise
+                failures.append((item.entry, error.without_frames()))
+        for result in _write(plan, made, options, observer) if made else []:
+            results.append(result)
+            observer.finished(result)
+    return Conversion(plan, tuple(results), tuple(failures))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A matrix that is ready to be written, and how the original node compares to it."""
+
+    item: Item
+    matrix: Matrix
+    runtime: Finding | None
+
+
+def _make(model: Model, item: Item, options: Options) -> _Made:
+    layer = item.entry.load()
+    runtime = None if options.proof is None else run_original(item.entry, layer)
+    matrix = Matrix(_rounded(layer, options.dtype), item.spec, origin_of(model, item.entry))
+    return _Made(item, matrix, runtime)
+
+
+def _write(
+    plan: Plan, made: Sequence[_Made], options: Options, observer: Observer
+) -> Sequence[Result]:
+    """Write one file, prove it, and give it its name."""
+    kind, path = made[0].item.kind, made[0].item.path
+    # What lies beside takes its name first: a matrix never stands without its metadata.
+    paths = [*made[0].item.beside, path]
+    with replacing_all(*paths, force=options.force) as files:
+        for file in files[:-1]:
+            (matrix,) = (one.matrix for one in made)
+            operator = replace(matrix, spec=Spec(matrix.layout, "operator"))
+            by_form("operator").write([operator], file, lambda size: None)
+        kind.write([one.matrix for one in made], files[-1], observer.advanced)
+        reports: Sequence[Report | None] = [None] * len(made)
+        if options.proof is not None:
+            sources = [_reread(path, file) for path, file in zip(paths, files, strict=True)]
+            reports = _read_back(kind, sources, made, options.proof, observer)
+        # From here until the new manifest stands, the folder is incomplete. Without --force there
+        # was no manifest; one that has appeared is that of another run, and stays.
+        if plan.folder is not None and options.force:
+            (plan.folder / MANIFEST).unlink(missing_ok=True)
+        size = files[-1].seek(0, os.SEEK_END)
+        sizes = [size] if len(made) == 1 else [one.item.size for one in made]
+        return [
+            Result(one.item, size, report)
+            for one, size, report in zip(made, sizes, reports, strict=True)
+        ]
+
+
+def _read_back(
+    kind: MatrixFormat,
+    sources: list[Input],
+    made: Sequence[_Made],
+    proof: Proof,
+    observer: Observer,
+) -> list[Report]:
+    """Prove the file that was just written, before it takes its name."""
+    reports = []
+    for one, stored in zip(made, kind.open(sources[-1], *sources[:-1]), strict=True):
+        report = verify_stored(stored, proof, original=one.matrix, progress=observer.advanced)
+        if not report.ok:
+            raise Defect(
+                f"{stored.name} was not written as computed ({report.complaint}): the disk, the "
+                f"memory or a bug in convfc; the output was not created"
+            )
+        runtime = [one.runtime] if one.runtime is not None else []
+        reports.append(replace(report, findings=(*report.findings, *runtime)))
+    return reports
+
+
+def _reread(path: Path, file: BinaryIO) -> Input:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(HEAD)
+    file.seek(0)
+    return Input(str(path), path, file, size, head)
+
+
+def _rounded(layer: Linear, dtype: str | None) -> Linear:
+    return layer if dtype is None else layer.astype(dtype)

@@ -1,0 +1,85 @@
+"""Verify matrix files: read each matrix, find its layer in the model, prove it."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from convfc_cli import budget
+from convfc_cli.errors import WrongContents
+from convfc_cli.files import opened
+from convfc_cli.jobs.observer import SILENT, Observer
+from convfc_cli.jobs.origin import find_again
+from convfc_cli.matrices import registry as matrix_formats
+from convfc_cli.matrices.format import Stored
+from convfc_cli.models import registry as model_formats
+from convfc_cli.models.model import Model
+from convfc_cli.proof.report import Report, wrong
+from convfc_cli.proof.verify import USUAL, Proof
+from convfc_cli.proof.verify import verify as verify_stored
+
+
+@budget.command()
+def verify(
+    path: str | os.PathLike[str],
+    layer: str | None = None,
+    *,
+    model: Model | str | os.PathLike[str] | None = None,
+    listed: dict[str, Any] | None = None,
+    proof: Proof = USUAL,
+    observer: Observer = SILENT,
+) -> Report:
+    """Prove one matrix: the only one of a file, or that of `layer`; with `model`, also that its
+    kernel and geometry are that model's; with `listed`, that it is what its folder's manifest says
+    (`manifest.matrix_files`).
+
+    Raises `UsageError`, `MalformedInput` (damaged, or no matrix file), `Refused`. Wrong contents
+    are a report that is not `ok`.
+    """
+    with opened(path) as source:
+        try:
+            stored = matrix_formats.one(matrix_formats.stored(source), layer, source.name)
+        except WrongContents as error:
+            return wrong(source.name, "entries", str(error))
+        return _report(stored, model, listed, proof, observer, source.size)
+
+
+def verify_all(
+    path: str | os.PathLike[str],
+    *,
+    model: Model | str | os.PathLike[str] | None = None,
+    listed: dict[str, Any] | None = None,
+    proof: Proof = USUAL,
+    observer: Observer = SILENT,
+) -> Iterator[Report]:
+    """`verify` of each matrix of a file."""
+    with opened(path) as source:
+        try:
+            matrices = matrix_formats.stored(source)
+        except WrongContents as error:
+            yield wrong(source.name, "entries", str(error))
+            return
+        for stored in matrices:
+            size = source.size // len(matrices)
+            yield _report(stored, model, listed, proof, observer, size)
+
+
+@budget.command()
+def _report(
+    stored: Stored,
+    model: Model | str | os.PathLike[str] | None,
+    listed: dict[str, Any] | None,
+    proof: Proof,
+    observer: Observer,
+    size: int,
+) -> Report:
+    observer.started(stored.name, size)
+    original = node = None
+    if model is not None:
+        opened_model = model if isinstance(model, Model) else model_formats.read(model)
+        try:
+            original, node = find_again(opened_model, stored.matrix)
+        except WrongContents as error:
+            return wrong(stored.name, "origin", str(error))
+    return verify_stored(
+        stored, proof, original=original, node=node, listed=listed, progress=observer.advanced
+    )
