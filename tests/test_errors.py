@@ -12,9 +12,8 @@ from convfc_cli.errors import ConvfcError, MalformedInput
 from convfc_cli.jobs.convert import convert
 from convfc_cli.jobs.plan import Options, make_plan
 from convfc_cli.layers.linear import Linear
-from convfc_cli.models.entry import Entry
+from convfc_cli.models.entry import Entry, ResolvedLayer
 from convfc_cli.models.keras import linear
-from convfc_cli.models.keras.convolution import Built
 from convfc_cli.models.keras.linear import Given
 from convfc_cli.models.registry import read
 from tests.support.keras_files import functional, given_input, layer, legacy
@@ -69,7 +68,7 @@ COUNT, ALIVE = 30, 8 * MEGABYTE
 def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model of many layers, each of which fails while a large array is alive."""
 
-    def fails(given: Given) -> Built:
+    def fails(given: Given) -> ResolvedLayer:
         large = np.ones(ALIVE, np.uint8)
         raise MalformedInput(f"it fails with {large.sum()}")
 
@@ -101,15 +100,18 @@ def test_a_plan_keeps_no_array_of_the_layers_that_failed(tmp_path: Path) -> None
     model = read(path)
     good, _ = model.others
 
-    def real() -> Entry:
-        large = Large()
-        kept.append(weakref.ref(large))
-        raise MalformedInput("no scale")
+    class Scaleless(ResolvedLayer):
+        def as_real(self) -> ResolvedLayer:
+            large = Large()
+            kept.append(weakref.ref(large))
+            raise MalformedInput("no scale")
 
-    bad = Entry(0, "q", "q", "Conv", outline=good.outline, dtype="int8", real=real)
+    bad = Entry(
+        0, "q", "q", "Conv", resolved=Scaleless(good.require(), good.load, "int8"), dtype="int8"
+    )
     options = Options(keep_going=True, dequantize=True)
     plan = make_plan(model, [bad, good], f"{tmp_path}/out/", options, to_disk=False)
-    assert [str(error) for _, error in plan.failures] == ["no scale"]
+    assert [str(error) for _, error in plan.failures] == ["layer q (Conv): no scale"]
     assert kept[0]() is None
 
 
@@ -124,7 +126,7 @@ def test_a_conversion_keeps_no_array_of_the_layers_that_failed(
         kept.append(weakref.ref(large))
         raise MalformedInput("it does not load")
 
-    def unsound(given: Given) -> Built:
+    def unsound(given: Given) -> ResolvedLayer:
         return replace(sound(given), load=fails)
 
     monkeypatch.setitem(linear.LINEAR, "Permute", unsound)

@@ -261,7 +261,7 @@ def _described(model: "Model", entry: "Entry") -> dict[str, Any]:
         "bytes": None if outline is None else _size(model, entry),
         "dtype": entry.dtype or None,
         "layout": entry.layout,
-        "notes": entry.noted(),
+        "notes": entry.notes(),
     }
 
 

@@ -208,7 +208,7 @@ class Reporter:
         say(f"{what}, {nonzeros:,} nonzeros, {_orders(plan)}, {size}", quiet=self._quiet)
         noted: dict[str, list[str]] = {}
         for item in plan.items:
-            for note in _notes(item.entry.noted()):
+            for note in _notes(item.entry.notes()):
                 noted.setdefault(note, []).append(item.entry.name)
         for note, names in noted.items():
             say(f"  note ({_counted(names)}): {note}", quiet=self._quiet)

@@ -32,7 +32,7 @@ def origin_of(model: Model, entry: Entry) -> Origin:
         flipped=bool(entry.flipped),
         dequantized=entry.dequantized,
         weight=entry.weight,
-        notes=entry.noted(),
+        notes=entry.notes(),
     )
 
 

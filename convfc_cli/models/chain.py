@@ -7,8 +7,9 @@ between is not looked at.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
+from typing import Any
 
 from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, GeometryError, SizeMissing, Unsupported, UsageError
@@ -16,9 +17,8 @@ from convfc_cli.layers.filling import filled
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import check_chain, composed
 from convfc_cli.layers.product import parts as factors
-from convfc_cli.models.entry import Entry
+from convfc_cli.models.entry import Entry, ResolvedLayer
 from convfc_cli.models.model import Model
-from convfc_cli.outline import Outline
 from convfc_cli.taps import IndexMap
 
 NORMALIZATION = "BatchNormalization"
@@ -79,14 +79,29 @@ def chained(parts: Sequence[Entry], shape: tuple[int, ...] | None = None) -> Ent
         return parts[0]
     parts = list(_sized(parts, shape))
     check_chain([part.require() for part in parts])
-    product = composed([real(part) for part in parts])
-    return _as_one(parts, product.outline, product.dtype.name, lambda: product)
+    product = _composed(parts)
+    return _as_one(
+        ComposedLayer(product.outline, lambda: product, product.dtype.name, tuple(parts))
+    )
 
 
-def _as_one(
-    parts: Sequence[Entry], outline: Outline, dtype: str, loader: Callable[[], Linear] | None
-) -> Entry:
+def _composed(parts: Sequence[Entry]) -> Linear:
+    return composed([real(part) for part in parts])
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedLayer(ResolvedLayer):
+    """Layers that follow on each other as one."""
+
+    parts: tuple[Entry, ...]
+
+    def notes(self) -> dict[str, Any]:
+        return {part.output: notes for part in self.parts if (notes := part.notes())}
+
+
+def _as_one(layer: ComposedLayer) -> Entry:
     """Layers that follow on each other, listed as one."""
+    parts = layer.parts
     first, last = parts[0], parts[-1]
     return replace(
         last,
@@ -94,17 +109,15 @@ def _as_one(
         name=f"{first.name}:{last.name}",
         op="+".join(part.op for part in parts),
         error=None,
-        outline=outline,
+        resolved=layer,
+        source=None,
         weight="",
-        dtype=dtype,
+        dtype=layer.dtype,
         flipped=False,
         reads=first.reads,
         behind=first.behind,
-        noted=lambda: {part.output: notes for part in parts if (notes := part.noted())},
-        loader=loader,
-        original=None,
-        resizer=None,
-        parts=tuple(parts),
+        remarks={},
+        parts=parts,
     )
 
 
@@ -123,13 +136,13 @@ def real(part: Entry) -> Linear:
 
 
 def _real(part: Entry) -> Entry:
-    part = part if part.real is None else part.as_real()
-    if part.matrix_dtype == "int32":
+    try:
+        return part.as_real()
+    except UsageError as error:
         raise Unsupported(
             f"layer {part.name} ({part.op}) has whole numbers for weights and states no scale: it "
             f"is not part of a chain"
-        )
-    return part
+        ) from error
 
 
 def normalized(model: Model, entry: Entry) -> Entry:
@@ -179,7 +192,9 @@ class Chain:
             parts = list(_sized(self.parts, None))
             check_chain([part.require() for part in parts])
             wide = any(part.dtype == "float64" for part in parts)
-            return _as_one(parts, filled(_layers(parts)), "float64" if wide else "float32", None)
+            dtype = "float64" if wide else "float32"
+            load = partial(_composed, parts)
+            return _as_one(ComposedLayer(filled(_layers(parts)), load, dtype, tuple(parts)))
         except ConvfcError as error:
             return error
 

@@ -1,13 +1,12 @@
 """One layer of a model as it is listed, and what becomes of one whose size is open."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
-from convfc_cli import budget
 from convfc_cli.errors import (
     ConvfcError,
     Defect,
@@ -43,9 +42,66 @@ def status(error: ConvfcError | None) -> str:
     return "weights alone" if isinstance(error, WeightsAlone) else "unsupported"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class ResolvedLayer:
+    """A layer on an input of one size: all of it but its weights, and how to load them.
+
+    A reader that knows more of its layers than this extends the class.
+    """
+
+    outline: Outline
+    load: Callable[[], Linear]
+    """The layer with its weights, as the file stores them."""
+
+    dtype: str
+    """The weights' dtype in the model; empty where only loading tells."""
+
+    def notes(self) -> dict[str, Any]:
+        """Scales, zero points, an activation, as JSON: what the model says of the layer besides."""
+        return {}
+
+    def runnable(self) -> Original | None:
+        """The layer as a runtime can be given it; None where no runtime takes this kind of file."""
+        return None
+
+    def as_real(self) -> "ResolvedLayer | None":
+        """The real-valued layer of an integer one; None where its scale is not known."""
+        return None
+
+
+class LayerSource(ABC):
+    """A layer of a model as its reader has it, which resolves on an input of any size."""
+
+    __slots__ = ()
+
+    @property
+    def known(self) -> Sizes | None:
+        """What is known of the input where its size is open, (channels, *spatial)."""
+        return None
+
+    @abstractmethod
+    def listed(self) -> ResolvedLayer:
+        """The layer on the input that its model gives it.
+
+        Raises `SizeMissing` where that is open, and what else keeps the layer from being converted.
+        """
+
+    @abstractmethod
+    def at(self, input_shape: tuple[int, ...]) -> ResolvedLayer:
+        """The layer on an input of this (channels, *spatial), whatever size its model gives it."""
+
+    def doubt(self) -> str:
+        """What contradicts the sizes that the model gives it; empty where nothing does."""
+        return ""
+
+    def asking(self, error: SizeMissing) -> SizeMissing:
+        """The error with a size that would do, for instance. Raises what is worse."""
+        return error
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One layer of a model, as it is listed."""
+    """One layer of a model as it is listed: resolved, or with the error that says why not."""
 
     position: int
     name: str
@@ -54,11 +110,11 @@ class Entry:
     error: ConvfcError | None = None
     """Why the layer cannot be loaded, and what to do about it."""
 
-    outline: Outline | None = None
-    """All of the layer but its weights; None where there is an `error`."""
+    resolved: ResolvedLayer | None = None
+    """The layer itself; None where there is an `error`."""
 
-    known: Sizes | None = None
-    """Of a layer whose size is open, what is known of its input, (channels, *spatial)."""
+    source: LayerSource | None = None
+    """What resolves it on an input of another size; None where nothing does."""
 
     stored: tuple[int, ...] | None = None
     """The shape of weights that the file has alone, saying nothing of how they are used."""
@@ -87,26 +143,25 @@ class Entry:
     behind: str = ""
     """What makes that tensor, where no linear layer does: `Relu 'relu_1'`, `the input 'x'`."""
 
-    noted: Callable[[], dict[str, Any]] = dict
-    """What the model says of it besides, as JSON has it: scales, zero points, an activation."""
-
-    loader: Callable[[], Linear] | None = None
-    original: Original | None = None
-    """The layer as a runtime can be given it; None where no runtime takes this kind of file."""
-
-    resizer: "Callable[[tuple[int, ...]], Entry] | None" = None
-    real: "Callable[[], Entry] | None" = None
-    """Of an integer layer the real-valued one; None where it is real, or its scale not known."""
+    remarks: Mapping[str, Any] = field(default_factory=dict)
+    """What the listing itself says of the layer besides, as JSON."""
 
     dequantized: bool = False
-    """Whether it is what `real` made of an integer layer."""
+    """Whether it is what `as_real` made of an integer layer."""
 
     parts: "tuple[Entry, ...]" = ()
     """Of a chain of layers these, in order; none of a single layer."""
 
     def __post_init__(self) -> None:
+        if (self.error is None) == (self.resolved is None):
+            raise Defect(f"layer {self.name} must have an outline or an error")
         if self.error is not None:
             self.error.without_frames()
+
+    @property
+    def outline(self) -> Outline | None:
+        """All of the layer but its weights; None where there is an `error`."""
+        return None if self.resolved is None else self.resolved.outline
 
     @property
     def label(self) -> Label:
@@ -127,28 +182,32 @@ class Entry:
         """`ready`, `needs a size`, `weights alone` or `unsupported`."""
         return status(self.error)
 
+    def notes(self) -> dict[str, Any]:
+        """What the model says of the layer besides, as JSON: scales, zero points, an activation."""
+        return {**self.remarks, **(self.resolved.notes() if self.resolved else {})}
+
+    def _required(self) -> ResolvedLayer:
+        if self.resolved is None:
+            assert self.error is not None
+            raise self._named(self.error) from self.error
+        return self.resolved
+
     def require(self) -> Outline:
         """The outline; raises the layer's error, with its name, if it has one."""
-        if self.error is not None:
-            raise self._named(self.error) from self.error
-        if self.outline is None:
-            raise Defect(f"layer {self.name} has neither an outline nor an error")
-        return self.outline
+        return self._required().outline
 
     def load(self) -> Linear:
         """The layer with its weights, as a cross-correlation. Raises what `require` raises, and
         `UsageError` where the file does not say whether its kernels are flipped.
         """
-        self.require()
-        if self.loader is None:
-            raise Defect(f"layer {self.name} has no loader")
+        resolved = self._required()
         try:
             if self.flipped is None:
                 raise UsageError(
                     "its file does not say whether the kernels are flipped (Theano's) or not: "
                     "--flip-kernel or --no-flip-kernel says it"
                 )
-            layer = self.loader()
+            layer = resolved.load()
         except ConvfcError as error:
             raise self._named(error) from error
         return layer.flipped() if self.flipped and isinstance(layer, Convolution) else layer
@@ -162,19 +221,23 @@ class Entry:
         """(channels, *spatial) of a tensor of this shape in the model."""
         return (shape[-1], *shape[:-1]) if self.channels_last else tuple(shape)
 
+    def _on(self, resolved: ResolvedLayer) -> "Entry":
+        return replace(self, error=None, resolved=resolved, dtype=resolved.dtype)
+
     def at(self, input_shape: tuple[int, ...]) -> "Entry":
         """The layer on an input of this (channels, *spatial), whatever size its model gives it."""
-        if self.resizer is None:
+        if self.source is None or self.status == "unsupported":
             self.require()
             raise UsageError(f"layer {self.name} has the size that its model gives it")
-        return self.resizer(input_shape)
+        return self._on(self.source.at(input_shape))
 
     def settled(self, input_shape: tuple[int, ...], source: str) -> "Entry":
         """The layer on an input of this (channels, *spatial), which `source` says it has.
 
         Raises `UsageError` where its model gives it another.
         """
-        known = self.known if self.outline is None else self.outline.input_shape
+        known = self.source.known if self.source is not None else None
+        known = known if self.outline is None else self.outline.input_shape
         agreed(
             f"input of {self.name}",
             Account(input_shape, source, given=True),
@@ -189,61 +252,46 @@ class Entry:
         """
         if self.matrix_dtype != "int32":
             return self
-        if self.real is None:
+        try:
+            real = self._required().as_real()
+        except ConvfcError as error:
+            raise self._named(error) from error
+        if real is None:
             raise UsageError(
                 f"layer {self.name} ({self.op}) states no scale: without --dequantize its matrix "
                 f"is one of whole numbers"
             )
-        return replace(self.real(), flipped=self.flipped, dequantized=True)
-
-
-Resized = Callable[[tuple[int, ...]], Entry]
-
-
-class OpenSize(SizeMissing):
-    """A missing size, with a hint that is worked out when the message is read."""
-
-    def __init__(self, message: str, find: Callable[[], str] = str) -> None:
-        super().__init__(message)
-        self._find: Callable[[], str] | None = find
+        return replace(self._on(real), source=None, dequantized=True)
 
     @property
-    def hint(self) -> str:
-        """A value of --input-shape that the model takes; empty where none is found, or not on what
-        the command has left.
-        """
-        if self._find is not None:
-            find, self._find, self._hint = self._find, None, ""
-            with suppress(ConvfcError), budget.command():
-                self._hint = find()
-        return self._hint
-
-    @hint.setter
-    def hint(self, hint: str) -> None:
-        self._hint = hint
+    def original(self) -> Original | None:
+        """The layer as a runtime can be given it; None where no runtime takes this kind of file."""
+        return None if self.resolved is None else self.resolved.runnable()
 
 
-def settled(
-    entry: Entry,
-    resized: Resized,
-    shape: Callable[[], tuple[int, ...]],
-    hint: Callable[[], str],
-    doubt: str,
-    *,
-    sized: bool,
-) -> Entry:
-    """The entry on the input that the model gives it, or with the error that says why not: its own,
-    or the `doubt` in which the sizes are of what it reads or makes; `sized` where the user gave
-    sizes.
+Draft = Callable[..., Entry]
+"""An entry but for what its source makes of it: it takes `source`, and `resolved` or `error`."""
+
+
+def resolve(draft: Draft, source: LayerSource, *, sized: bool = False) -> Entry:
+    """The entry on the input that the model gives it, or with the error that says why not: that of
+    its source, or the doubt in which its sizes are; `sized` where the user gave sizes.
     """
     try:
-        found = resized(shape())
-        return replace(entry, error=MalformedInput(doubt)) if doubt else found
-    except SizeMissing as error:
-        if doubt:
-            return replace(entry, error=MalformedInput(doubt))
-        return replace(entry, error=OpenSize(str(error), hint), resizer=resized)
+        resolved = source.listed()
+        if doubt := source.doubt():
+            return draft(source=source, error=MalformedInput(doubt))
+        return draft(source=source, resolved=resolved, dtype=resolved.dtype)
+    except SizeMissing as missing:
+        if doubt := source.doubt():
+            return draft(source=source, error=MalformedInput(doubt))
+        try:
+            return draft(source=source, error=source.asking(missing))
+        except ConvfcError as worse:
+            return draft(source=source, error=worse)
     except GeometryError as error:
-        return replace(entry, error=UsageError(f"{error} (see --input-shape)") if sized else error)
+        return draft(
+            source=source, error=UsageError(f"{error} (see --input-shape)") if sized else error
+        )
     except ConvfcError as error:
-        return replace(entry, error=error)
+        return draft(source=source, error=error)

@@ -9,8 +9,9 @@ of size 1 at the end. Here they have the shape that they have in MATLAB.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from math import prod
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from convfc_cli.hdf5 import floats
 from convfc_cli.hdf5.floats import check_numbers, dtype_name, numbers
 from convfc_cli.hdf5.tree import Dataset
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.models.entry import Entry
+from convfc_cli.models.entry import Entry, LayerSource, ResolvedLayer
 from convfc_cli.models.request import Shapes, WeightsSpec
 from convfc_cli.naming import shell_command
 from convfc_cli.taps import IndexMap
@@ -182,30 +183,13 @@ def entry(
                 f"the bias {bias.name} has the shape {shape}, the layer {geometry.outputs} output "
                 f"channels"
             )
-    start = Entry(
-        position,
-        name,
-        name,
-        "ConvTranspose" if spec.transposed else "Conv",
-        weight=weight.name,
-        dtype=dtype_name(weight.dataset),
-    )
-
-    def resized(shape: tuple[int, ...]) -> Entry:
-        index = geometry.index_map(shape)
-        return replace(
-            start,
-            outline=index,
-            loader=lambda: geometry.load(index, weight, bias),
-            resizer=resized,
-        )
-
-    if input_shape is not None:
-        return resized(input_shape)
-    channels = geometry.channels
-    hint = ",".join(map(str, (1, *geometry.enough())))
-    missing = SizeMissing(f"its file does not say the size of its input, {channels} channels", hint)
-    return replace(start, error=missing, resizer=resized)
+    op = "ConvTranspose" if spec.transposed else "Conv"
+    dtype, source = dtype_name(weight.dataset), DescribedLayer(geometry, weight, bias, input_shape)
+    draft = partial(Entry, position, name, name, op, source=source, weight=weight.name, dtype=dtype)
+    try:
+        return draft(resolved=source.listed())
+    except SizeMissing as error:
+        return draft(error=error)
 
 
 @dataclass(frozen=True)
@@ -328,6 +312,28 @@ class Geometry:
         kernel = kernel.transpose([letters.index(letter) for letter in wanted])
         values = None if bias is None else floats.bias(bias.dataset, kernel.dtype)
         return Convolution(np.ascontiguousarray(kernel).reshape(index.kernel_shape), index, values)
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedLayer(LayerSource):
+    """A described layer, with the input that it is given."""
+
+    geometry: Geometry
+    weight: Weight
+    bias: Weight | None
+    input_shape: tuple[int, ...] | None
+
+    def listed(self) -> ResolvedLayer:
+        if self.input_shape is not None:
+            return self.at(self.input_shape)
+        channels = self.geometry.channels
+        hint = ",".join(map(str, (1, *self.geometry.enough())))
+        raise SizeMissing(f"its file does not say the size of its input, {channels} channels", hint)
+
+    def at(self, input_shape: tuple[int, ...]) -> ResolvedLayer:
+        index = self.geometry.index_map(input_shape)
+        load = partial(self.geometry.load, index, self.weight, self.bias)
+        return ResolvedLayer(index, load, dtype_name(self.weight.dataset))
 
 
 def _named_pads(pad: str, inputs: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:

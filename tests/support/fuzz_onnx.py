@@ -215,7 +215,7 @@ def outcomes(path: Path) -> Iterator[str]:
             continue
         try:
             layer = entry.load()
-            entry.noted()
+            entry.notes()
             real = entry.as_real()
             real.load()
             if layer.outline.nnz < 2**16:

@@ -6,7 +6,7 @@ A group `node` holds the graph; `nodes` in it the nodes, each with a `type`; a c
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -82,7 +82,7 @@ def _convolutions(
 
 
 def _entry(position: int, name: str, kind: str, node: Group, given: Any) -> Entry:
-    listed = Entry(position, name, name, kind)
+    failed = partial(Entry, position, name, name, kind)
     try:
         if kind not in ORDERS:
             raise Unsupported(f"{kind} is not read by this version")
@@ -114,9 +114,9 @@ def _entry(position: int, name: str, kind: str, node: Group, given: Any) -> Entr
     except UsageError as error:
         if given:
             raise
-        return replace(listed, error=MalformedInput(str(error)))
+        return failed(error=MalformedInput(str(error)))
     except ConvfcError as error:
-        return replace(listed, error=error)
+        return failed(error=error)
 
 
 def _weight(node: Group, name: str) -> Weight:

@@ -11,7 +11,7 @@ Kernels as Keras stores them, whatever the data format, k the spatial axes:
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,7 @@ from convfc_cli.geometry import keras_convolution_axis, keras_transposed_axis
 from convfc_cli.hdf5.floats import bias, numbers
 from convfc_cli.hdf5.tree import Dataset
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.layers.linear import Linear
 from convfc_cli.models.keras.config import Config, Layer, Shape, modern
-from convfc_cli.outline import Outline
 from convfc_cli.taps import IndexMap
 
 RANKS = {
@@ -77,15 +75,6 @@ class Attributes:
 
     lora: float | None
     """What the product of LoRA's factors is multiplied by; None without LoRA."""
-
-
-@dataclass(frozen=True)
-class Built:
-    """A layer whose sizes are settled: all of it but the weights, and how to load them."""
-
-    outline: Outline
-    load: Callable[[], Linear]
-    dtype: str = "float32"
 
 
 def attributes(layer: Layer, *, keras1: bool) -> Attributes:

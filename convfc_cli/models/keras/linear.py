@@ -22,8 +22,9 @@ from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.gather import Gather
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
+from convfc_cli.models.entry import ResolvedLayer
 from convfc_cli.models.keras.config import Config, Layer, Shape, modern
-from convfc_cli.models.keras.convolution import Built, lora, merged, sizes, truth, whole
+from convfc_cli.models.keras.convolution import lora, merged, sizes, truth, whole
 from convfc_cli.models.keras.shapes import ends
 from convfc_cli.models.keras.weights import variables
 from convfc_cli.outline import Extent
@@ -70,7 +71,7 @@ class Given:
         return (own + 1) % len(self.shape) if self.channels_last else own
 
 
-Builder = Callable[[Given], Built]
+Builder = Callable[[Given], ResolvedLayer]
 
 
 def own_shape(shape: Shape, channels_last: bool) -> Shape:
@@ -85,7 +86,7 @@ def build(
     shape: tuple[int, ...],
     channels_last: bool,
     arrays: Callable[[], Mapping[str, Dataset]],
-) -> Built:
+) -> ResolvedLayer:
     """The layer on an input of this (channels, *spatial). Raises `MalformedInput` for what cannot
     be one, `Unsupported` for what is not linear.
     """
@@ -137,7 +138,7 @@ def extent(
 
 def _gathered(
     given: Given, output: tuple[int, ...], nnz: int, move: Callable[[Array], Array]
-) -> Built:
+) -> ResolvedLayer:
     """A layer that does to numbers what `move` does to a tensor of their places; -1 is zero."""
     outline = extent(given.shape, output, (1,), nnz, held=8 * prod(output), biases=0)
 
@@ -146,10 +147,12 @@ def _gathered(
         check_size(output)
         return Gather(given.shape, move(np.arange(prod(given.shape)).reshape(given.shape)))
 
-    return Built(outline, load)
+    return ResolvedLayer(outline, load, "float32")
 
 
-def _rearranged(given: Given, output: tuple[int, ...], move: Callable[[Array], Array]) -> Built:
+def _rearranged(
+    given: Given, output: tuple[int, ...], move: Callable[[Array], Array]
+) -> ResolvedLayer:
     """`_gathered` for what moves all numbers, and is told in the model's order."""
     last = given.channels_last
     made = (output[-1], *output[:-1]) if last else output
@@ -169,7 +172,7 @@ def _pairs(given: Given, what: str) -> list[tuple[int, int]]:
     return pairs
 
 
-def _padded(given: Given) -> Built:
+def _padded(given: Given) -> ResolvedLayer:
     pairs = [(0, 0), *_pairs(given, "padding")]
     output = tuple(low + n + high for n, (low, high) in zip(given.shape, pairs, strict=True))
     return _gathered(
@@ -177,14 +180,14 @@ def _padded(given: Given) -> Built:
     )
 
 
-def _cropped(given: Given) -> Built:
+def _cropped(given: Given) -> ResolvedLayer:
     pairs = [(0, 0), *_pairs(given, "cropping")]
     output = tuple(n - low - high for n, (low, high) in zip(given.shape, pairs, strict=True))
     left = tuple(slice(low, low + size) for (low, _), size in zip(pairs, output, strict=True))
     return _gathered(given, output, prod(output), lambda places: places[left])
 
 
-def _upsampled(given: Given) -> Built:
+def _upsampled(given: Given) -> ResolvedLayer:
     config = given.config
     if (mode := config.get("interpolation", "nearest")) != "nearest":
         raise Unsupported(f"its interpolation is {str(mode)[:40]}; nearest is read")
@@ -199,7 +202,7 @@ def _upsampled(given: Given) -> Built:
     return _gathered(given, output, prod(output), repeated)
 
 
-def _flattened(given: Given) -> Built:
+def _flattened(given: Given) -> ResolvedLayer:
     first = given.config.get("data_format") == "channels_first" and len(given.shape) > 1
 
     def flat(places: Array) -> Array:
@@ -208,7 +211,7 @@ def _flattened(given: Given) -> Built:
     return _rearranged(given, (prod(given.shape),), flat)
 
 
-def _reshaped(given: Given) -> Built:
+def _reshaped(given: Given) -> ResolvedLayer:
     target = [whole(size) for size in _items(given.config["target_shape"])]
     count = prod(given.shape)
     if target.count(-1) == 1:
@@ -219,7 +222,7 @@ def _reshaped(given: Given) -> Built:
     return _rearranged(given, tuple(target), lambda places: places.reshape(target))
 
 
-def _permuted(given: Given) -> Built:
+def _permuted(given: Given) -> ResolvedLayer:
     axes = [whole(axis) - 1 for axis in _items(given.config["dims"])]
     if sorted(axes) != list(range(len(given.shape))):
         raise ValueError(f"dims {given.config['dims']} for an input of {len(given.shape)} axes")
@@ -235,7 +238,7 @@ def _items(value: Any) -> Any:
 # Layers that average.
 
 
-def _pooled(given: Given) -> Built:
+def _pooled(given: Given) -> ResolvedLayer:
     config, rank = given.config, given.rank
     window = sizes(config["pool_size"] if "pool_size" in config else config["pool_length"], rank)
     strides = config.get("strides", config.get("stride"))
@@ -243,7 +246,9 @@ def _pooled(given: Given) -> Built:
     return _averaged(given, window, steps, str(config.get("padding", "valid")).lower())
 
 
-def _averaged(given: Given, window: tuple[int, ...], steps: tuple[int, ...], padding: str) -> Built:
+def _averaged(
+    given: Given, window: tuple[int, ...], steps: tuple[int, ...], padding: str
+) -> ResolvedLayer:
     """Each window's sum, divided by how many inputs it has; padding is none."""
     channels, *inputs = given.shape
     axes = tuple(
@@ -260,7 +265,7 @@ def _averaged(given: Given, window: tuple[int, ...], steps: tuple[int, ...], pad
         return Convolution(kernel, IndexMap(shape, axes, groups=channels))
 
     if index.nnz == index.rows * count:  # no window reaches beyond the input
-        return Built(index, lambda: summed(channels, 1 / count))
+        return ResolvedLayer(index, lambda: summed(channels, 1 / count), "float32")
 
     def load() -> Linear:
         check_size(given.shape)
@@ -270,10 +275,11 @@ def _averaged(given: Given, window: tuple[int, ...], steps: tuple[int, ...], pad
 
     made = index.output_shape
     factors = (index, Extent(made, made, (1, *made[1:]), index.rows, biases=0))
-    return Built(extent(given.shape, made, (), index.nnz, factors=factors), load)
+    outline = extent(given.shape, made, (), index.nnz, factors=factors)
+    return ResolvedLayer(outline, load, "float32")
 
 
-def _averaged_whole(given: Given) -> Built:
+def _averaged_whole(given: Given) -> ResolvedLayer:
     channels, *inputs = given.shape
     average = _averaged(given, tuple(inputs), (1,) * given.rank, "valid")
     if truth(given.config.get("keepdims", False)):
@@ -286,7 +292,7 @@ def _averaged_whole(given: Given) -> Built:
     flat = Extent(average.outline.output_shape, (channels,), (1,), channels, held=8 * channels)
     factors = (average.outline, flat)
     outline = extent(given.shape, (channels,), (), average.outline.nnz, factors=factors)
-    return Built(outline, load)
+    return ResolvedLayer(outline, load, "float32")
 
 
 # Layers with weights.
@@ -312,7 +318,7 @@ def _along(vector: Array, axis: int, count: int) -> Array:
     return vector.reshape([-1 if a == axis else 1 for a in range(count)])
 
 
-def _connected(given: Given) -> Built:
+def _connected(given: Given) -> ResolvedLayer:
     config, shape = given.config, given.shape
     units = whole(config["units"] if "units" in config else config["output_dim"])
     axis = given.axis(-1)
@@ -331,10 +337,10 @@ def _connected(given: Given) -> Built:
         return Dense(np.ascontiguousarray(kernel.T), before, after, values)
 
     outline = extent(shape, (*before, units, *after), (units, shape[axis]), nnz)
-    return Built(outline, load, dtype_name(held["kernel"]))
+    return ResolvedLayer(outline, load, dtype_name(held["kernel"]))
 
 
-def _normalized(given: Given) -> Built:
+def _normalized(given: Given) -> ResolvedLayer:
     config, shape = given.config, given.shape
     if given.training or config.get("mode", 0) != 0:
         raise Unsupported("it normalizes by its input's own statistics, which is not linear")
@@ -360,14 +366,14 @@ def _normalized(given: Given) -> Built:
 
     kernel = tuple(size if a == axis else 1 for a, size in enumerate(shape))
     outline = extent(shape, shape, kernel, prod(shape), biases=shape[axis])
-    return Built(outline, load, dtype_name(held["variance"]))
+    return ResolvedLayer(outline, load, dtype_name(held["variance"]))
 
 
-def _rescaled(given: Given) -> Built:
+def _rescaled(given: Given) -> ResolvedLayer:
     shape = given.shape
     scale, offset = (_vector(given, key, default) for key, default in (("scale", 1), ("offset", 0)))
     outline = extent(shape, shape, scale.shape, prod(shape), biases=offset.size)
-    return Built(outline, lambda: Diagonal(scale, shape, offset))
+    return ResolvedLayer(outline, lambda: Diagonal(scale, shape, offset), "float32")
 
 
 def _vector(given: Given, key: str, default: float) -> Array:

@@ -7,7 +7,7 @@ A separable convolution is two: `conv/depthwise`, then `conv/pointwise`, whose o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,7 +20,8 @@ from convfc_cli.errors import (
     UsageError,
 )
 from convfc_cli.hdf5.floats import dtype_name
-from convfc_cli.models.entry import Entry
+from convfc_cli.hdf5.tree import Dataset
+from convfc_cli.models.entry import Draft, Entry, LayerSource, ResolvedLayer, resolve
 from convfc_cli.models.keras import convolution, linear, locally_connected
 from convfc_cli.models.keras.config import (
     CONVOLUTION,
@@ -30,7 +31,7 @@ from convfc_cli.models.keras.config import (
     activation,
     modern,
 )
-from convfc_cli.models.keras.convolution import LOCAL, OTHERS, READ, SEPARABLE, Attributes, Built
+from convfc_cli.models.keras.convolution import LOCAL, OTHERS, READ, SEPARABLE, Attributes
 from convfc_cli.models.keras.hints import Hints
 from convfc_cli.models.keras.shapes import ATTENTIONS
 from convfc_cli.models.keras.walk import WRAPPERS, Call, Place, Walk, after, batch_axes
@@ -244,54 +245,58 @@ class _Entries:
         """The entries of a call, two of a separable convolution; none for a layer of another class
         that holds no kernel.
         """
-        layer = call.layer
-        entry = self._entry(position, call)
+        layer, name = call.layer, self.names[call.place]
+        draft = self._draft(position, call)
         if not layer.own or (layer.kind not in READ and layer.kind not in OTHERS):
-            foreign = self._foreign(entry, call)
-            return [] if foreign is None else [foreign]
+            reason = self._foreign(call)
+            return [] if reason is None else [draft(error=reason)]
         try:
             self._check_read(call)
             found = convolution.attributes(layer, keras1=self.origin.keras1)
         except ConvfcError as error:
-            return [replace(entry, error=error)]
-        entry = replace(
-            entry, layout=_layout(found.channels_last), channels_last=found.channels_last
+            return [draft(error=error)]
+        draft = partial(
+            draft,
+            layout=_layout(found.channels_last),
+            channels_last=found.channels_last,
         )
         if layer.kind not in SEPARABLE:
-            return [self._convolution(entry, call, found, call.shape)]
+            draft = partial(draft, flipped=self._flipped(layer, found))
+            return [resolve(draft, ConvolutionCall(self, call, found, call.shape))]
         depthwise, pointwise = convolution.separated(found)
-        name = f"{entry.name}/depthwise"
-        second = replace(
-            entry, position=position + 1, name=f"{entry.name}/pointwise", reads=name, behind=""
+        between, output = after(depthwise, call.shape), f"{name}/depthwise"
+        first = partial(
+            draft,
+            name=output,
+            output=output,
+            flipped=self._flipped(layer, depthwise),
+            remarks={},
+        )
+        second = partial(
+            draft,
+            position=position + 1,
+            name=f"{name}/pointwise",
+            flipped=self._flipped(layer, pointwise),
+            reads=output,
+            behind="",
         )
         return [
-            self._convolution(
-                replace(entry, name=name, output=name, noted=dict), call, depthwise, call.shape
-            ),
-            self._convolution(
-                second, call, pointwise, after(depthwise, call.shape), "pointwise", depthwise
+            resolve(first, ConvolutionCall(self, call, depthwise, call.shape)),
+            resolve(
+                second, ConvolutionCall(self, call, pointwise, between, "pointwise", depthwise)
             ),
         ]
 
     def linear(self, position: int, call: Call) -> Entry:
         """The entry of a call of a linear layer other than a convolution."""
-        entry = replace(
-            self._entry(position, call),
+        draft = partial(
+            self._draft(position, call),
             channels_last=call.channels_last,
             layout=_layout(call.channels_last),
         )
+        return resolve(draft, LinearCall(self, call))
 
-        def make(shape: Shape) -> Built:
-            arrays = partial(self.weights.of, self.graph, call.chain)
-            own = convolution.settled(shape)
-            return linear.build(call.layer, own, call.channels_last, arrays)
-
-        shape = None if call.shape is None else call.shape[1:]
-        guess = [size or 64 for size in shape or ()]
-        own = linear.own_shape(shape, call.channels_last)
-        return self._sized(entry, make, own, lambda: self.hint(call, guess))
-
-    def _entry(self, position: int, call: Call) -> Entry:
+    def _draft(self, position: int, call: Call) -> Draft:
         name, source = self.names[call.place], call.input.source
         reads, behind = "", source.told
         if source.place is not None:
@@ -300,17 +305,27 @@ class _Entries:
             else:
                 behind = f"{source.told}, whose axes are taken in another order"
         found = activation(call.layer)
-        noted: dict[str, Any] = {"activation": found} if found else {}
-        noted |= {} if call.channels_last else self._turned
-        return Entry(
-            position,
-            name,
-            name,
-            call.layer.kind,
+        remarks: dict[str, Any] = {"activation": found} if found else {}
+        remarks |= {} if call.channels_last else self._turned
+        return partial(
+            Entry,
+            position=position,
+            name=name,
+            output=name,
+            op=call.layer.kind,
             reads=reads,
             behind=behind,
-            noted=lambda: noted,
+            remarks=remarks,
         )
+
+    def arrays(self, call: Call) -> Mapping[str, Dataset]:
+        """The weights of the layer that is called."""
+        return self.weights.of(self.graph, call.chain)
+
+    def _flipped(self, layer: Layer, found: Attributes) -> bool | None:
+        if layer.kind in LOCAL:
+            return False
+        return None if found.filters is None and self.origin.theano else self.origin.theano
 
     def _check_read(self, call: Call) -> None:
         """Raise unless a convolution is one that is read, and applied as it is."""
@@ -319,80 +334,6 @@ class _Entries:
         for step in call.chain[:-1]:
             if step.graph is None and step.kind not in WRAPPERS:
                 raise Unsupported(f"it is in a {step.kind}, which may change what it computes")
-
-    def _convolution(
-        self,
-        entry: Entry,
-        call: Call,
-        found: Attributes,
-        shape: Shape,
-        role: str = "kernel",
-        first: Attributes | None = None,
-    ) -> Entry:
-        """The entry of one convolution on a tensor of this shape, whose kernel has this role; of
-        several the `first` is what takes the layer's input.
-        """
-        layer = call.layer
-        if layer.kind not in LOCAL:
-            flipped = None if found.filters is None and self.origin.theano else self.origin.theano
-            entry = replace(entry, flipped=flipped)
-
-        def make(own: Shape) -> Built:
-            if own is not None and len(own) != found.rank + 1:
-                raise UsageError(
-                    f"{len(own)} sizes where a {layer.kind} takes {found.rank + 1}: "
-                    f"channels and {found.rank} spatial ones"
-                )
-            if layer.kind in LOCAL:
-                arrays = partial(self.weights.of, self.graph, call.chain)
-                return locally_connected.build(layer, found, convolution.settled(own), arrays)
-            if own is not None and own[0] is None:
-                kernel = self.weights.of(self.graph, call.chain)[role]
-                own = (convolution.channels_of(found, kernel.shape), *own[1:])
-            index = convolution.index_map(found, own)
-            held = {**self.weights.of(self.graph, call.chain)}
-            held["kernel"] = held[role]
-            convolution.order(found, index, held["kernel"])
-            self._check_theano(found)
-            dtype = dtype_name(held["kernel"])
-            return Built(index, lambda: convolution.load(found, index, held), dtype)
-
-        def hint() -> str:
-            kernel = self.weights.of(self.graph, call.chain)["kernel"].shape
-            channels = convolution.channels_of(first or found, kernel) or 1
-            sizes = (64,) * found.rank
-            return self.hint(
-                call, (*sizes, channels) if found.channels_last else (channels, *sizes)
-            )
-
-        return self._sized(entry, make, convolution.own_shape(found, shape), hint)
-
-    def _sized(
-        self, entry: Entry, make: Callable[[Shape], Built], own: Shape, hint: Callable[[], str]
-    ) -> Entry:
-        """The entry of what `make` makes of an input of this (channels, *spatial)."""
-
-        def resized(own_shape: Shape) -> Entry:
-            built = make(own_shape)
-            return replace(
-                entry,
-                error=None,
-                outline=built.outline,
-                dtype=built.dtype,
-                loader=built.load,
-                resizer=resized,
-            )
-
-        try:
-            return resized(own)
-        except SizeMissing as error:
-            try:
-                error.hint = hint()
-            except ConvfcError as worse:
-                return replace(entry, error=worse)
-            return replace(entry, error=error, resizer=resized, known=own)
-        except ConvfcError as error:
-            return replace(entry, error=error)
 
     @cached_property
     def _turned(self) -> dict[str, Any]:
@@ -404,17 +345,8 @@ class _Entries:
         ]
         return {"flatten": f"{names[0]!r} takes channels last: {FITS}"} if names else {}
 
-    def _check_theano(self, found: Attributes) -> None:
-        """Theano pads `same` by half the kernel at both ends, whatever the stride."""
-        even = any(k % 2 == 0 for k in found.kernel)
-        if self.origin.theano and found.padding == "same" and (even or max(found.strides) > 1):
-            raise Unsupported(
-                "its file was written with Theano, whose padding 'same' is another than Keras's "
-                "for even kernels and strides: save it with another backend"
-            )
-
-    def _foreign(self, entry: Entry, call: Call) -> Entry | None:
-        """A class that is not read: listed where it is, or may hold, a convolution."""
+    def _foreign(self, call: Call) -> Unsupported | None:
+        """Why a class is not read, which is listed where it is, or may hold, a convolution."""
         layer = call.layer
         convolves = CONVOLUTION.search(layer.kind)
         if not convolves and layer.own and (layer.module or layer.kind in KERNELS):
@@ -427,4 +359,96 @@ class _Entries:
         if large:
             shapes = ", ".join(f"{dataset.path} {dataset.shape}" for dataset in large[:3])
             told += f"; --weight takes a kernel out of it: {shapes}"
-        return replace(entry, error=Unsupported(told))
+        return Unsupported(told)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearCall(LayerSource):
+    """A call of a linear layer other than a convolution."""
+
+    entries: _Entries
+    call: Call
+
+    @property
+    def known(self) -> Shape:
+        shape = self.call.shape
+        return linear.own_shape(None if shape is None else shape[1:], self.call.channels_last)
+
+    def listed(self) -> ResolvedLayer:
+        return self._on(self.known)
+
+    def at(self, input_shape: tuple[int, ...]) -> ResolvedLayer:
+        return self._on(input_shape)
+
+    def asking(self, error: SizeMissing) -> SizeMissing:
+        guess = [size or 64 for size in (self.call.shape or ())[1:]]
+        error.hint = self.entries.hint(self.call, guess)
+        return error
+
+    def _on(self, shape: Shape) -> ResolvedLayer:
+        arrays = partial(self.entries.arrays, self.call)
+        own = convolution.settled(shape)
+        return linear.build(self.call.layer, own, self.call.channels_last, arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvolutionCall(LayerSource):
+    """A convolution that a call makes of a tensor of this shape, whose kernel has this role."""
+
+    entries: _Entries
+    call: Call
+    attributes: Attributes
+    shape: Shape
+    role: str = "kernel"
+    first: Attributes | None = None
+    """Of several convolutions that which takes the layer's input."""
+
+    @property
+    def known(self) -> Shape:
+        return convolution.own_shape(self.attributes, self.shape)
+
+    def listed(self) -> ResolvedLayer:
+        return self._on(self.known)
+
+    def at(self, input_shape: tuple[int, ...]) -> ResolvedLayer:
+        return self._on(input_shape)
+
+    def asking(self, error: SizeMissing) -> SizeMissing:
+        found = self.attributes
+        kernel = self.entries.arrays(self.call)["kernel"].shape
+        channels = convolution.channels_of(self.first or found, kernel) or 1
+        sizes = (64,) * found.rank
+        guess = (*sizes, channels) if found.channels_last else (channels, *sizes)
+        error.hint = self.entries.hint(self.call, guess)
+        return error
+
+    def _on(self, own: Shape) -> ResolvedLayer:
+        layer, found = self.call.layer, self.attributes
+        if own is not None and len(own) != found.rank + 1:
+            raise UsageError(
+                f"{len(own)} sizes where a {layer.kind} takes {found.rank + 1}: "
+                f"channels and {found.rank} spatial ones"
+            )
+        arrays = partial(self.entries.arrays, self.call)
+        if layer.kind in LOCAL:
+            return locally_connected.build(layer, found, convolution.settled(own), arrays)
+        if own is not None and own[0] is None:
+            own = (convolution.channels_of(found, arrays()[self.role].shape), *own[1:])
+        index = convolution.index_map(found, own)
+        held = {**arrays()}
+        held["kernel"] = held[self.role]
+        convolution.order(found, index, held["kernel"])
+        if self.entries.origin.theano:
+            _check_theano(found)
+        load = partial(convolution.load, found, index, held)
+        return ResolvedLayer(index, load, dtype_name(held["kernel"]))
+
+
+def _check_theano(found: Attributes) -> None:
+    """Theano pads `same` by half the kernel at both ends, whatever the stride."""
+    even = any(k % 2 == 0 for k in found.kernel)
+    if found.padding == "same" and (even or max(found.strides) > 1):
+        raise Unsupported(
+            "its file was written with Theano, whose padding 'same' is another than Keras's "
+            "for even kernels and strides: save it with another backend"
+        )

@@ -24,8 +24,9 @@ from convfc_cli.geometry import Axis, keras_local_axis
 from convfc_cli.hdf5.floats import bias, check_numbers, dtype_name, numbers
 from convfc_cli.hdf5.tree import Dataset
 from convfc_cli.layers.locally_connected import LocallyConnected
+from convfc_cli.models.entry import ResolvedLayer
 from convfc_cli.models.keras.config import Layer
-from convfc_cli.models.keras.convolution import Attributes, Built
+from convfc_cli.models.keras.convolution import Attributes
 from convfc_cli.models.keras.linear import check_size, extent
 from convfc_cli.taps import count_taps
 
@@ -35,7 +36,7 @@ def build(
     found: Attributes,
     own: tuple[int, ...],
     arrays: Callable[[], Mapping[str, Dataset]],
-) -> Built:
+) -> ResolvedLayer:
     """The layer on an input of this (channels, *spatial). Raises `MalformedInput`."""
     channels, *sizes = own
     axes = tuple(
@@ -94,7 +95,7 @@ def build(
             np.ascontiguousarray(weights), axes, None if values is None else values.reshape(near)
         )
 
-    return Built(outline, load, dtype_name(kernel))
+    return ResolvedLayer(outline, load, dtype_name(kernel))
 
 
 def _stored(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:

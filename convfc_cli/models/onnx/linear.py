@@ -5,14 +5,16 @@ table of operators, each with its reader.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 from convfc_cli.errors import MalformedInput
-from convfc_cli.models.entry import Entry, settled
+from convfc_cli.models.entry import Draft, Entry, ResolvedLayer, resolve
 from convfc_cli.models.onnx import affine, movement, pooling
 from convfc_cli.models.onnx.original import as_listed
-from convfc_cli.models.onnx.site import Fit, Part, Shape, Site, size_hint, weight_name
+from convfc_cli.models.onnx.site import Fit, NodeSource, Part, Shape, Site, size_hint, weight_name
 from convfc_cli.models.sizes import Sizes
+from convfc_cli.runtimes.runtime import Original
 
 
 @dataclass(frozen=True)
@@ -59,40 +61,58 @@ KINDS = {
 """By operator."""
 
 
-def listed(entry: Entry, site: Site, fit: Fit, *, sized: bool) -> Entry:
+@dataclass(frozen=True, slots=True)
+class LinearLayer(ResolvedLayer):
+    """A node that runtimes run as the model has it."""
+
+    site: Site
+    part: Part
+
+    def runnable(self) -> Original:
+        return as_listed(self.site, self.part)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSource(NodeSource):
+    """A node that is one of `KINDS`."""
+
+    site: Site
+    kind: Kind
+    fit: Fit
+
+    def listed(self) -> ResolvedLayer:
+        self.site.check()
+        return self.at(self.site.shape(self._sizes()))
+
+    def at(self, input_shape: Shape) -> ResolvedLayer:
+        self.site.check()
+        try:
+            part = self.kind.build(self.site, input_shape)
+        except ValueError as error:  # shapes that do not fit each other
+            raise MalformedInput(f"its inputs do not fit each other: {error}") from error
+        return LinearLayer(part.outline, part.load, part.dtype, self.site, part)
+
+    def doubt(self) -> str:
+        scope, node = self.site.scope, self.site.node
+        return scope.doubt(node.input[self.site.place]) or scope.doubt(node.output[0])
+
+    def hint(self) -> str:
+        scope, node, known = self.site.scope, self.site.node, self._sizes()
+        name = node.input[self.site.place]
+        others = [scope.shape(other) for other in node.input if other != name]
+        block = self.site.found.get("blocksize", 1)
+        beside = [(block * block,), *(shape for shape in others if shape is not None)]
+        return size_hint(scope, name, known, len(known or (1,) * 4), self.fit, beside)
+
+    def _sizes(self) -> Sizes | None:
+        return self.kind.known(self.site, self.site.sizes())
+
+
+def listed(draft: Draft, site: Site, fit: Fit, *, sized: bool) -> Entry:
     """The entry of a node that is one of `KINDS`; `sized` where the user gave sizes,
     `fit` how others would fit.
     """
-    kind, scope, name = KINDS[site.node.op_type], site.scope, site.node.input[site.place]
+    kind = KINDS[site.node.op_type]
     if (kind.sides or kind.weighted) and site.has(1 - site.place):
-        entry = replace(entry, weight=weight_name(scope, site.node.input[1 - site.place]))
-
-    def resized(shape: Shape) -> Entry:
-        site.check()
-        try:
-            part = kind.build(site, shape)
-        except ValueError as error:  # shapes that do not fit each other
-            raise MalformedInput(f"its inputs do not fit each other: {error}") from error
-        return replace(
-            entry,
-            error=None,
-            outline=part.outline,
-            dtype=part.dtype,
-            loader=part.load,
-            original=as_listed(site, part),
-            resizer=resized,
-        )
-
-    def shape() -> Shape:
-        site.check()
-        return site.shape(kind.known(site, site.sizes()))
-
-    def hint() -> str:
-        known = kind.known(site, site.sizes())
-        others = [scope.shape(other) for other in site.node.input if other != name]
-        block = site.found.get("blocksize", 1)
-        beside = [(block * block,), *(shape for shape in others if shape is not None)]
-        return size_hint(scope, name, known, len(known or (1,) * 4), fit, beside)
-
-    doubt = scope.doubt(name) or scope.doubt(entry.output)
-    return settled(entry, resized, shape, hint, doubt, sized=sized)
+        draft = partial(draft, weight=weight_name(site.scope, site.node.input[1 - site.place]))
+    return resolve(draft, LinearSource(site, kind, fit), sized=sized)

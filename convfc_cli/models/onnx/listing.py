@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,15 +16,13 @@ import onnx
 
 from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
-from convfc_cli.models.entry import Entry, settled
-from convfc_cli.models.onnx import convolution
+from convfc_cli.models.entry import Draft, Entry, resolve
 from convfc_cli.models.onnx.check import check
-from convfc_cli.models.onnx.constants import LARGEST_RANK, dynamic
 from convfc_cli.models.onnx.dataflow import Links, Walked
 from convfc_cli.models.onnx.linear import KINDS, listed
-from convfc_cli.models.onnx.operators import READERS
+from convfc_cli.models.onnx.operators import READERS, ConvolutionNode
 from convfc_cli.models.onnx.scope import STANDARD, Scope, operator, read_within, walk
-from convfc_cli.models.onnx.site import Fit, Site, open_size, shape_of, size_hint, weight_name
+from convfc_cli.models.onnx.site import Fit, Site, weight_name
 from convfc_cli.models.onnx.sizes import Contradiction, scope_of
 from convfc_cli.models.onnx.wire import MOST_NODES
 from convfc_cli.models.request import Shapes
@@ -237,13 +235,16 @@ def _inlined(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 def _named(
     position: int, path: str, scope: Scope, node: onnx.NodeProto, links: Links, place: int = 0
-) -> Entry:
+) -> Draft:
     """An entry that says how a node is called, and what makes its input at `place`."""
     output = node.output[0] if node.output else ""
     name = path + (node.name or output or f"{node.op_type}_{position}")
-    op = ".".join(filter(None, operator(node)))
     reads, behind = links.source(scope, node.input[place]) if node.input else ("", "")
-    return Entry(position, name, output, op, reads=reads, behind=behind)
+    return partial(Entry, position, name, output, _qualified(node), reads=reads, behind=behind)
+
+
+def _qualified(node: onnx.NodeProto) -> str:
+    return ".".join(filter(None, operator(node)))
 
 
 def _entry(
@@ -263,71 +264,15 @@ def _entry(
     reader = READERS.get(kind)
     if not _is_convolution(node):
         return None
-    entry = _named(position, path, scope, node, links)
+    draft = _named(position, path, scope, node, links)
     if reader is None:
-        reason = OTHERS.get(kind, f"{entry.op} is not read by this version")
-        return replace(entry, error=Unsupported(reason))
+        reason = OTHERS.get(kind, f"{_qualified(node)} is not read by this version")
+        return draft(error=Unsupported(reason))
     try:
         conv = reader.conv(node)
     except ConvfcError as error:
-        return replace(entry, error=error)
+        return draft(error=error)
     if len(conv.input) > 1:
-        entry = replace(entry, weight=weight_name(scope, conv.input[1]))
-
-    def resized(input_shape: tuple[int, ...]) -> Entry:
-        index = convolution.index_map(conv, _kernel_shape(scope, conv), input_shape)
-        return replace(reader.filled(entry, node, scope, index), resizer=resized)
-
-    def shape() -> tuple[int, ...]:
-        _check_constant(scope, conv)
-        return _input_shape(scope, conv)
-
-    def hint() -> str:
-        kernel = _kernel_shape(scope, conv)
-        sizes = scope.shape(conv.input[0]) or (None,) * len(kernel)
-        known = (*sizes[:1], _channels(conv, kernel), *sizes[2:])
-        return size_hint(scope, conv.input[0], known, len(kernel), fit)
-
-    doubts = map(scope.doubt, [*conv.input[:1], entry.output])
-    doubt = next(filter(None, doubts), "")
-    return settled(entry, resized, shape, hint, doubt, sized=sized)
-
-
-def _check_constant(scope: Scope, node: onnx.NodeProto) -> None:
-    """Raise unless the node has an input, an output, and constant weights and bias."""
-    if len(node.input) < 2 or not node.input[0] or not node.input[1] or not node.output:
-        raise MalformedInput(f"a {node.op_type} without input, weights or output")
-    if len(node.input) > 3:
-        raise MalformedInput(f"a {node.op_type} with {len(node.input)} inputs; it takes three")
-    for what, name in zip(("weights are", "bias is"), node.input[1:], strict=False):
-        reason = dynamic(scope, name) if name else None
-        if reason:
-            raise Unsupported(f"its {what} not constant: {reason}")
-
-
-def _input_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
-    """(channels, *spatial) of the node's input."""
-    kernel = _kernel_shape(scope, node)
-    convolution.attributes(node, kernel[2:])  # what is wrong in them is wrong whatever the size
-    sizes = scope.shape(node.input[0])
-    if sizes is None or len(sizes) < 2 or None in sizes[2:]:
-        raise open_size(scope, node.input[0], sizes)
-    channels = sizes[1]
-    if channels is None:
-        channels = _channels(node, kernel)
-    return (channels, *(size for size in sizes[2:] if size is not None))
-
-
-def _kernel_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
-    """The shape of the weights, without reading them where that is possible."""
-    shape = shape_of(scope, node.input[1])
-    if not 3 <= len(shape) <= LARGEST_RANK:
-        raise MalformedInput(f"its weights {node.input[1]!r} have {len(shape)} axes")
-    return shape
-
-
-def _channels(node: onnx.NodeProto, kernel: tuple[int, ...]) -> int:
-    """The channels of the input that weights of this shape ask for."""
-    if node.op_type == "ConvTranspose":
-        return kernel[0]
-    return kernel[1] * convolution.attributes(node, kernel[2:]).group
+        draft = partial(draft, weight=weight_name(scope, conv.input[1]))
+    source = ConvolutionNode(node, conv, scope, reader.resolved, fit)
+    return resolve(draft, source, sized=sized)

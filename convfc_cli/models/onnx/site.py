@@ -3,7 +3,9 @@
 Tensors are told without their first axis, the batch: what a node does to one sample is the layer.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -12,15 +14,15 @@ from typing import Any
 import numpy as np
 import onnx
 
+from convfc_cli import budget
 from convfc_cli.arrays import Array
-from convfc_cli.errors import MalformedInput, Refused, SizeMissing, Unsupported
+from convfc_cli.errors import ConvfcError, MalformedInput, Refused, SizeMissing, Unsupported
 from convfc_cli.geometry import Axis
-from convfc_cli.layers.linear import Linear
+from convfc_cli.models.entry import LayerSource, ResolvedLayer
 from convfc_cli.models.onnx.attributes import read_attributes
 from convfc_cli.models.onnx.constants import LARGEST_RANK, dynamic, value, widened
 from convfc_cli.models.onnx.scope import STANDARD, Scope
 from convfc_cli.models.sizes import Sizes, complete, shown
-from convfc_cli.outline import Outline
 
 Shape = tuple[int, ...]
 
@@ -46,14 +48,9 @@ USUAL = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112
 """Of a tensor with so many axes: sizes to begin with."""
 
 
-@dataclass(frozen=True)
-class Part:
+@dataclass(frozen=True, slots=True)
+class Part(ResolvedLayer):
     """A node on an input of a known size."""
-
-    outline: Outline
-    load: Callable[[], Linear]
-    dtype: str
-    """Of the weights in the model; empty where only loading tells."""
 
     rounded: Callable[[Array], Array | float] = lambda magnitudes: 0.0
     """From the magnitudes of the input: those of what a runtime rounds on its way to each output,
@@ -234,6 +231,42 @@ def weight_name(scope: Scope, name: str) -> str:
         name = node.input[0]
         home = home.home(name)
     return name if home is not None and name in home.stored else ""
+
+
+class OpenSize(SizeMissing):
+    """A missing size, with a hint that is worked out when the message is read."""
+
+    def __init__(self, message: str, find: Callable[[], str] = str) -> None:
+        super().__init__(message)
+        self._find: Callable[[], str] | None = find
+
+    @property
+    def hint(self) -> str:
+        """A value of --input-shape that the model takes; empty where none is found, or not on what
+        the command has left.
+        """
+        if self._find is not None:
+            find, self._find, self._hint = self._find, None, ""
+            with suppress(ConvfcError), budget.command():
+                self._hint = find()
+        return self._hint
+
+    @hint.setter
+    def hint(self, hint: str) -> None:
+        self._hint = hint
+
+
+class NodeSource(LayerSource):
+    """A node of which a missing size is hinted at when the message is read."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def hint(self) -> str:
+        """A value of --input-shape that the model takes; empty where none is found."""
+
+    def asking(self, error: SizeMissing) -> SizeMissing:
+        return OpenSize(str(error), self.hint)
 
 
 def size_hint(

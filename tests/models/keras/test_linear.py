@@ -188,7 +188,7 @@ def of_layer(model: Model, path: str) -> list[Entry]:
 
 
 def activated(entry: Entry, y: Array) -> Array:
-    return np.maximum(y, 0) if entry.noted().get("activation") == "relu" else y
+    return np.maximum(y, 0) if entry.notes().get("activation") == "relu" else y
 
 
 @pytest.mark.parametrize(("name", "paths", "tensors"), models())
@@ -359,7 +359,7 @@ def test_an_activation_is_noted_of_what_applies_it(tmp_path: Path) -> None:
         layer("SeparableConv2D", "b", **CONV, activation="relu"),
     )
     found = convfc.read(legacy(tmp_path / "m.h5", model, {})).entries
-    notes = {entry.name: entry.noted() for entry in found}
+    notes = {entry.name: entry.notes() for entry in found}
     assert notes == {"a": {}, "b/depthwise": {}, "b/pointwise": {"activation": "relu"}}
 
 
@@ -772,7 +772,7 @@ def test_the_layout_is_the_order_of_the_models_own_tensors(tmp_path: Path) -> No
         found = convfc.read(legacy(tmp_path / "m.h5", model, {}))
         entries = (*found.entries, *found.others)
         assert {entry.layout for entry in entries} == {"channels-first"}
-        notes = {entry.noted().get("flatten", "") for entry in entries}
+        notes = {entry.notes().get("flatten", "") for entry in entries}
         assert all(("--layout channels-last" in note) is told for note in notes), notes
         flat = found.layer("flat").load()
         rows = flat.rows(Layout("channels-last" if told else "channels-first"))

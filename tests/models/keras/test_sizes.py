@@ -412,7 +412,8 @@ def test_a_shared_model_has_the_sizes_of_each_call(tmp_path: Path) -> None:
     first, second = convfc.read(path).entries
     assert first.require().input_shape == (2, 9, 9)
     assert isinstance(second.error, SizeMissing)
-    assert second.known == (2, None, 9)
+    assert second.source is not None
+    assert second.source.known == (2, None, 9)
 
 
 # A single layer at a size of its own, and a matrix of another size.

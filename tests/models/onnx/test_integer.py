@@ -302,10 +302,10 @@ def test_scales_and_zero_points_are_noted(tmp_path: Path) -> None:
 def test_a_convinteger_notes_its_zero_points(tmp_path: Path) -> None:
     w = np.ones((2, 1, 2), np.int8)
     entry = only(model_of("ConvInteger", w, (1, 1, 4)), tmp_path)
-    assert entry.noted() == {"x_zero_point": 0, "w_zero_point": 0}
+    assert entry.notes() == {"x_zero_point": 0, "w_zero_point": 0}
     zeros = {"x_zero_point": np.array([5], np.uint8), "w_zero_point": np.int8(-4)}
     entry = only(model_of("ConvInteger", w, (1, 1, 4), **zeros), tmp_path)
-    assert entry.noted() == {"x_zero_point": 5, "w_zero_point": -4}
+    assert entry.notes() == {"x_zero_point": 5, "w_zero_point": -4}
 
 
 def test_a_zero_point_of_the_run_is_said_to_be_so(tmp_path: Path) -> None:
@@ -338,8 +338,8 @@ def test_a_zero_point_of_the_run_is_said_to_be_so(tmp_path: Path) -> None:
 def test_of_a_qlinearconv_all_but_the_weights_may_be_computed(what: str, tmp_path: Path) -> None:
     w = codes(np.random.default_rng(0), "int8", 3, 2, 3, 3)
     entry = only(linear_model(w, computed=[what]), tmp_path)
-    assert entry.noted()[what] == RUN_TIME
-    assert [key for key, value in entry.noted().items() if value == RUN_TIME] == [what]
+    assert entry.notes()[what] == RUN_TIME
+    assert [key for key, value in entry.notes().items() if value == RUN_TIME] == [what]
     for found in (findings(entry), findings(entry.as_real())):
         for name, finding in found.items():
             assert finding == told if (told := wrong_here(name)) else finding.holds, finding
@@ -360,9 +360,9 @@ def test_more_values_than_can_be_noted_are_counted(tmp_path: Path) -> None:
     w = np.ones((channels, 1, 1), np.int8)
     zero = np.zeros(channels, np.int8)
     entry = only(model_of("ConvInteger", w, (1, 1, 2), w_zero_point=zero), tmp_path)
-    assert entry.noted()["w_zero_point"] == f"{channels} values"
+    assert entry.notes()["w_zero_point"] == f"{channels} values"
     entry = only(model_of("ConvInteger", w[1:], (1, 1, 2), w_zero_point=zero[1:]), tmp_path)
-    assert entry.noted()["w_zero_point"] == [0] * MOST_NOTED
+    assert entry.notes()["w_zero_point"] == [0] * MOST_NOTED
     path = tmp_path / "model.onnx"
     for suffix in ("npz", "h5"):
         run("convert", path, "-o", tmp_path / f"m.{suffix}").succeeded()
@@ -877,7 +877,7 @@ def test_the_linear_part_of_a_fusedconv(tmp_path: Path) -> None:
     plain = conv_model(ramp(3, 2, 3, 3), ramp(3), given, (1, 2, 6, 5))
     assert (dense(entry) == dense(only(plain, tmp_path))).all()
     assert entry.op == "com.microsoft.FusedConv"
-    assert entry.noted() == {"activation": "Relu"}
+    assert entry.notes() == {"activation": "Relu"}
     assert entry.load().bias.tolist() == ramp(3).tolist()
     save(fused("B", activation="Relu", **given), tmp_path)
     done = run("convert", path, "-o", tmp_path / "m.npz").succeeded()
@@ -892,13 +892,13 @@ def test_the_linear_part_of_a_fusedconv(tmp_path: Path) -> None:
 def test_what_else_a_fusedconv_does_is_noted(tmp_path: Path) -> None:
     given = {"pads": [1] * 4, "activation": "HardSigmoid", "activation_params": [0.25, np.inf]}
     entry = only(fused("", "Z", **given), tmp_path)
-    assert entry.noted() == {
+    assert entry.notes() == {
         "activation": "HardSigmoid",
         "activation_params": [0.25, "inf"],
         "added_before_activation": "the tensor 'Z'",
     }
     assert entry.load().bias is None
-    assert only(fused(), tmp_path).noted() == {}
+    assert only(fused(), tmp_path).notes() == {}
 
 
 @pytest.mark.parametrize(

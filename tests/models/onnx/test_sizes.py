@@ -23,8 +23,8 @@ from convfc_cli.errors import (
     Unsupported,
     UsageError,
 )
-from convfc_cli.models.entry import OpenSize
 from convfc_cli.models.onnx import listing
+from convfc_cli.models.onnx.site import OpenSize
 from convfc_cli.models.registry import read
 from tests.support.models import (
     conv_model,
