@@ -30,11 +30,38 @@ products of a matrix and a vector take longer than those of matrices.
 
 
 def convolve(x: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> Array:
-    """The cross-correlation of x (in, *inputs) with kernel (out, in/groups, *spatial).
+    """Apply a convolution to a tensor: the cross-correlation of x with the kernel.
 
     y[c, o..] = sum over b, t of kernel[c, b, t..] * x[g(c) C/G + b, o * stride + t * dilation -
-    offset], x read as zero outside its range. Returns (out, *outputs).
+    offset], x read as zero outside its range; c's group is g(c), C the channels of x, G the groups.
 
+    Parameters
+    ----------
+    x : ndarray, shape (in, *inputs)
+        The input, in float64 or uint64.
+    kernel : ndarray, shape (out, in / groups, *spatial)
+        The weights, in the dtype of x.
+    axes : sequence of Axis
+        One for each spatial axis.
+    groups : int
+        Parts of the channels that are convolved apart.
+
+    Returns
+    -------
+    ndarray, shape (out, *outputs)
+        The output, in the dtype of x.
+
+    Raises
+    ------
+    Refused
+        If the padded input would have more than 2**28 elements.
+
+    References
+    ----------
+    Ma & Lu 2017, Eq. 8.
+
+    Examples
+    --------
     >>> axis = Axis(inputs=3, outputs=3, kernel=3, stride=1, dilation=1, offset=1)
     >>> convolve(np.array([[1.0, 2.0, 3.0]]), np.array([[[1.0, 10.0, 100.0]]]), [axis])
     array([[210., 321.,  32.]])
@@ -48,11 +75,34 @@ def convolve(x: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> 
 
 
 def convolve_transposed(y: Array, kernel: Array, axes: Sequence[Axis], groups: int = 1) -> Array:
-    """The transpose of `convolve`: y (out, *outputs) spread over (in, *inputs).
+    """Apply the transpose of `convolve`: spread y (out, *outputs) over (in, *inputs).
 
     Every y[c, o..] adds kernel[c, b, t..] * y[c, o..] where `convolve` would read; what falls
     outside the range is dropped.
 
+    Parameters
+    ----------
+    y : ndarray, shape (out, *outputs)
+        The input of the transposed layer, in float64 or uint64.
+    kernel : ndarray, shape (out, in / groups, *spatial)
+        The weights, in the dtype of y.
+    axes : sequence of Axis
+        Those of the convolution that is transposed.
+    groups : int
+        Parts of the channels that are convolved apart.
+
+    Returns
+    -------
+    ndarray, shape (in, *inputs)
+        The output of the transposed layer, in the dtype of y.
+
+    Raises
+    ------
+    Refused
+        If the tensor before cropping would have more than 2**28 elements.
+
+    Examples
+    --------
     >>> axis = Axis(inputs=4, outputs=2, kernel=2, stride=2, dilation=1, offset=0)
     >>> convolve_transposed(np.array([[1.0, 2.0]]), np.array([[[1.0, 10.0]]]), [axis])
     array([[ 1., 10.,  2., 20.]])

@@ -32,6 +32,22 @@ LARGEST_POOLED = 2**22
 class Axis:
     """The relation i = o * stride + t * dilation - offset of one spatial axis.
 
+    Parameters
+    ----------
+    inputs, outputs, kernel : int
+        Sizes, in elements: i, o and t run from 0 to below them.
+    stride, dilation : int
+        How many inputs apart the windows, and the kernel elements of a window, are.
+    offset : int
+        Zeros before the input; negative where the input is cropped.
+
+    Raises
+    ------
+    GeometryError
+        If a number is beyond what a real tensor has.
+
+    Examples
+    --------
     >>> Axis(inputs=4, outputs=4, kernel=3, stride=1, dilation=1, offset=1).span
     3
     """
@@ -62,6 +78,18 @@ class Axis:
 def span(kernel: int, dilation: int) -> int:
     """Inputs covered by a dilated kernel, d(k - 1) + 1.
 
+    Parameters
+    ----------
+    kernel, dilation : int
+        Elements of the kernel along the axis, and their distance.
+
+    Returns
+    -------
+    int
+        The inputs from the first to the last that one output may read.
+
+    Examples
+    --------
     >>> span(kernel=3, dilation=2)
     5
     """
@@ -71,10 +99,33 @@ def span(kernel: int, dilation: int) -> int:
 def convolution_axis(
     inputs: int, kernel: int, stride: int, dilation: int, low: int, high: int
 ) -> Axis:
-    """The axis of a convolution with `low` zeros before and `high` after (negative: cropped).
+    """The axis of a convolution with `low` zeros before and `high` after.
 
-    outputs = floor((n + low + high - e) / s) + 1, with e the span.
+    outputs = floor((n + low + high - e) / s) + 1, with n the inputs, s the stride and e the span.
 
+    Parameters
+    ----------
+    inputs, kernel, stride, dilation : int
+        As in `Axis`.
+    low, high : int
+        Zeros before and after the input; negative numbers crop it.
+
+    Returns
+    -------
+    Axis
+        With as many outputs as fit.
+
+    Raises
+    ------
+    GeometryError
+        If the padded input is shorter than the kernel's span.
+
+    References
+    ----------
+    Ma & Lu 2017, Eq. 5-7, for a stride and zeros; the ONNX specification of Conv for dilation.
+
+    Examples
+    --------
     >>> convolution_axis(inputs=5, kernel=3, stride=2, dilation=1, low=1, high=1).outputs
     3
     """
@@ -92,10 +143,22 @@ def convolution_axis(
 def same_padding(
     inputs: int, kernel: int, stride: int, dilation: int, *, upper: bool
 ) -> tuple[int, int]:
-    """(low, high) of SAME padding, by which a convolution has ceil(n / s) outputs.
+    """The zeros by which a convolution has ceil(inputs / stride) outputs.
 
-    The odd zero stands after the input for SAME_UPPER, before it for SAME_LOWER.
+    Parameters
+    ----------
+    inputs, kernel, stride, dilation : int
+        As in `Axis`.
+    upper : bool
+        Whether an odd zero is put after the input (SAME_UPPER) or before it (SAME_LOWER).
 
+    Returns
+    -------
+    low, high : int
+        Zeros before and after the input.
+
+    Examples
+    --------
     >>> same_padding(4, 2, 1, 1, upper=True), same_padding(4, 2, 1, 1, upper=False)
     ((0, 1), (1, 0))
     """
@@ -117,9 +180,34 @@ def transposed_axis(
 ) -> Axis:
     """The axis of a transposed convolution over `inputs`, cropped by `low` and `high`.
 
-    The layer's output has m = (n - 1)s + e + output_padding - low - high elements. The axis is that
-    of the convolution whose transpose it is: from m inputs to n outputs.
+    The layer's output has m = (n - 1)s + e + output_padding - low - high elements, with n the
+    inputs, s the stride and e the span.
 
+    Parameters
+    ----------
+    inputs, kernel, stride, dilation : int
+        Sizes and steps of the layer: `inputs` is the size of the tensor that it reads.
+    low, high : int
+        Outputs cropped at the beginning and at the end.
+    output_padding : int
+        Outputs added at the end.
+
+    Returns
+    -------
+    Axis
+        That of the convolution whose transpose the layer is: from m inputs to n outputs.
+
+    Raises
+    ------
+    GeometryError
+        If no output is left, or the output padding is not less than stride or dilation.
+
+    References
+    ----------
+    The ONNX specification of ConvTranspose.
+
+    Examples
+    --------
     >>> transposed_axis(inputs=3, kernel=3, stride=2, dilation=1, low=1, high=1, output_padding=1)
     Axis(inputs=6, outputs=3, kernel=3, stride=2, dilation=1, offset=1)
     """
@@ -151,8 +239,29 @@ def onnx_convolution_axis(
     pads: tuple[int, int] = (0, 0),
     auto_pad: str = "NOTSET",
 ) -> Axis:
-    """The axis of an ONNX Conv; `auto_pad` other than NOTSET overrules `pads`, as in the runtimes.
+    """The axis of an ONNX Conv.
 
+    Parameters
+    ----------
+    inputs, kernel, stride, dilation : int
+        As in `Axis`.
+    pads : (int, int)
+        Zeros before and after the input; negative numbers crop it.
+    auto_pad : str
+        NOTSET, or what overrules `pads`, as it does in the runtimes: VALID, SAME_UPPER, SAME_LOWER.
+
+    Returns
+    -------
+    Axis
+        The axis, with its outputs.
+
+    Raises
+    ------
+    GeometryError
+        If no output is left, or `auto_pad` is another word.
+
+    Examples
+    --------
     >>> onnx_convolution_axis(4, 3, stride=2, auto_pad="SAME_LOWER").offset
     1
     """
@@ -187,9 +296,35 @@ def onnx_transposed_axis(
     | SAME_*, no output_shape        | n * s           | from total |
     | output_shape, any auto_pad     | as given        | from total |
 
-    Raises `Unsupported` where SAME would have to add, not crop: the specification and its best
-    known runtime then disagree.
+    Parameters
+    ----------
+    inputs, kernel, stride, dilation, output_padding : int
+        As in `transposed_axis`.
+    pads : (int, int)
+        lo and hi: outputs cropped at the beginning and at the end.
+    auto_pad : str
+        NOTSET, VALID, SAME_UPPER or SAME_LOWER.
+    output_shape : int, optional
+        The size m of the layer's output, which overrules the padding.
 
+    Returns
+    -------
+    Axis
+        That of the convolution whose transpose the layer is: from m inputs to n outputs.
+
+    Raises
+    ------
+    GeometryError
+        If no output is left.
+    Unsupported
+        If SAME would have to add, not crop: the specification and its best known runtime disagree.
+
+    References
+    ----------
+    The ONNX specification of ConvTranspose, and onnxruntime where it is silent.
+
+    Examples
+    --------
     >>> onnx_transposed_axis(3, 3, stride=2, output_padding=1, output_shape=6).offset
     1
     """
@@ -214,8 +349,27 @@ def onnx_transposed_axis(
 def keras_convolution_axis(
     inputs: int, kernel: int, stride: int, dilation: int, padding: str
 ) -> Axis:
-    """The axis of a Keras convolution: `padding` is valid, same (UPPER) or causal (all before).
+    """The axis of a Keras convolution.
 
+    Parameters
+    ----------
+    inputs, kernel, stride, dilation : int
+        As in `Axis`.
+    padding : str
+        valid, same (an odd zero after the input) or causal (all zeros before it).
+
+    Returns
+    -------
+    Axis
+        The axis, with its outputs.
+
+    Raises
+    ------
+    GeometryError
+        If no output is left, or `padding` is another word.
+
+    Examples
+    --------
     >>> keras_convolution_axis(8, 3, 1, 2, "causal").offset
     4
     """
@@ -246,8 +400,31 @@ def keras_transposed_axis(
     | same    | None           | n s                                | floor(max(0, (n-1)s+e-m)/2) |
     | same    | op             | (n - 1)s + e - 2 floor(e / 2) + op | floor(max(0, (n-1)s+e-m)/2) |
 
-    Found by experiment with Keras 2 and 3 on TensorFlow.
+    Parameters
+    ----------
+    inputs, kernel, stride, dilation : int
+        As in `transposed_axis`.
+    padding : str
+        valid or same.
+    output_padding : int, optional
+        op in the table.
 
+    Returns
+    -------
+    Axis
+        That of the convolution whose transpose the layer is: from m inputs to n outputs.
+
+    Raises
+    ------
+    GeometryError
+        If no output is left, or the output padding is not less than the stride.
+
+    References
+    ----------
+    Experiments with Keras 2 and 3 on TensorFlow.
+
+    Examples
+    --------
     >>> keras_transposed_axis(3, 3, 2, 1, "same").inputs
     6
     >>> keras_transposed_axis(3, 3, 2, 1, "same", 0).offset
@@ -283,9 +460,25 @@ def keras_transposed_axis(
 
 
 def keras_local_axis(inputs: int, kernel: int, stride: int, padding: str) -> Axis:
-    """The axis of a Keras locally connected layer: under `same` half the kernel before, whatever
-    the stride, which is another `same` than a convolution's.
+    """The axis of a Keras locally connected layer.
 
+    Under `same` half the kernel is before the input, whatever the stride: not what `same` is for a
+    convolution.
+
+    Parameters
+    ----------
+    inputs, kernel, stride : int
+        As in `Axis`; there is no dilation.
+    padding : str
+        valid or same.
+
+    Returns
+    -------
+    Axis
+        The axis, with its outputs.
+
+    Examples
+    --------
     >>> keras_local_axis(4, 2, 1, "same").offset, keras_convolution_axis(4, 2, 1, 1, "same").offset
     (1, 0)
     """
@@ -296,8 +489,22 @@ def keras_local_axis(inputs: int, kernel: int, stride: int, padding: str) -> Axi
 
 
 def pooled(inputs: int, window: int, stride: int, padding: str) -> int:
-    """How many outputs a Keras pooling layer has along one axis; `padding` is valid or same.
+    """How many outputs a Keras pooling layer has along one axis.
 
+    Parameters
+    ----------
+    inputs, window, stride : int
+        Sizes and distance of the windows, in elements.
+    padding : str
+        valid or same.
+
+    Returns
+    -------
+    int
+        The number of windows.
+
+    Examples
+    --------
     >>> pooled(5, 2, 2, "valid"), pooled(5, 2, 2, "same")
     (2, 3)
     """
@@ -317,14 +524,44 @@ def onnx_pooled_axis(
 ) -> tuple[Axis, tuple[int, ...]]:
     """The axis of an ONNX AveragePool, and by how many elements each window's sum is divided.
 
-    With `ceil` there is one more window where the last one would end beyond the padded input, if it
-    begins before the padding after the input (as in PyTorch); SAME has ceil(n / s) either way. The
-    elements of a window that are counted are those within the input, with `include_pad` those
-    within the padded input; what is beyond that is never counted.
+    Parameters
+    ----------
+    inputs, kernel, stride, dilation : int
+        As in `Axis`.
+    pads : (int, int)
+        Zeros before and after the input.
+    auto_pad : str
+        NOTSET, VALID, SAME_UPPER or SAME_LOWER.
+    ceil : bool
+        Whether there is one more window where the last one would end beyond the padded input, if it
+        begins before the padding after the input (as in PyTorch). SAME has ceil(n / s) either way.
+    include_pad : bool
+        Whether to count the elements of a window within the padded input, not only those within the
+        input. What is beyond that is never counted.
 
-    Raises `Unsupported` for VALID with `ceil` where that makes a difference, as the specification
-    and its runtimes then disagree, and for a window wholly in the padding, which has no average.
+    Returns
+    -------
+    axis : Axis
+        The axis, with a window for each output.
+    counts : tuple of int
+        For each output, the elements of its window that are counted.
 
+    Raises
+    ------
+    GeometryError
+        If a pad is negative or no window fits.
+    Unsupported
+        For VALID with `ceil` where that makes a difference, as the specification and its runtimes
+        disagree; for a window wholly in the padding, which has no average.
+    Refused
+        If there are more than 2**22 windows.
+
+    References
+    ----------
+    The ONNX specification of AveragePool.
+
+    Examples
+    --------
     >>> onnx_pooled_axis(5, 3, stride=2, pads=(1, 1))[1]
     (2, 3, 2)
     >>> onnx_pooled_axis(6, 3, stride=2, pads=(1, 1), ceil=True, include_pad=True)[1]
@@ -363,13 +600,38 @@ def onnx_pooled_axis(
 
 
 def padded(inputs: int, low: int, high: int, mode: str) -> tuple[range, int, int]:
-    """What ONNX's Pad keeps of an axis, and how many elements it adds before that and after it.
+    """What ONNX's Pad keeps of an axis, and how many elements it adds.
 
-    Negative padding crops, and what is cropped is not repeated. `mode` is constant, reflect
-    (without the border, no more than there is to reflect), edge or wrap (as a torus).
+    Parameters
+    ----------
+    inputs : int
+        Elements of the axis.
+    low, high : int
+        Elements added before and after; negative numbers crop, and what is cropped is not repeated.
+    mode : str
+        constant, reflect (without the border, no more than there is to reflect), edge, or wrap
+        (as a torus).
 
-    Raises `Unsupported` where the specification leaves open what is meant.
+    Returns
+    -------
+    kept : range
+        The inputs that stay.
+    before, after : int
+        Elements added before and after them.
 
+    Raises
+    ------
+    GeometryError
+        If nothing is left.
+    Unsupported
+        Where the specification leaves open what is meant.
+
+    References
+    ----------
+    The ONNX specification of Pad.
+
+    Examples
+    --------
     >>> padded(5, 2, -1, "edge")
     (range(0, 4), 2, 0)
     """
@@ -392,9 +654,33 @@ def padded(inputs: int, low: int, high: int, mode: str) -> tuple[range, int, int
 def nearest(inputs: int, factor: int, transformation: str, rounding: str) -> tuple[int, ...]:
     """Which input each output is, along an axis that ONNX's Resize makes `factor` times as long.
 
-    `transformation` is a coordinate_transformation_mode that needs no more than the sizes,
-    `rounding` a nearest_mode; a place beyond the input is the nearest one within.
+    Parameters
+    ----------
+    inputs, factor : int
+        Elements of the axis, and how many times as many there are afterwards.
+    transformation : str
+        A coordinate_transformation_mode that needs no more than the sizes.
+    rounding : str
+        A nearest_mode. A place beyond the input is the nearest one within.
 
+    Returns
+    -------
+    tuple of int
+        The input of each of the inputs * factor outputs.
+
+    Raises
+    ------
+    Unsupported
+        If a mode is another one.
+    Refused
+        If the axis would have more than 2**22 elements.
+
+    References
+    ----------
+    The ONNX specification of Resize.
+
+    Examples
+    --------
     >>> nearest(3, 2, "half_pixel", "round_prefer_floor")
     (0, 0, 1, 1, 2, 2)
     >>> nearest(2, 3, "asymmetric", "round_prefer_ceil")
