@@ -18,7 +18,16 @@ This module imports nothing.
 
 
 class ConvfcError(Exception):
-    """The root: `str(error)` is one line that says what, where, why and what to do next."""
+    """The root: `str(error)` is one line that says what, where and why.
+
+    Examples
+    --------
+    >>> try:
+    ...     raise Refused("too large")
+    ... except ConvfcError as error:
+    ...     print(error, error.exit_code)
+    too large 5
+    """
 
     exit_code = 70
 

@@ -298,12 +298,14 @@ def onnx_transposed_axis(
 
     Parameters
     ----------
-    inputs, kernel, stride, dilation, output_padding : int
+    inputs, kernel, stride, dilation : int
         As in `transposed_axis`.
     pads : (int, int)
         lo and hi: outputs cropped at the beginning and at the end.
     auto_pad : str
         NOTSET, VALID, SAME_UPPER or SAME_LOWER.
+    output_padding : int
+        Outputs added at the end.
     output_shape : int, optional
         The size m of the layer's output, which overrules the padding.
 

@@ -60,9 +60,11 @@ class Literal(Run):
 
     @property
     def length(self) -> int:  # type: ignore[override]
+        """The number of values."""
         return len(self.values)
 
     def write(self, out: Out, start: int, base: int, lanes: slice) -> None:
+        """Write the values, the same for every lane."""
         np.add(self.values[start : start + out.shape[1]], base, out=out, casting="same_kind")
 
 
@@ -76,9 +78,11 @@ class Repeat(Run):
 
     @cached_property
     def length(self) -> int:  # type: ignore[override]
+        """The elements of all copies."""
         return self.count * self.child.length
 
     def write(self, out: Out, start: int, base: int, lanes: slice) -> None:
+        """Render one copy as a template and repeat it, unless it is longer than the cache."""
         child, size = self.child, out.shape[1]
         copy, offset = divmod(start, child.length)
         done = 0
@@ -155,6 +159,7 @@ class Series(Run):
         return child
 
     def write(self, out: Out, start: int, base: int, lanes: slice) -> None:
+        """Write the children that the stretch meets, each with its shift."""
         k = bisect_right(self.starts, start) - 1
         done, size = 0, out.shape[1]
         while done < size:
@@ -175,9 +180,11 @@ class Lanes(Run):
 
     @cached_property
     def length(self) -> int:  # type: ignore[override]
+        """The elements of all lanes."""
         return self.count * self.child.length
 
     def write(self, out: Out, start: int, base: int, lanes: slice) -> None:
+        """Write lane after lane, short ones by one call."""
         length, size = self.child.length, out.shape[1]
         done = 0
         while done < size:

@@ -223,10 +223,31 @@ class Tap:
 class IndexMap:
     """The index map of a whole layer: all of a convolution but its weights.
 
-    `kernel_shape` is (out, in/groups, *spatial) of the convolution whose relation the axes state.
-    Where `transposed`, the layer is that convolution's transpose: kernel, axes and groups stay as
-    they are and inputs and outputs change places. All positions are (channel, *spatial).
+    All positions are (channel, *spatial).
 
+    Parameters
+    ----------
+    kernel_shape : tuple of int
+        (out, in / groups, *spatial) of the convolution whose relation the axes state.
+    axes : tuple of Axis
+        One for each spatial axis.
+    groups : int
+        Parts of the channels that are convolved apart.
+    transposed : bool
+        Whether the layer is the transpose of that convolution: kernel, axes and groups stay as they
+        are, and inputs and outputs change places.
+
+    Raises
+    ------
+    GeometryError
+        If kernel and axes do not fit, or the matrix is beyond 64-bit indices.
+
+    References
+    ----------
+    Ma & Lu 2017, Eq. 8.
+
+    Examples
+    --------
     >>> axis = Axis(inputs=3, outputs=2, kernel=2, stride=1, dilation=1, offset=0)
     >>> IndexMap((2, 1, 2, 2), (axis, axis)).nnz
     32

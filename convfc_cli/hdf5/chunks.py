@@ -44,7 +44,8 @@ class Source(Protocol):
 
     size: int
 
-    def at(self, position: int, count: int) -> bytes | bytearray: ...
+    def at(self, position: int, count: int) -> bytes | bytearray:
+        """Return `count` bytes from `position` on."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,17 +64,53 @@ def convert(
 ) -> Conversion:
     """Write the matrices of a model's layers, each proven after it is written.
 
-    `output` is a folder (it ends in / or exists as one; by default `NAME.fc` in the current
-    directory) or, for one layer, a file whose suffix picks the format. `input_shape` settles open
-    sizes: the shape of the model's input with its batch, in the model's own order, or a mapping
-    from tensors to theirs. `weights` describes a convolution that the file has only weights of.
-    `include` are operators whose layers are converted beside the convolutions (`linear`: all);
-    `compose` chains FIRST:LAST of linear layers, each one matrix, in place of single layers; with
-    `fold_bn` each convolution is converted with the batch normalization that reads it.
+    Parameters
+    ----------
+    model : str or PathLike
+        The model file; `-` is standard input.
+    output : str or PathLike, optional
+        A folder (it ends in / or exists as one; by default `NAME.fc` in the current directory) or,
+        for one layer, a file whose suffix picks the format.
+    layers : sequence of str, optional
+        Names, outputs or positions (`@3`) of the layers; by default all convolutions.
+    input_shape : sequence of int, or mapping of str to sequence of int, optional
+        Sizes that the model leaves open: the shape of its input with the batch, in the model's own
+        order, or the shapes of several tensors by name.
+    weights : WeightsSpec, optional
+        How a convolution is applied of which the file has only the weights.
+    include : sequence of str, optional
+        Operators whose layers are converted beside the convolutions (`linear`: all).
+    compose : sequence of str, optional
+        Chains FIRST:LAST of linear layers, each one matrix, in place of single layers.
+    fold_bn : bool
+        Whether each convolution is converted with the batch normalization that reads it.
+    options : Options
+        What is written of each layer, and how it is proven.
+    observer : Observer
+        Follows the progress.
 
-    Raises `UsageError` (nothing to do, no such layer, a size missing, the output exists),
-    `Unsupported`, `Refused` (too large), `OutputFailed`, `WrongContents` where another runtime
-    contradicts the layer as it was read: in each case nothing is half written.
+    Returns
+    -------
+    Conversion
+        The files, and the layers that could not be converted.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to do, no such layer, a size is missing, or the output exists.
+    Unsupported
+        If a layer is none that becomes a matrix.
+    Refused
+        If the files would be too large.
+    OutputFailed
+        If a file cannot be written.
+    WrongContents
+        If another runtime contradicts the layer as it was read. In each case nothing is half
+        written.
+
+    Examples
+    --------
+    >>> convert("sample_models/lenet.onnx", "lenet/")      # doctest: +SKIP
     """
     selection = Selection(names(layers), names(include), names(compose), fold_bn)
     request = Request(by_tensor(input_shape), weights)
@@ -141,13 +177,42 @@ def matrix(
 ) -> "csr_array[Any, tuple[int, int]]":
     """The matrix M of one layer in memory, vec(conv(x)) = M vec(x) + b, without its bias.
 
-    `layer` may be left out where there is only one, or for the chain of layers `compose`;
-    `input_shape` as in `convert`; `layout` is one
-    of `layout.ORDERS`, by default the model's own.
+    There is no ceiling: the matrix takes about 8 bytes for each nonzero.
 
-    Raises `UsageError`, `Unsupported`, `MalformedInput`. There is no ceiling: the matrix takes
-    about 8 bytes for each nonzero.
+    Parameters
+    ----------
+    model : str or PathLike
+        The model file; `-` is standard input.
+    layer : str, optional
+        The layer's name, output or position; not needed where there is only one, or for a chain.
+    input_shape : sequence of int, or mapping of str to sequence of int, optional
+        Sizes that the model leaves open, as in `convert`.
+    weights : WeightsSpec, optional
+        How a convolution is applied of which the file has only the weights.
+    compose : str, optional
+        A chain FIRST:LAST of linear layers, as one matrix.
+    layout : str, optional
+        The order in which tensors are flattened, one of `layout.ORDERS`; by default the model's
+        own.
+    transpose : bool
+        Whether to return the transpose of M.
 
+    Returns
+    -------
+    csr_array, shape (outputs, inputs)
+        The matrix; (inputs, outputs) if transposed.
+
+    Raises
+    ------
+    UsageError
+        If there is no such layer or a size is missing.
+    Unsupported
+        If the layer is none that becomes a matrix.
+    MalformedInput
+        If the file is damaged, or not a model.
+
+    Examples
+    --------
     >>> matrix("sample_models/lenet.onnx", "conv2d_1").shape  # doctest: +SKIP
     (1600, 1176)
     """

@@ -25,13 +25,17 @@ class Observer(Protocol):
 class Silent:
     """An observer that says nothing."""
 
-    def planned(self, plan: Plan) -> None: ...
+    def planned(self, plan: Plan) -> None:
+        """Do nothing."""
 
-    def started(self, name: str, size: int) -> None: ...
+    def started(self, name: str, size: int) -> None:
+        """Do nothing."""
 
-    def advanced(self, size: int) -> None: ...
+    def advanced(self, size: int) -> None:
+        """Do nothing."""
 
-    def finished(self, result: Result) -> None: ...
+    def finished(self, result: Result) -> None:
+        """Do nothing."""
 
 
 SILENT = Silent()

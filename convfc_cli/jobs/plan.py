@@ -41,7 +41,13 @@ CEILING = 8 * 2**30
 
 @dataclass(frozen=True)
 class Options:
-    """What to make of the selected layers."""
+    """What to write of the selected layers.
+
+    Examples
+    --------
+    >>> Options(form="dense", dtype="float64").force
+    False
+    """
 
     form: str | None = None
     layout: str | None = None

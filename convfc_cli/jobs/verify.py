@@ -28,12 +28,41 @@ def verify(
     proof: Proof = USUAL,
     observer: Observer = SILENT,
 ) -> Report:
-    """Prove one matrix: the only one of a file, or that of `layer`; with `model`, also that its
-    kernel and geometry are that model's; with `listed`, that it is what its folder's manifest says
-    (`manifest.matrix_files`).
+    """Prove one matrix of a file.
 
-    Raises `UsageError`, `MalformedInput` (damaged, or no matrix file), `Refused`. Wrong contents
-    are a report that is not `ok`.
+    Parameters
+    ----------
+    path : str or PathLike
+        The matrix file; `-` is standard input.
+    layer : str, optional
+        Which matrix, where the file holds several.
+    model : Model, str or PathLike, optional
+        The model whose kernel and geometry the matrix has to have.
+    listed : dict, optional
+        What the manifest of the folder says of the file (`manifest.matrix_files`).
+    proof : Proof
+        How it is proven; by default every bit and every zero, by probes.
+    observer : Observer
+        Follows the progress.
+
+    Returns
+    -------
+    Report
+        What was checked and found. Wrong contents are a report that is not `ok`.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file, or no such matrix in it.
+    MalformedInput
+        If the file is damaged, or convfc did not write it.
+    Refused
+        If it is beyond a limit.
+
+    Examples
+    --------
+    >>> verify("lenet.onnx.fc/000-node_conv2d.npz").verdict  # doctest: +SKIP
+    'proven'
     """
     with opened(path) as source:
         try:

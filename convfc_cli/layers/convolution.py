@@ -24,12 +24,23 @@ from convfc_cli.taps import Index, IndexMap, Tap, colouring
 class Convolution(TiedLinear):
     """A convolution, or the transpose of one.
 
-    `kernel` is (out, in/groups, *spatial) of the convolution whose relation the map's axes state;
-    it is not flipped (a cross-correlation, as every framework computes it).
-    `bias` has one value an output channel, or is None.
+    Parameters
+    ----------
+    kernel : ndarray, shape (out, in / groups, *spatial)
+        The weights of the convolution whose relation the map's axes state. They are not flipped: a
+        cross-correlation, as every framework computes it.
+    index_map : IndexMap
+        All of the layer but its weights.
+    bias : ndarray, shape (output channels,), optional
+        One value an output channel.
 
-    Raises `GeometryError` when kernel, map and bias do not fit.
+    Raises
+    ------
+    GeometryError
+        If kernel, map and bias do not fit.
 
+    Examples
+    --------
     >>> axis = Axis(inputs=3, outputs=2, kernel=2, stride=1, dilation=1, offset=0)
     >>> layer = Convolution(np.ones((1, 1, 2)), IndexMap((1, 1, 2), (axis,)))
     >>> layer.apply(np.array([[1.0, 2.0, 3.0]]))

@@ -29,13 +29,15 @@ class Block:
 class Sequential(Protocol):
     """A one-dimensional array that is read from front to back."""
 
-    def read(self, count: int) -> Array: ...
+    def read(self, count: int) -> Array:
+        """Return the next `count` elements."""
 
 
 class Rows(Protocol):
     """The rows of a stored matrix, from front to back: see `Stored.rows`."""
 
-    def rows(self, counts: Array) -> Iterator[Block]: ...
+    def rows(self, counts: Array) -> Iterator[Block]:
+        """Yield the rows in order, as many in each block as `counts` says."""
 
 
 def stretches(counts: Array) -> Iterator[tuple[slice, Array]]:

@@ -18,10 +18,24 @@ from convfc_cli.taps import Index, Tap
 
 
 class MatrixOperator(LinearOperator):
-    """M, without storing it: products by the layer, rows on demand, and what each entry is.
+    """M as a SciPy linear operator: products by the layer, rows on demand, and what each entry is.
 
-    Works from kernel and geometry alone, so it serves operator files as well as stored matrices;
-    whether the stored entries are those, `convfc verify` says.
+    It computes from kernel and geometry alone, so it serves operator files as well as stored
+    matrices. Whether the stored entries are those, `convfc verify` says.
+
+    Attributes
+    ----------
+    layer : Linear
+        The layer, with its weights.
+    layout : Layout
+        The order in which inputs and outputs are flattened.
+    origin : Origin
+        The model file and the layer's name there.
+
+    Examples
+    --------
+    >>> operator = load("conv1.npz")                       # doctest: +SKIP
+    >>> output, input, kernel = operator.entry(0, 1)       # doctest: +SKIP
     """
 
     def __init__(self, matrix: Matrix) -> None:
@@ -70,11 +84,29 @@ class MatrixOperator(LinearOperator):
 
 
 def load(path: str | os.PathLike[str], layer: str | None = None) -> MatrixOperator:
-    """Open a matrix file, stored or operator, as a linear operator; `layer` says which where the
-    file holds several.
+    """Open a matrix file as a linear operator.
 
-    Raises `UsageError`, `MalformedInput`.
+    Parameters
+    ----------
+    path : str or PathLike
+        A file that `convfc convert` wrote, of any format and form, operator files included.
+    layer : str, optional
+        Which layer, where the file holds several: its name, its output or `@` and its position.
 
+    Returns
+    -------
+    MatrixOperator
+        M, of shape (outputs, inputs), or its transpose where the file stores that.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file, or no such layer in it.
+    MalformedInput
+        If the file is damaged, or convfc did not write it.
+
+    Examples
+    --------
     >>> operator = load("conv1.npz")                       # doctest: +SKIP
     >>> y = operator @ x + operator.bias                   # doctest: +SKIP
     """

@@ -28,7 +28,8 @@ BIG = 0xFFFFFFFF  # "see the 64-bit field"
 class Sink(Protocol):
     """Anything that bytes can be written to."""
 
-    def write(self, data: Any, /) -> int | None: ...
+    def write(self, data: Any, /) -> int | None:
+        """Take the bytes."""
 
 
 @dataclass(frozen=True)

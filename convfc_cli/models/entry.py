@@ -101,7 +101,15 @@ class LayerSource(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One layer of a model as it is listed: resolved, or with the error that says why not."""
+    """One layer of a model, as it is listed.
+
+    Examples
+    --------
+    >>> from convfc_cli.models.registry import read
+    >>> entry = read("sample_models/lenet.onnx").layer("@0")  # doctest: +SKIP
+    >>> entry.require().output_shape                       # doctest: +SKIP
+    (6, 28, 28)
+    """
 
     position: int
     name: str

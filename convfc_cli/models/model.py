@@ -19,7 +19,15 @@ from convfc_cli.naming import pick
 
 @dataclass(frozen=True)
 class Model:
-    """An open model: its layers, in the model's order."""
+    """An open model: its layers, in the model's order.
+
+    Examples
+    --------
+    >>> from convfc_cli.models.registry import read
+    >>> model = read("sample_models/lenet.onnx")           # doctest: +SKIP
+    >>> model.layer("@1").name                             # doctest: +SKIP
+    'node_conv2d_1'
+    """
 
     name: str
     kind: str

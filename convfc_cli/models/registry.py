@@ -26,13 +26,38 @@ def read(
     input_shape: Shapes | Sequence[int] | None = None,
     weights: WeightsSpec | None = None,
 ) -> Model:
-    """List the layers of a model file; `-` is standard input.
+    """List the layers of a model file.
 
-    `input_shape` settles sizes that the model leaves open: (1, 3, 224, 224) of its only input, or a
-    mapping from tensors to theirs, {"x": (1, 3, 224, 224)}. `weights` describes a convolution that
-    the file has only weights of; its input is (1, channels, *spatial).
+    Parameters
+    ----------
+    path : str or PathLike
+        The file; `-` is standard input.
+    input_shape : sequence of int, or mapping of str to sequence of int, optional
+        Sizes that the model leaves open: (1, 3, 224, 224) of its only input, or the shapes of
+        several tensors by name, {"x": (1, 3, 224, 224)}.
+    weights : WeightsSpec, optional
+        How a convolution is applied of which the file has only the weights. Its input is
+        (1, channels, *spatial).
 
-    Raises `UsageError` (no such file, shapes that do not fit), `MalformedInput`, `Refused`.
+    Returns
+    -------
+    Model
+        The layers, none of whose weights has been read.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file, or a shape or a description does not fit.
+    MalformedInput
+        If the file is damaged, or not a model.
+    Refused
+        If the file asks for more memory or time than a command has.
+
+    Examples
+    --------
+    >>> model = read("sample_models/lenet.onnx")           # doctest: +SKIP
+    >>> [entry.name for entry in model.entries]            # doctest: +SKIP
+    ['node_conv2d', 'node_conv2d_1']
     """
     with opened(path) as source:
         return open_model(source, Request(by_tensor(input_shape), weights))

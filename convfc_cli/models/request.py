@@ -26,12 +26,17 @@ Pads = str | tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class WeightsSpec:
-    """What a person says of a convolution of which a file has only the weights.
+    """How a convolution is applied of which a file has only the weights.
 
     `order` names the axes of the stored kernel: o output channels, i input channels, m the outputs
     of each input channel (depthwise), d, h and w the spatial ones. Of o and i, the one that groups
     share out is stored for each group: i, or o where `transposed`. One number in `stride`, `pad`,
-    `dilation` or `output_padding` stands for all axes.
+    `dilation` or `output_padding` counts for all axes.
+
+    Examples
+    --------
+    >>> WeightsSpec("features.0.weight", "oihw", stride=(2,), pad="same").groups
+    1
     """
 
     weight: str

@@ -61,9 +61,11 @@ two names, and more than in proportion for long ones."""
 class Tree(Protocol):
     """What holds the datasets: a file's root, or several together."""
 
-    def walk(self) -> Iterator[Dataset]: ...
+    def walk(self) -> Iterator[Dataset]:
+        """Yield all datasets, in the order of the file."""
 
-    def dataset(self, name: str) -> Dataset | None: ...
+    def dataset(self, name: str) -> Dataset | None:
+        """Return the dataset of this name, or None."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,12 @@ class Weight:
 
     @property
     def name(self) -> str:
+        """The path of the dataset."""
         return self.dataset.path.removeprefix("/")
 
     @property
     def is_matlab(self) -> bool:
+        """Whether MATLAB wrote it, with its axes the other way round."""
         return isinstance(self.dataset.attribute("MATLAB_class"), str)
 
     def shape(self, rank: int = 0) -> tuple[int, ...]:
@@ -238,6 +242,7 @@ class Geometry:
 
     @property
     def groups(self) -> int:
+        """Parts of the channels that are convolved apart."""
         return self.sizes["i"] if "m" in self.sizes else self.spec.groups
 
     @property

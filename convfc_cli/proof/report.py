@@ -41,7 +41,13 @@ class WrongEntry:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked, and whether it holds (None: it could not be checked)."""
+    """The result of one check.
+
+    Examples
+    --------
+    >>> Finding("entries", True, "28,800 entries", strength="2^-96").holds
+    True
+    """
 
     check: str
     holds: bool | None
@@ -66,7 +72,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of one file after `verify`."""
+    """What `verify` finds out about one file.
+
+    Examples
+    --------
+    >>> found = (Finding("digest", False, "the kernel has changed"),)
+    >>> report = Report("conv1.npz", "conv1", (4, 9), 16, "csr", 0, "2^-96", found)
+    >>> report.ok, report.verdict, report.complaint
+    (False, 'wrong', 'digest: the kernel has changed')
+    """
 
     file: str
     layer: str
@@ -114,5 +128,5 @@ class Report:
 
 
 def wrong(file: str, check: str, detail: str) -> Report:
-    """The report of a file that could not be gone through."""
+    """The report of a file that cannot be read to its end."""
     return Report(file, "", (0, 0), 0, "", 0, "", (Finding(check, False, detail),))

@@ -47,8 +47,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Proof:
-    """What is asked of a proof. Raises `UsageError` for what cannot be asked.
+    """How a file is proven. Raises `UsageError` for values that no proof can have.
 
+    Examples
+    --------
     >>> Proof(probes=2).strength
     '2^-64'
     """

@@ -76,14 +76,17 @@ class Call:
 
     @property
     def shape(self) -> Shape:
+        """The shape of its output."""
         return self.input.shape
 
     @property
     def layer(self) -> Layer:
+        """The layer that is called."""
         return self.chain[-1]
 
     @property
     def name(self) -> str:
+        """The name of that layer."""
         return "/".join(step.name for step in self.chain)
 
     @property
