@@ -22,7 +22,7 @@ LARGEST_PRODUCTS = 2**31
 
 
 @dataclass(frozen=True)
-class Witness:
+class RuntimeResult:
     """The original layer run by another runtime: the y it made of x, both without a batch axis.
 
     `unit` is the unit roundoff of its sums, 2**-24 for float32; `largest` what they can hold:
@@ -48,7 +48,7 @@ class Witness:
     """What is to be said of outputs that are left out."""
 
     @classmethod
-    def of(cls, runtime: str, x: Array, y: Array) -> "Witness":
+    def of(cls, runtime: str, x: Array, y: Array) -> "RuntimeResult":
         """What a runtime made of x, in sums of the dtype of both."""
         dtype = x.dtype.name
         unit, largest, tiny = _FORMATS[dtype]
@@ -84,14 +84,16 @@ def _slack(y: Array, dtype: str) -> Array:
     return np.abs(y) * _FORMATS[dtype][0] * (1 + 2.0**-10) + 2.0**-25
 
 
-def bounds(layer: Linear, witness: Witness, layout: Layout) -> Iterator[tuple[slice, Array, Array]]:
-    """(which outputs, the layer's answer to the witness's x, how far its y may be from that), by
+def bounds(
+    layer: Linear, result: RuntimeResult, layout: Layout
+) -> Iterator[tuple[slice, Array, Array]]:
+    """(which outputs, the layer's answer to the x of `result`, how far its y may be from that), by
     the oracle in float64 and slab by slab, as vectors in the order of the layout.
 
     Raises `Refused` where that takes too many products.
     """
     spend(layer.outline.products, times=3)  # for the answer, its scale and the number of its terms
-    return _bounds(layer, witness, layout)
+    return _bounds(layer, result, layout)
 
 
 def spend(products: int, times: int = 1) -> None:
@@ -107,12 +109,12 @@ def spend(products: int, times: int = 1) -> None:
 
 
 def _bounds(
-    layer: Linear, witness: Witness, layout: Layout
+    layer: Linear, result: RuntimeResult, layout: Layout
 ) -> Iterator[tuple[slice, Array, Array]]:
-    extra = layout.vector(np.broadcast_to(witness.extra, layer.output_shape))
-    for sums in layer.sums(witness.x, layout, CHUNK):
+    extra = layout.vector(np.broadcast_to(result.extra, layer.output_shape))
+    for sums in layer.sums(result.x, layout, CHUNK):
         part = slice(sums.rows.start, sums.rows.stop)
-        bound = witness.bound(sums.terms, sums.scale, sums.answer) + extra[part]
+        bound = result.bound(sums.terms, sums.scale, sums.answer) + extra[part]
         yield part, sums.answer, bound
 
 

@@ -21,7 +21,7 @@ from convfc_cli.layout import Layout
 from convfc_cli.models import chain
 from convfc_cli.models.entry import Entry
 from convfc_cli.proof.report import Finding
-from convfc_cli.rounding import Witness, bounds, told_ratio, worst_ratio
+from convfc_cli.rounding import RuntimeResult, bounds, told_ratio, worst_ratio
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtimes
 
@@ -69,7 +69,7 @@ def _hold_to_parts(entry: Entry, layer: Linear, layers: Sequence[Linear]) -> Fin
     y = ORACLE.apply(Product(layers), x[None])
     if isinstance(y, str):
         return Finding("runtime", None, f"{name}, was not run: {y}")
-    finding = check_runtime(layer, Witness.of(ORACLE.label, x, y[0]), name)
+    finding = check_runtime(layer, RuntimeResult.of(ORACLE.label, x, y[0]), name)
     if finding.holds is False:
         raise Defect(f"the chain {entry.name} does not compute what its layers do")
     return finding
@@ -85,7 +85,7 @@ def _findings(entry: Entry, layer: Linear) -> Iterator[Finding]:
             yield check_runtime(layer, result, entry.original.name)
 
 
-def runtime_results(entry: Entry, random: Any) -> Iterator[Witness | str]:
+def runtime_results(entry: Entry, random: Any) -> Iterator[RuntimeResult | str]:
     """Run the original node of a layer in each runtime in turn; or say why one does not run it.
 
     All are given the same inputs, drawn from the NumPy generator `random`. Those that are not
@@ -100,13 +100,13 @@ def runtime_results(entry: Entry, random: Any) -> Iterator[Witness | str]:
             yield f"{runtime.name} is not installed: {missing[runtime]}"
             continue
         try:
-            result = entry.original.witness(runtime, deepcopy(random))
+            result = entry.original.run(runtime, deepcopy(random))
         except Refused as error:  # no fault of the layer, which is read already
             result = str(error)
         yield result
 
 
-def check_runtime(layer: Linear, result: Witness, name: str = "the original node") -> Finding:
+def check_runtime(layer: Linear, result: RuntimeResult, name: str = "the original node") -> Finding:
     """Hold what another runtime made of the original node, called `name`, to the layer as it was
     read.
     """

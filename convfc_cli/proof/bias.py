@@ -6,7 +6,7 @@ from convfc_cli.arrays import bits
 from convfc_cli.errors import WrongContents
 from convfc_cli.matrices.format import Stored
 from convfc_cli.proof.report import ROUNDING, Finding
-from convfc_cli.rounding import Witness, worst_ratio
+from convfc_cli.rounding import RuntimeResult, worst_ratio
 
 
 def bias_findings(stored: Stored) -> list[Finding]:
@@ -25,9 +25,9 @@ def bias_findings(stored: Stored) -> list[Finding]:
         at = int(wrong[0])
         raise WrongContents(f"bias {at} is {bias[at]!s}, by the kernel_bias {expected[at]!s}")
     zero = np.zeros(layer.input_shape, layer.dtype)
-    witness = Witness.of("", zero, zero)
+    result = RuntimeResult.of("", zero, zero)
     for sums in layer.sums(zero, matrix.layout, shape[0]):
-        bound = witness.bound(sums.terms, sums.scale, sums.answer)
+        bound = result.bound(sums.terms, sums.scale, sums.answer)
         _, place, _ = worst_ratio(bias, sums.answer, bound, finite=layer.finite)
         if place is not None:
             raise WrongContents(

@@ -27,20 +27,20 @@ class Reals(Check):
         self._subject, self._what, self._label = subject, original.name, runtime.label
         layer = subject.matrix.layer
         try:
-            self._witness = witness = original.witness(runtime, random)
-            if isinstance(witness, str):
+            self._result = result = original.run(runtime, random)
+            if isinstance(result, str):
                 return
-            if (witness.x.shape, witness.y.shape) != (layer.input_shape, layer.output_shape):
+            if (result.x.shape, result.y.shape) != (layer.input_shape, layer.output_shape):
                 raise WrongContents(
-                    f"{self._what}, run by {self._label}, makes {witness.y.shape} of "
-                    f"{witness.x.shape}, the layer {layer.output_shape} of {layer.input_shape}"
+                    f"{self._what}, run by {self._label}, makes {result.y.shape} of "
+                    f"{result.x.shape}, the layer {layer.output_shape} of {layer.input_shape}"
                 )
             # By the oracle, not by the file that is checked.
-            parts = bounds(layer, witness, subject.matrix.layout)
+            parts = bounds(layer, result, subject.matrix.layout)
         except Refused as error:
-            self._witness = str(error)
+            self._result = str(error)
             return
-        self._x = subject.vector(as_float64(witness.x))
+        self._x = subject.vector(as_float64(result.x))
         self._sums = as_float64(subject.vector(layer.bias_tensor()))
         self._bound = np.concatenate([bound for _, _, bound in parts])
 
@@ -48,13 +48,13 @@ class Reals(Check):
         pass
 
     def hold(self, block: Block, part: slice) -> None:
-        if not isinstance(self._witness, str):
+        if not isinstance(self._result, str):
             add_product(self._subject, block, as_float64(block.data), self._x, self._sums)
 
     def finding(self) -> Finding:
-        if isinstance(self._witness, str):
-            return Finding(self.name, None, self._witness, against=self._label)
-        layer, y = self._subject.matrix.layer, self._subject.vector(self._witness.y)
+        if isinstance(self._result, str):
+            return Finding(self.name, None, self._result, against=self._label)
+        layer, y = self._subject.matrix.layer, self._subject.vector(self._result.y)
         worst, wrong, left_out = worst_ratio(y, self._sums, self._bound, finite=layer.finite)
         if wrong is not None:
             place = self._subject.matrix.layout.unflatten(wrong, layer.output_shape)
@@ -62,7 +62,7 @@ class Reals(Check):
                 f"output {place}: {self._what}, run by {self._label}, gives {y[wrong]:.9g}, "
                 f"the matrix {self._sums[wrong]:.9g}"
             )
-        ratio = told_ratio(worst, left_out, y.size, self._witness.beyond)
+        ratio = told_ratio(worst, left_out, y.size, self._result.beyond)
         told = f"{self._what} and the matrix: {ratio}"
         compared = True if left_out < y.size else None
         return Finding(self.name, compared, told, ROUNDING, self._label, worst=worst)

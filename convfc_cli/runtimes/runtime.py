@@ -1,7 +1,7 @@
 """What a runtime has to offer: the contract that each module of `runtimes` fulfils.
 
 A runtime is asked so that someone else's account of a layer stands beside ours. It answers with a
-tensor, or with a sentence that says why it is not a witness: it is not installed, it cannot run the
+tensor, or with a sentence that says why there is none: it is not installed, it cannot run the
 layer, or it is known to be wrong there. Such an answer never counts as agreement.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from convfc_cli.arrays import Array
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.tied import TiedLinear
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 
 LARGEST = 2**25
 """Elements of a layer's input and output that are made to run it."""
@@ -49,7 +49,7 @@ class Original:
     name: str
     """What it is: `the original node`."""
 
-    witness: Callable[[Runtime, Any], Witness | str]
+    run: Callable[[Runtime, Any], RuntimeResult | str]
     """The layer with its own weights on inputs drawn from a NumPy generator."""
 
     apply: Callable[[Runtime, Array, Array], Array | str]
@@ -59,14 +59,14 @@ class Original:
 def as_read(layer: Linear) -> Original:
     """The layer itself, stated to the runtime anew: where no node is at hand."""
 
-    def witness(runtime: Runtime, random: Any) -> Witness | str:
+    def run(runtime: Runtime, random: Any) -> RuntimeResult | str:
         whole = layer.dtype.kind == "i"
         real = layer.astype("float32") if whole else layer
         x = random.standard_normal(layer.input_shape).astype(real.dtype)
         y = runtime.apply(real, x[None])
         if isinstance(y, str):
             return y
-        found = Witness.of(runtime.label, x, y[0])
+        found = RuntimeResult.of(runtime.label, x, y[0])
         return replace(found, unit=2 * found.unit) if whole else found  # weights are rounded too
 
     def apply(runtime: Runtime, x: Array, kernel: Array) -> Array | str:
@@ -74,4 +74,4 @@ def as_read(layer: Linear) -> Original:
             return f"a {layer.kind} has no kernel of its own"
         return runtime.apply(layer.with_kernel(kernel), x)
 
-    return Original("the layer", witness, apply)
+    return Original("the layer", run, apply)

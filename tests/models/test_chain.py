@@ -20,7 +20,7 @@ from convfc_cli.layers import product
 from convfc_cli.models.chain import chains, normalized
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.registry import read
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 from tests.support.cli_models import run
 from tests.support.crafted import within
 from tests.support.models import info, make_model, ramp, save, tensor
@@ -113,7 +113,7 @@ def test_a_chain_is_what_a_runtime_makes_of_its_nodes(network, first, last):
     operator = convfc_cli.load(file)
     x = random(*operator.layer.input_shape, seed=7)
     y = between(linear_network(), first, last, x)
-    finding = check_runtime(operator.layer, Witness.of("reference", x, y))
+    finding = check_runtime(operator.layer, RuntimeResult.of("reference", x, y))
     assert finding.holds, finding
     matrix, bias = load_npz(file), np.load(file)["bias"]
     assert np.allclose(matrix @ x.reshape(-1) + bias, y.reshape(-1), rtol=1e-4, atol=1e-5)
@@ -131,10 +131,10 @@ def test_the_whole_network_is_one_matrix_within_the_bound_of_onnxruntime(network
     for seed in range(5):
         x = random(2, 9, 11, seed=seed)
         (y,) = session.run(None, {"x": x[None]})
-        witness = Witness.of("onnxruntime", x, y[0])
-        assert check_runtime(layer, witness).holds
+        result = RuntimeResult.of("onnxruntime", x, y[0])
+        assert check_runtime(layer, result).holds
         (sums,) = layer.sums(x, convfc_cli.Layout(), 5)
-        bound = witness.bound(sums.terms, sums.scale, sums.answer)
+        bound = result.bound(sums.terms, sums.scale, sums.answer)
         assert (np.abs(matrix @ x.reshape(-1) + bias - y[0]) <= bound).all()
 
 
@@ -312,10 +312,10 @@ def test_the_sample_network_is_one_matrix_that_computes_what_pytorch_did(tmp_pat
     assert matrix.shape == (10, 784)
     assert len(recorded["x"]) == 2
     for x, y in zip(recorded["x"], recorded["y"], strict=True):
-        witness = Witness.of("PyTorch", x, y)
-        assert check_runtime(layer, witness).holds
+        result = RuntimeResult.of("PyTorch", x, y)
+        assert check_runtime(layer, result).holds
         (sums,) = layer.sums(x, convfc_cli.Layout(), 10)
-        bound = witness.bound(sums.terms, sums.scale, sums.answer)
+        bound = result.bound(sums.terms, sums.scale, sums.answer)
         vector = matrix.astype(np.float64) @ x.reshape(-1).astype(np.float64)
         assert (np.abs(vector + bias - y) <= bound).all()
 

@@ -35,7 +35,7 @@ from convfc_cli.proof.reals import Reals
 from convfc_cli.proof.report import Finding, WrongEntry
 from convfc_cli.proof.structure import Structure
 from convfc_cli.proof.verify import Proof
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes import onnxruntime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import NAMES, runtime
@@ -379,7 +379,7 @@ def test_probes_pass_over_the_zeros_of_a_dense_file_to_the_entry_that_is_wrong()
 
 
 def disagreement(stored: Stored, make: Callable[[Subject], Check]) -> str:
-    """Why a check does not hold: the file is wrong by it, or the runtime is not a witness."""
+    """Why a check does not hold: the file is wrong by it, or the runtime does not run the layer."""
     try:
         finding = walked(stored, make)
     except WrongContents as error:
@@ -476,8 +476,8 @@ def two_ones(off: float, weight: float = 1.0) -> Finding:
     """What reals find of 1 + 1, where the runtime gives 2 and so much more."""
     kernel = np.full((1, 1, 2), weight, np.float32)
     layer = Convolution(kernel, IndexMap((1, 1, 2), (Axis(2, 1, 2, 1, 1, 0),)))
-    witness = Witness("it", np.ones((1, 2)), np.array([[2 + off]]), 2.0**-24, 2.0**127)
-    original = Original("the layer", lambda runtime, random: witness, lambda *_: "")
+    result = RuntimeResult("it", np.ones((1, 2)), np.array([[2 + off]]), 2.0**-24, 2.0**127)
+    original = Original("the layer", lambda runtime, random: result, lambda *_: "")
     random = np.random.default_rng(1)
     return walked(
         stored_of(NPZ, Matrix(layer)), lambda subject: Reals(subject, ORACLE, original, random)
@@ -946,7 +946,7 @@ def test_the_node_of_another_layer_is_not_put_beside_the_file(model: Path, trans
     assert told["reals"]["detail"].startswith("the layer and the matrix")
 
 
-def test_a_witness_of_other_shapes_is_wrong_before_anything_is_multiplied():
+def test_a_result_of_other_shapes_is_wrong_before_anything_is_multiplied():
     matrix = example()
     other = as_read(
         Convolution(np.ones((1, 1, 2), np.float32), IndexMap((1, 1, 2), (Axis(9, 8, 2, 1, 1, 0),)))

@@ -16,7 +16,7 @@ from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.proof import check, verify
 from convfc_cli.proof.verify import Proof
-from convfc_cli.rounding import Witness, told_ratio, worst_ratio
+from convfc_cli.rounding import RuntimeResult, told_ratio, worst_ratio
 from convfc_cli.taps import IndexMap
 from tests.support import crafted
 from tests.support.crafted import example, rendered
@@ -31,13 +31,13 @@ def dtype_of(name):
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
-def witness_in(name):
-    """A witness whose sums are in this dtype."""
-    return Witness.of("it", np.zeros(1, dtype_of(name)), np.zeros(1, dtype_of(name)))
+def result_in(name):
+    """A result whose sums are in this dtype."""
+    return RuntimeResult.of("it", np.zeros(1, dtype_of(name)), np.zeros(1, dtype_of(name)))
 
 
-def bound(witness, terms, scale, answer=0.0):
-    (found,) = witness.bound(np.array([terms]), np.array([scale]), np.array([answer]))
+def bound(result, terms, scale, answer=0.0):
+    (found,) = result.bound(np.array([terms]), np.array([scale]), np.array([answer]))
     return found
 
 
@@ -46,52 +46,52 @@ def bound(witness, terms, scale, answer=0.0):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_unit_is_half_the_step_after_1_and_the_largest_sum_half_of_what_overflows(name):
-    witness, limits = witness_in(name), ml_dtypes.finfo(dtype_of(name))
-    assert witness.unit == float(limits.eps) / 2
-    assert witness.largest <= float(limits.max)
-    assert float(limits.max) / 2 < witness.largest
+    result, limits = result_in(name), ml_dtypes.finfo(dtype_of(name))
+    assert result.unit == float(limits.eps) / 2
+    assert result.largest <= float(limits.max)
+    assert float(limits.max) / 2 < result.largest
 
 
 def test_the_bound_is_terms_times_unit_times_scale_and_a_millionth_more():
-    found = bound(witness_in("float32"), terms=3.0, scale=2.0)
+    found = bound(result_in("float32"), terms=3.0, scale=2.0)
     assert found / (3 * 2.0 * 2**-24) - 1 == pytest.approx(2**-20, rel=0.01)
 
 
 def test_the_bound_in_float64_has_room_for_the_rounding_of_the_answer_too():
-    found = bound(witness_in("float64"), terms=1.0, scale=1.0)
+    found = bound(result_in("float64"), terms=1.0, scale=1.0)
     assert 3 * 2**-53 < found < 3 * 2**-53 * (1 + 2**-19)
 
 
 def test_terms_that_underflow_have_half_the_smallest_float32_each():
-    assert bound(witness_in("float32"), terms=5.0, scale=0.0) == 5 * 2.0**-150
+    assert bound(result_in("float32"), terms=5.0, scale=0.0) == 5 * 2.0**-150
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_of_a_sum_that_can_overflow_nothing_is_said(name):
-    witness = witness_in(name)
-    assert np.isfinite(bound(witness, 1.0, np.nextafter(witness.largest, 0)))
-    for scale in (witness.largest, np.inf, np.nan):
-        assert bound(witness, 1.0, scale) == np.inf
+    result = result_in(name)
+    assert np.isfinite(bound(result, 1.0, np.nextafter(result.largest, 0)))
+    for scale in (result.largest, np.inf, np.nan):
+        assert bound(result, 1.0, scale) == np.inf
 
 
 def test_the_slack_is_that_of_the_answer():
-    witness = witness_in("float16")
-    assert bound(witness, 0.0, 1.0, -3.0) == witness.slack(np.array([-3.0]))[0] > 0
+    result = result_in("float16")
+    assert bound(result, 0.0, 1.0, -3.0) == result.slack(np.array([-3.0]))[0] > 0
 
 
 @pytest.mark.parametrize("name", ["float32", "float64"])
 def test_a_result_in_the_format_of_its_sums_has_no_slack(name):
-    assert witness_in(name).slack(np.array([1.0, -1e30])).tolist() == [0, 0]
+    assert result_in(name).slack(np.array([1.0, -1e30])).tolist() == [0, 0]
 
 
-def test_a_witness_of_its_own_has_no_slack_unless_it_says_so():
-    witness = Witness("it", np.zeros(1), np.zeros(1), 2.0**-24, 2.0**127)
-    assert witness.slack(np.array([1.0, -1e30])).tolist() == [0, 0]
+def test_a_result_of_its_own_has_no_slack_unless_it_says_so():
+    result = RuntimeResult("it", np.zeros(1), np.zeros(1), 2.0**-24, 2.0**127)
+    assert result.slack(np.array([1.0, -1e30])).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("name", NARROW)
 def test_the_slack_of_a_narrow_result_is_what_rounding_to_it_can_add(name):
-    dtype, slack = dtype_of(name), witness_in(name).slack
+    dtype, slack = dtype_of(name), result_in(name).slack
     values = np.random.default_rng(1).standard_normal(2000) * 2.0 ** np.arange(-28, 12)[:, None]
     off = np.abs(values.astype(dtype).astype(np.float64) - values)
     assert (off <= slack(values)).all()
@@ -102,7 +102,7 @@ def test_the_slack_of_a_narrow_result_is_what_rounding_to_it_can_add(name):
 
 def test_what_float16_takes_for_zero_is_within_the_slack_of_zero():
     smallest = float(np.finfo(np.float16).smallest_subnormal)
-    (slack,) = witness_in("float16").slack(np.zeros(1))
+    (slack,) = result_in("float16").slack(np.zeros(1))
     assert np.float16(slack) == 0
     assert slack == smallest / 2
 
@@ -153,7 +153,7 @@ def line(weights):
 
 def answered(layer, y):
     x = np.ones((1, 3), np.float32)
-    return check_runtime(layer, Witness("it", x, np.array(y), 2.0**-24, 2.0**127))
+    return check_runtime(layer, RuntimeResult("it", x, np.array(y), 2.0**-24, 2.0**127))
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (1, 2), (1, 4), (0, 3), (2, 3), (1, 3, 1)])

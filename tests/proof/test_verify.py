@@ -26,7 +26,7 @@ from convfc_cli.matrices import blocks, registry
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.proof import check, probes
 from convfc_cli.proof.report import Finding, Report
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 from convfc_cli.streams import Repeat
 from convfc_cli.taps import IndexMap, RowTaps, Segment
 from tests.support import brute, crafted
@@ -700,9 +700,11 @@ def normal_layer(problem, seed):
 
 
 @given(problems(), SEEDS)
-def test_a_runtime_that_computes_the_layer_is_a_right_witness(problem, seed):
+def test_a_runtime_that_computes_the_layer_agrees_with_it(problem, seed):
     layer, x = normal_layer(problem, seed)
-    finding = check_runtime(layer, Witness("brute force", x, in_float32(layer, x), UNIT, MOST))
+    finding = check_runtime(
+        layer, RuntimeResult("brute force", x, in_float32(layer, x), UNIT, MOST)
+    )
     assert finding.holds is True
     assert (finding.check, "run by brute force" in finding.detail) == ("runtime", True)
     assert "left out" not in finding.detail
@@ -710,14 +712,14 @@ def test_a_runtime_that_computes_the_layer_is_a_right_witness(problem, seed):
 
 @pytest.mark.slow
 @given(problems(), SEEDS, st.sampled_from([2.0**-14, -1.0, 1e9, np.nan, np.inf, -np.inf]))
-def test_a_runtime_that_is_off_in_one_output_is_a_wrong_witness(problem, seed, error):
+def test_a_runtime_that_is_off_in_one_output_contradicts_the_layer(problem, seed, error):
     layer, x = normal_layer(problem, seed)
     y = in_float32(layer, x)
     place = np.unravel_index(seed % y.size, y.shape)
     scale = np.abs(in_float32(layer, x)[place]) + 1
     worst = np.abs(layer.kernel).sum() * np.abs(x).sum() + 10  # more than any S
     y[place] += np.float32(error * max(scale, worst))
-    finding = check_runtime(layer, Witness("brute force", x, y, UNIT, MOST))
+    finding = check_runtime(layer, RuntimeResult("brute force", x, y, UNIT, MOST))
     assert finding.holds is False
     where = tuple(int(i) for i in place)
     assert (
@@ -727,15 +729,15 @@ def test_a_runtime_that_is_off_in_one_output_is_a_wrong_witness(problem, seed, e
 
 
 @pytest.mark.parametrize("change", ["offset", "flipped", "order", "no bias", "dilation"])
-def test_a_layer_that_was_misread_has_a_wrong_witness(change):
+def test_a_layer_that_was_misread_is_contradicted(change):
     axis = Axis(9, 9, 3, 1, 1, 1)
     random = np.random.default_rng(1)
     kernel = random.standard_normal((4, 3, 3, 3)).astype(np.float32)
     bias = random.standard_normal(4).astype(np.float32)
     layer = Convolution(kernel, IndexMap(kernel.shape, (axis, axis)), bias)
     x = random.standard_normal((3, 9, 9)).astype(np.float32)
-    witness = Witness("brute force", x, in_float32(layer, x), UNIT, MOST)
-    assert check_runtime(layer, witness).holds is True
+    result = RuntimeResult("brute force", x, in_float32(layer, x), UNIT, MOST)
+    assert check_runtime(layer, result).holds is True
     other_axis = {
         "offset": Axis(9, 9, 3, 1, 1, 0),
         "dilation": Axis(9, 9, 3, 1, 2, 1),
@@ -746,7 +748,7 @@ def test_a_layer_that_was_misread_has_a_wrong_witness(change):
     }.get(change, kernel)
     index_map = IndexMap(kernel.shape, (axis, other_axis))
     misread = Convolution(other_kernel, index_map, None if change == "no bias" else bias)
-    assert check_runtime(misread, witness).holds is False
+    assert check_runtime(misread, result).holds is False
 
 
 def line_layer(weights, bias=None):
@@ -759,44 +761,44 @@ def line_layer(weights, bias=None):
     )
 
 
-def witness_of(y, x=(1.0, 1.0), **options):
-    return Witness("it", np.array([x], np.float32), np.array([[y]]), UNIT, MOST, **options)
+def result_of(y, x=(1.0, 1.0), **options):
+    return RuntimeResult("it", np.array([x], np.float32), np.array([[y]]), UNIT, MOST, **options)
 
 
 def test_the_bound_is_that_of_n_additions():
     # n = 2 + 1, S = 2: 3 * 2**-24 * 2 and a little; beyond it is wrong.
     layer = line_layer([1.0, 1.0])
     bound = 3 * 2.0**-24 * 2
-    assert check_runtime(layer, witness_of(2.0 + 0.99 * bound)).holds is True
-    assert check_runtime(layer, witness_of(2.0 - 0.99 * bound)).holds is True
-    assert check_runtime(layer, witness_of(2.0 + 1.01 * bound)).holds is False
-    assert "at most 0.99" in check_runtime(layer, witness_of(2.0 + 0.99 * bound)).detail
+    assert check_runtime(layer, result_of(2.0 + 0.99 * bound)).holds is True
+    assert check_runtime(layer, result_of(2.0 - 0.99 * bound)).holds is True
+    assert check_runtime(layer, result_of(2.0 + 1.01 * bound)).holds is False
+    assert "at most 0.99" in check_runtime(layer, result_of(2.0 + 0.99 * bound)).detail
 
 
 def test_the_bound_is_relative_to_what_is_added_not_to_the_result():
     layer = line_layer([1e6, -1e6])
-    assert check_runtime(layer, witness_of(0.3)).holds is True
-    assert check_runtime(layer, witness_of(0.5)).holds is False
+    assert check_runtime(layer, result_of(0.3)).holds is True
+    assert check_runtime(layer, result_of(0.5)).holds is False
 
 
 def test_slack_is_added_to_the_bound():
     layer = line_layer([1.0, 1.0])
-    rough = witness_of(2.001, slack=lambda y: 2.0**-10 * np.abs(y))
+    rough = result_of(2.001, slack=lambda y: 2.0**-10 * np.abs(y))
     assert check_runtime(layer, rough).holds is True
-    assert check_runtime(layer, witness_of(2.001)).holds is False
+    assert check_runtime(layer, result_of(2.001)).holds is False
 
 
 def test_the_bias_counts_in_value_and_in_the_bound():
     layer = line_layer([1.0, 1.0], bias=1000.0)
-    assert check_runtime(layer, witness_of(1002.0)).holds is True
-    assert check_runtime(layer, witness_of(2.0)).holds is False
-    assert check_runtime(layer, witness_of(1002.0 + 150 * 2.0**-24)).holds is True
+    assert check_runtime(layer, result_of(1002.0)).holds is True
+    assert check_runtime(layer, result_of(2.0)).holds is False
+    assert check_runtime(layer, result_of(1002.0 + 150 * 2.0**-24)).holds is True
 
 
-def test_another_output_shape_is_a_wrong_witness_and_both_are_named():
+def test_another_output_shape_contradicts_the_layer_and_both_are_named():
     layer = line_layer([1.0, 1.0])
-    witness = Witness("it", np.ones((1, 2), np.float32), np.zeros((1, 2)), UNIT, MOST)
-    finding = check_runtime(layer, witness)
+    result = RuntimeResult("it", np.ones((1, 2), np.float32), np.zeros((1, 2)), UNIT, MOST)
+    finding = check_runtime(layer, result)
     assert finding.holds is False
     assert "(1, 2)" in finding.detail
     assert "(1, 1)" in finding.detail
@@ -807,11 +809,11 @@ def test_an_output_of_non_finite_weights_is_left_out_and_counted():
     kernel = np.array([[[np.nan]], [[1.0]]], np.float32)
     layer = Convolution(kernel, IndexMap(kernel.shape, (axis,)))
     x = np.ones((1, 2), np.float32)
-    right = Witness("it", x, np.array([[np.nan, np.nan], [1, 1]]), UNIT, MOST)
+    right = RuntimeResult("it", x, np.array([[np.nan, np.nan], [1, 1]]), UNIT, MOST)
     finding = check_runtime(layer, right)
     assert finding.holds is True
     assert "2 outputs left out, not finite" in finding.detail
-    wrong = Witness("it", x, np.array([[np.nan, np.nan], [1, 2]]), UNIT, MOST)
+    wrong = RuntimeResult("it", x, np.array([[np.nan, np.nan], [1, 2]]), UNIT, MOST)
     assert check_runtime(layer, wrong).holds is False
 
 
@@ -820,24 +822,24 @@ def test_a_sum_beyond_what_float32_holds_is_left_out_not_wrong():
     with np.errstate(over="ignore"):
         y = np.float32(3e38) + np.float32(3e38)
     assert np.isinf(y)
-    finding = check_runtime(layer, witness_of(y))
+    finding = check_runtime(layer, result_of(y))
     assert finding.holds is None  # of the one output, nothing can be said
     assert "no output could be compared: all 1 overflow or are not finite" in finding.detail
-    assert check_runtime(line_layer([1e38, 1e38]), witness_of(y)).holds is False
+    assert check_runtime(line_layer([1e38, 1e38]), result_of(y)).holds is False
 
 
-def test_a_witness_larger_than_a_slab_is_held_to_every_output(monkeypatch):
+def test_a_result_larger_than_a_slab_is_held_to_every_output(monkeypatch):
     monkeypatch.setattr(rounding, "CHUNK", 16)
     axis = Axis(9, 9, 3, 1, 1, 1)
     kernel = np.ones((4, 1, 3), np.float32)
     layer = Convolution(kernel, IndexMap(kernel.shape, (axis,)))
     x = np.arange(9, dtype=np.float32)[None]
     y = in_float32(layer, x)
-    assert check_runtime(layer, Witness("it", x, y, UNIT, MOST)).holds is True
+    assert check_runtime(layer, RuntimeResult("it", x, y, UNIT, MOST)).holds is True
     for place in np.ndindex(y.shape):
         wrong = y.copy()
         wrong[place] += 1
-        finding = check_runtime(layer, Witness("it", x, wrong, UNIT, MOST))
+        finding = check_runtime(layer, RuntimeResult("it", x, wrong, UNIT, MOST))
         assert finding.holds is False
         assert f"output {place}: " in finding.detail
 

@@ -130,17 +130,17 @@ def test_runtimes_say_what_they_are_and_what_is_missing(monkeypatch: Any) -> Non
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_layer_as_it_was_read_is_its_own_witness(dtype: Any) -> None:
+def test_a_layer_as_it_was_read_computes_itself(dtype: Any) -> None:
     kernel = np.arange(6, dtype=dtype).reshape(1, 2, 3)
     bias = np.array([7], dtype)
     layer = Convolution(kernel, IndexMap(kernel.shape, (Axis(6, 4, 3, 1, 1, 0),)), bias)
     original = as_read(layer)
-    witness = original.witness(runtime("reference"), np.random.default_rng(0))
-    assert not isinstance(witness, str)
-    assert witness.x.dtype == witness.y.dtype == dtype
-    assert witness.unit == {np.float32: 2.0**-24, np.float64: 2.0**-53}[dtype]
-    expected = brute.apply(witness.x, kernel, layer.index_map.axes, 1, False) + 7
-    np.testing.assert_allclose(witness.y, expected.astype(dtype), rtol=1e-5)
+    result = original.run(runtime("reference"), np.random.default_rng(0))
+    assert not isinstance(result, str)
+    assert result.x.dtype == result.y.dtype == dtype
+    assert result.unit == {np.float32: 2.0**-24, np.float64: 2.0**-53}[dtype]
+    expected = brute.apply(result.x, kernel, layer.index_map.axes, 1, False) + 7
+    np.testing.assert_allclose(result.y, expected.astype(dtype), rtol=1e-5)
     x = np.ones((2, 2, 6), np.float32)
     answers = original.apply(runtime("reference"), x, np.ones((1, 2, 3), np.float32))
     assert np.array_equal(answers, np.full((2, 1, 4), 6))

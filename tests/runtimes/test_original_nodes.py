@@ -24,12 +24,12 @@ from convfc_cli.errors import ConvfcError
 from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models.onnx import constants, convolution
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes import onnxruntime
 from tests.support.models import (
     conv_model,
     convfc,
-    first_witness,
+    first_result,
     info,
     make_model,
     only,
@@ -92,22 +92,22 @@ def test_plain_layers_are_run(
         op,
     )
     entry = only(model, tmp_path)
-    witness = first_witness(entry, random)
-    assert isinstance(witness, Witness), witness
+    result = first_result(entry, random)
+    assert isinstance(result, RuntimeResult), result
     if dtype == "float64":  # onnxruntime has none: the reference evaluator steps in
-        assert witness.runtime.startswith("onnx.reference ")
+        assert result.runtime.startswith("onnx.reference ")
     else:
-        assert witness.runtime.startswith(f"{runtime} ")
-    assert witness.x.shape == input_shape
-    assert witness.y.shape == entry.require().output_shape
-    assert np.asarray(witness.y).std() > 0.1
-    finding = check_runtime(entry.load(), witness)
+        assert result.runtime.startswith(f"{runtime} ")
+    assert result.x.shape == input_shape
+    assert result.y.shape == entry.require().output_shape
+    assert np.asarray(result.y).std() > 0.1
+    finding = check_runtime(entry.load(), result)
     assert finding.holds, finding.detail
     assert runtime in finding.detail or dtype == "float64"
-    y = np.array(witness.y)  # and an output that is wrong is seen
+    y = np.array(result.y)  # and an output that is wrong is seen
     y.reshape(-1)[y.size // 2] += 0.5
-    assert check_runtime(entry.load(), replace(witness, y=y)).holds is False
-    assert check_runtime(entry.load(), replace(witness, y=y[:, :-1])).holds is False
+    assert check_runtime(entry.load(), replace(result, y=y)).holds is False
+    assert check_runtime(entry.load(), replace(result, y=y[:, :-1])).holds is False
 
 
 @st.composite
@@ -162,11 +162,11 @@ def _agrees(drawn: Any, folder: Path) -> None:
     if entry.error is not None:  # a geometry without outputs, or one that is not agreed upon
         assert isinstance(entry.error, ConvfcError)
         return
-    witness = first_witness(entry, random)
-    if isinstance(witness, str):
-        assert len(witness) > 20
+    result = first_result(entry, random)
+    if isinstance(result, str):
+        assert len(result) > 20
         return
-    finding = check_runtime(entry.load(), witness)
+    finding = check_runtime(entry.load(), result)
     assert finding.holds, finding.detail
 
 
@@ -202,11 +202,11 @@ def test_a_runtime_that_is_known_to_be_wrong_is_not_asked(
         np.float32([[[3]]]), None, {"strides": [4], "auto_pad": "SAME_UPPER"}, (1, 1, 8)
     )
     entry = only(model, tmp_path)
-    witness = first_witness(entry, np.random.default_rng(0))
-    assert isinstance(witness, Witness)
-    assert witness.runtime.startswith("onnx.reference ")
-    np.testing.assert_array_equal(witness.y, 3 * witness.x[:, ::4])
-    assert check_runtime(entry.load(), witness).holds
+    result = first_result(entry, np.random.default_rng(0))
+    assert isinstance(result, RuntimeResult)
+    assert result.runtime.startswith("onnx.reference ")
+    np.testing.assert_array_equal(result.y, 3 * result.x[:, ::4])
+    assert check_runtime(entry.load(), result).holds
 
 
 def test_no_runtime_for_it_says_why(
@@ -217,7 +217,7 @@ def test_no_runtime_for_it_says_why(
         ramp(2, 1, 3), None, {"group": 2, "strides": [2]}, (1, 2, 4), "ConvTranspose"
     )
     entry = only(model, tmp_path)
-    reason = first_witness(entry, np.random.default_rng(0))
+    reason = first_result(entry, np.random.default_rng(0))
     assert isinstance(reason, str)
     assert "ConvTranspose with group" in reason
     done = convfc(capsys, "convert", tmp_path / "model.onnx", "-o", tmp_path / "out.npz", "--json")

@@ -22,7 +22,7 @@ from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, Defect
 from convfc_cli.models.chain import chains
 from convfc_cli.models.registry import read
-from tests.support.models import first_witness, info, make_model, ramp, save, tensor
+from tests.support.models import first_result, info, make_model, ramp, save, tensor
 
 node = helper.make_node
 NUMBERS = (0, 1, -1, 2, 3, 31, 2**31, -(2**31), 2**40, 2**62, 2**63 - 1, -(2**63))
@@ -219,7 +219,7 @@ def outcomes(path: Path) -> Iterator[str]:
             real = entry.as_real()
             real.load()
             if layer.outline.nnz < 2**16:
-                first_witness(entry, np.random.default_rng(0))
+                first_result(entry, np.random.default_rng(0))
             yield "loaded"
         except ConvfcError as error:
             yield _named(error)

@@ -21,7 +21,7 @@ from convfc_cli.jobs.runtime_check import runtime_results
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.model import Model
 from convfc_cli.models.registry import read
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 
 Array = NDArray[Any]
 Dims = Sequence[int | str | None]
@@ -190,11 +190,11 @@ def worst_ratio(matrix: Any, bias: Array, x: Array, y: Array, unit: float) -> fl
     return float((error / (2 * terms * unit * scale + 2.0**-149)).max())
 
 
-def first_witness(entry: Entry, random: Any) -> Witness | str:
+def first_result(entry: Entry, random: Any) -> RuntimeResult | str:
     """The first result of a runtime that runs the original node; the reasons where none does."""
     reasons = []
-    for witness in runtime_results(entry, random):
-        if not isinstance(witness, str):
-            return witness
-        reasons.append(witness)
+    for result in runtime_results(entry, random):
+        if not isinstance(result, str):
+            return result
+        reasons.append(result)
     return "; ".join(dict.fromkeys(reasons))

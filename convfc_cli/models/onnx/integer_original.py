@@ -15,7 +15,7 @@ import numpy as np
 from convfc_cli.arrays import Array
 from convfc_cli.models.onnx.integer import Quantized, conv
 from convfc_cli.models.onnx.original import ORIGINAL, applied, cut_out, run, stated
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes.onnx_node import TOO_LARGE
 from convfc_cli.runtimes.runtime import LARGEST, Original, Runtime
 
@@ -40,7 +40,7 @@ def original(found: Quantized, *, real: bool) -> Original:
     """The node itself, to be held to the layer of whole numbers, or to the `real` one."""
     plain = conv(found.node)
 
-    def witness(runtime: Runtime, random: Any) -> Witness | str:
+    def run_node(runtime: Runtime, random: Any) -> RuntimeResult | str:
         if found.index.rows + found.index.columns > LARGEST:  # before the weights are decoded
             return TOO_LARGE
         given, codes = _drawn(found, random)
@@ -59,10 +59,10 @@ def original(found: Quantized, *, real: bool) -> Original:
             return y
         x = codes.astype(np.int32) - given["x_zero_point"].astype(np.int32)
         if "y_zero_point" not in given:
-            return Witness.of(runtime.label, x, y)
+            return RuntimeResult.of(runtime.label, x, y)
         return _in_steps(found, runtime.label, given, x, y, real=real)
 
-    return Original(ORIGINAL, witness, applied(plain, found.scope, found.index))
+    return Original(ORIGINAL, run_node, applied(plain, found.scope, found.index))
 
 
 def _drawn(found: Quantized, random: Any) -> tuple[dict[str, Array], Array]:
@@ -101,7 +101,7 @@ def _settled(found: Quantized, random: Any, given: dict[str, Array], x: Array) -
 
 def _in_steps(
     found: Quantized, label: str, given: dict[str, Array], x: Array, y: Array, *, real: bool
-) -> Witness:
+) -> RuntimeResult:
     """What a QLinearConv made of x, in the units of the layer."""
     codes = np.iinfo(y.dtype)
     saturated = (y == codes.min) | (y == codes.max)
@@ -115,4 +115,4 @@ def _in_steps(
             x, unit, largest = x * x_scale, UNIT, 2.0**127
         else:
             unit, largest = 0.0, 2.0**31
-    return Witness(label, x, sums, unit, largest, extra=coarse, beyond="saturated")
+    return RuntimeResult(label, x, sums, unit, largest, extra=coarse, beyond="saturated")

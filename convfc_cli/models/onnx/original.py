@@ -17,7 +17,7 @@ from convfc_cli.models.onnx.convolution import attributes
 from convfc_cli.models.onnx.scope import Scope
 from convfc_cli.models.onnx.site import Part, Site
 from convfc_cli.outline import Outline
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes.onnx_node import TOO_LARGE, Node, NodeRuntime
 from convfc_cli.runtimes.runtime import LARGEST, Original, Runtime
 from convfc_cli.taps import IndexMap
@@ -34,16 +34,16 @@ ORIGINAL = "the original node"
 def original(node: onnx.NodeProto, scope: Scope, index: IndexMap, name: str = ORIGINAL) -> Original:
     """The Conv or ConvTranspose that a layer with this index map was read from."""
 
-    def witness(runtime: Runtime, random: Any) -> Witness | str:
+    def run_node(runtime: Runtime, random: Any) -> RuntimeResult | str:
         if index.rows + index.columns > LARGEST:  # before the weights are decoded for it
             return TOO_LARGE
         dtype = value(scope, node.input[1]).dtype
         x = _drawn(random, index, dtype)
         model = cut_out(node, scope, 0, index, (dtype, dtype))
         y = run(runtime, stated(node, node.op_type, model, index), x)
-        return y if isinstance(y, str) else Witness.of(runtime.label, x, y)
+        return y if isinstance(y, str) else RuntimeResult.of(runtime.label, x, y)
 
-    return Original(name, witness, applied(node, scope, index))
+    return Original(name, run_node, applied(node, scope, index))
 
 
 def applied(
@@ -62,7 +62,7 @@ def as_listed(site: Site, part: Part) -> Original:
     """The node that another linear layer was read from."""
     node, scope, outline = site.node, site.scope, part.outline
 
-    def witness(runtime: Runtime, random: Any) -> Witness | str:
+    def run_node(runtime: Runtime, random: Any) -> RuntimeResult | str:
         if outline.rows + outline.columns > LARGEST:
             return TOO_LARGE
         dtype = _dtype(site.dtype or "float32")
@@ -71,14 +71,14 @@ def as_listed(site: Site, part: Part) -> Original:
         y = run(runtime, Node(model, node.op_type, outline, part.axes, part.auto_pad), x)
         if isinstance(y, str):
             return y
-        made = Witness.of(runtime.label, x, y)
+        made = RuntimeResult.of(runtime.label, x, y)
         extra = ROUNDINGS * made.unit * part.rounded(np.abs(as_float64(x)))
         return replace(made, extra=extra)
 
     def apply(runtime: Runtime, x: Array, kernel: Array) -> Array | str:
         return f"{node.op_type} is run with nothing but its own weights"
 
-    return Original(ORIGINAL, witness, apply)
+    return Original(ORIGINAL, run_node, apply)
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, MalformedInput, SizeMissing, Unsupported
 from convfc_cli.jobs.runtime_check import check_runtime
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 from tests.support.models import (
     conv_model,
     dense,
-    first_witness,
+    first_result,
     info,
     make_model,
     only,
@@ -234,12 +234,12 @@ def test_an_attribute(op: str, dims: int, names: tuple[str, ...], tmp_path: Path
         assert layer.bias is None
     else:
         np.testing.assert_array_equal(layer.bias, bias)
-    witness = first_witness(entry, np.random.default_rng(1))
-    if isinstance(witness, Witness):
-        finding = check_runtime(layer, witness)
+    result = first_result(entry, np.random.default_rng(1))
+    if isinstance(result, RuntimeResult):
+        finding = check_runtime(layer, result)
         assert finding.holds, finding.detail
     else:
-        assert witness  # says why
+        assert result  # says why
 
 
 def test_most_attributes_are_checked_by_a_runtime(tmp_path: Path) -> None:
@@ -249,7 +249,9 @@ def test_most_attributes_are_checked_by_a_runtime(tmp_path: Path) -> None:
             model, *_ = build(op, 2, (name,))
             entry = only(model, tmp_path)
             if entry.error is None:
-                checked[op] += isinstance(first_witness(entry, np.random.default_rng(0)), Witness)
+                checked[op] += isinstance(
+                    first_result(entry, np.random.default_rng(0)), RuntimeResult
+                )
     assert checked["Conv"] >= len(CONV) - 2
     assert checked["ConvTranspose"] >= 6
 

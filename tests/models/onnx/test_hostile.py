@@ -30,7 +30,7 @@ from tests.support.models import (
     IR,
     conv_model,
     convfc,
-    first_witness,
+    first_result,
     info,
     make_model,
     ramp,
@@ -105,7 +105,7 @@ def outcome(content: bytes, folder: Path) -> str:
         for entry in read(path).entries:
             try:
                 entry.load()
-                assert first_witness(entry, np.random.default_rng(0)) is not None
+                assert first_result(entry, np.random.default_rng(0)) is not None
                 results.append("loaded")
             except ConvfcError as error:
                 results.append(_described(error))
@@ -967,4 +967,4 @@ def test_an_input_that_the_layer_does_not_need(
     (entry,) = read(save(model, tmp_path)).others
     assert entry.load().output_shape == (2, 7, 6)
     with pytest.raises(error, match=third):
-        first_witness(entry, np.random.default_rng(0))
+        first_result(entry, np.random.default_rng(0))

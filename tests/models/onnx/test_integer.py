@@ -31,7 +31,7 @@ from tests.support.cli_models import arrays, matrix_of, rewritten, run
 from tests.support.models import (
     conv_model,
     dense,
-    first_witness,
+    first_result,
     info,
     listed,
     make_model,
@@ -157,8 +157,8 @@ def findings(entry: Entry) -> dict[str, Any]:
     layer, found = entry.load(), {}
     assert entry.original is not None
     for name in ("onnxruntime", "reference") if HAS_ONNXRUNTIME else ("reference",):
-        witness = entry.original.witness(runtime(name), np.random.default_rng(5))
-        found[name] = witness if isinstance(witness, str) else check_runtime(layer, witness)
+        result = entry.original.run(runtime(name), np.random.default_rng(5))
+        found[name] = result if isinstance(result, str) else check_runtime(layer, result)
     return found
 
 
@@ -472,12 +472,12 @@ def test_a_wrong_weight_is_seen_by_the_original(real: bool, tmp_path: Path) -> N
     kernel[1] += 9
     assert entry.original is not None
     for name in ("reference",) + ("onnxruntime",) * HAS_ONNXRUNTIME:
-        witness = entry.original.witness(runtime(name), random)
+        result = entry.original.run(runtime(name), random)
         if told := wrong_here(name):
-            assert witness == told
+            assert result == told
             continue
-        assert check_runtime(layer, witness).holds
-        finding = check_runtime(layer.with_kernel(kernel), witness)
+        assert check_runtime(layer, result).holds
+        finding = check_runtime(layer.with_kernel(kernel), result)
         assert finding.holds is False
         assert "output (1, " in finding.detail
 
@@ -538,7 +538,7 @@ def test_outputs_beyond_the_codes_are_left_out(tmp_path: Path) -> None:
 def test_what_no_runtime_runs_is_said(tmp_path: Path) -> None:
     w, zero = np.ones((3, 1, 2), np.int8), np.zeros(3, np.int8)
     entry = only(model_of("ConvInteger", w, (1, 1, 5), w_zero_point=zero), tmp_path)
-    told = first_witness(entry, np.random.default_rng(0))
+    told = first_result(entry, np.random.default_rng(0))
     assert isinstance(told, str)
     assert "reference is known to be wrong for zero points and scales per channel" in told
     if HAS_ONNXRUNTIME:
@@ -595,7 +595,7 @@ def test_a_large_node_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(integer_original, "LARGEST", 9)
     entry = only(model_of("ConvInteger", np.ones((1, 1, 2), np.int8), (1, 1, 6)), tmp_path)
-    assert "too large" in str(first_witness(entry, np.random.default_rng(0)))
+    assert "too large" in str(first_result(entry, np.random.default_rng(0)))
 
 
 # --- int32 through everything ---------------------------------------------------------------------
@@ -698,12 +698,12 @@ def test_a_layer_of_whole_numbers_is_put_to_a_runtime_as_reals(tmp_path: Path) -
     model = linear_model(np.ones((2, 2, 2, 2), np.int8), B=np.array([2**30 + 63, 3], np.int32))
     layer = only(model, tmp_path).load()
     for name in ("reference",) + ("onnxruntime",) * HAS_ONNXRUNTIME:
-        witness = as_read(layer).witness(runtime(name), np.random.default_rng(0))
-        assert not isinstance(witness, str)
-        assert witness.x.dtype == np.float32
-        assert np.abs(witness.x).max() > 1
-        assert check_runtime(layer, witness).holds
-        assert not check_runtime(layer.with_kernel(layer.kernel + 1, layer.bias), witness).holds
+        result = as_read(layer).run(runtime(name), np.random.default_rng(0))
+        assert not isinstance(result, str)
+        assert result.x.dtype == np.float32
+        assert np.abs(result.x).max() > 1
+        assert check_runtime(layer, result).holds
+        assert not check_runtime(layer.with_kernel(layer.kernel + 1, layer.bias), result).holds
 
 
 # --- what contradicts the specification -----------------------------------------------------------
@@ -1258,7 +1258,7 @@ def test_notes_of_another_model_are_another_layer(tmp_path: Path) -> None:
 def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "find_spec", lambda name: None)
     for model in (linear_model(ONES), model_of("ConvInteger", ONES, (1, 2, 6, 5))):
-        witness = first_witness(only(model, tmp_path), np.random.default_rng(0))
-        assert not isinstance(witness, str)
-        assert "reference" in witness.runtime
-        assert check_runtime(only(model, tmp_path).load(), replace(witness)).holds
+        result = first_result(only(model, tmp_path), np.random.default_rng(0))
+        assert not isinstance(result, str)
+        assert "reference" in result.runtime
+        assert check_runtime(only(model, tmp_path).load(), replace(result)).holds

@@ -19,7 +19,7 @@ from convfc_cli.models.onnx import constants, dataflow
 from convfc_cli.models.onnx.shape_inference import Pass
 from tests.support.models import (
     conv_model,
-    first_witness,
+    first_result,
     info,
     listed,
     make_model,
@@ -425,9 +425,9 @@ def test_a_reshape_of_a_free_batch_is_a_layer(tmp_path: Path) -> None:
 
 def agrees(entry: Any) -> None:
     """Let a runtime run the node as it is cut out, and hold it to the layer."""
-    witness = first_witness(entry, np.random.default_rng(0))
-    assert not isinstance(witness, str), witness
-    finding = check_runtime(entry.load(), witness)
+    result = first_result(entry, np.random.default_rng(0))
+    assert not isinstance(result, str), result
+    finding = check_runtime(entry.load(), result)
     assert finding.holds, finding.detail
 
 

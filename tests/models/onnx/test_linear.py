@@ -33,9 +33,9 @@ from convfc_cli.models.entry import Entry
 from convfc_cli.models.model import Model
 from convfc_cli.models.onnx.linear import KINDS
 from convfc_cli.proof.verify import Proof
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes import onnxruntime
-from tests.support.models import first_witness, info, listed, make_model, save, tensor
+from tests.support.models import first_result, info, listed, make_model, save, tensor
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -109,12 +109,12 @@ def check(entry: Entry, expected: Callable[[Array], Array], *, run: bool = True)
     np.testing.assert_allclose(y, wanted[0], rtol=2e-6, atol=2e-6)
     assert entry.status == "ready"
     if run and RUNTIME:
-        witness = first_witness(entry, np.random.default_rng(6))
-        assert isinstance(witness, Witness), witness
-        assert check_runtime(entry.load(), witness).holds
-        wrong = np.array(witness.y)
+        theirs = first_result(entry, np.random.default_rng(6))
+        assert isinstance(theirs, RuntimeResult), theirs
+        assert check_runtime(entry.load(), theirs).holds
+        wrong = np.array(theirs.y)
         wrong.reshape(-1)[wrong.size // 2] += 0.5
-        changed = Witness.of(witness.runtime, witness.x, wrong)
+        changed = RuntimeResult.of(theirs.runtime, theirs.x, wrong)
         assert check_runtime(entry.load(), changed).holds is False
 
 
@@ -233,11 +233,11 @@ def test_average_pool_with_auto_pad(
     check(entry, lambda x: pooled(x, [2, 5], [1, 2], [1, 1], pads, outputs, bool(include)))
 
 
-def test_average_pool_same_with_dilations_has_no_witness(tmp_path: Path) -> None:
+def test_average_pool_same_with_dilations_is_not_run(tmp_path: Path) -> None:
     given = {"kernel_shape": [2], "dilations": [3], "auto_pad": "SAME_UPPER"}
     entry = only(one_node("AveragePool", (1, 7), **given), tmp_path)
     check(entry, lambda x: pooled(x, [2], [1], [3], [(1, 2)], [7], False), run=False)
-    reason = first_witness(entry, np.random.default_rng(0))
+    reason = first_result(entry, np.random.default_rng(0))
     assert isinstance(reason, str)
     assert "SAME padding with dilations" in reason
 
@@ -438,11 +438,11 @@ def test_batch_normalization(shape: Any, opset: int, tmp_path: Path) -> None:
     y = layer.apply(np.zeros(shape)) + layer.bias_tensor()
     np.testing.assert_allclose(y, expected(np.zeros((1, *shape)))[0], rtol=2**-23)
     if opset > 6 and RUNTIME:  # onnxruntime has no training mode of old
-        witness = first_witness(entry, np.random.default_rng(3))
-        assert isinstance(witness, Witness), witness
-        assert check_runtime(layer, witness).holds
-        slack = np.asarray(witness.extra).max()
-        wrong = Witness.of(witness.runtime, witness.x, witness.y + np.float32(4 * slack))
+        theirs = first_result(entry, np.random.default_rng(3))
+        assert isinstance(theirs, RuntimeResult), theirs
+        assert check_runtime(layer, theirs).holds
+        slack = np.asarray(theirs.extra).max()
+        wrong = RuntimeResult.of(theirs.runtime, theirs.x, theirs.y + np.float32(4 * slack))
         assert check_runtime(layer, wrong).holds is False
 
 
@@ -926,10 +926,10 @@ def test_other_dtypes(op: str, dtype: str, tmp_path: Path) -> None:
         entry.matrix_dtype == layer.dtype.name == ("float64" if dtype == "float64" else "float32")
     )
     assert entry.dtype == dtype
-    witness = first_witness(entry, np.random.default_rng(2))
-    if not isinstance(witness, str):
-        assert witness.x.dtype == dtype
-        assert check_runtime(layer, witness).holds, check_runtime(layer, witness).detail
+    theirs = first_result(entry, np.random.default_rng(2))
+    if not isinstance(theirs, str):
+        assert theirs.x.dtype == dtype
+        assert check_runtime(layer, theirs).holds, check_runtime(layer, theirs).detail
 
 
 @pytest.mark.parametrize("op", PLAIN)
@@ -1235,25 +1235,25 @@ def test_without_onnxruntime_the_reference_is_asked(
     monkeypatch.setattr(onnxruntime, "find_spec", lambda name: None)
     shape, constants, given = PLAIN[op]
     entry = only(one_node(op, shape, *constants, **given), tmp_path)
-    witness = first_witness(entry, np.random.default_rng(3))
-    if isinstance(witness, str):
-        assert "onnx.reference" in witness or "reference cannot run it" in witness
+    theirs = first_result(entry, np.random.default_rng(3))
+    if isinstance(theirs, str):
+        assert "onnx.reference" in theirs or "reference cannot run it" in theirs
         return
-    assert witness.runtime.startswith("onnx.reference")
-    assert check_runtime(entry.load(), witness).holds
+    assert theirs.runtime.startswith("onnx.reference")
+    assert check_runtime(entry.load(), theirs).holds
 
 
 def test_a_batch_normalization_of_nonsense_is_left_out(tmp_path: Path) -> None:
     ones = np.ones(2, F32)
     for broken in (np.array([np.inf, 1], F32), np.array([np.nan, 1], F32)):
         entry = only(one_node("BatchNormalization", (2, 3), broken, ones, ones, ones), tmp_path)
-        witness = first_witness(entry, np.random.default_rng(0))
-        finding = check_runtime(entry.load(), witness)
+        theirs = first_result(entry, np.random.default_rng(0))
+        finding = check_runtime(entry.load(), theirs)
         assert finding.holds
         assert "3 outputs left out" in finding.detail
     entry = only(one_node("BatchNormalization", (2, 3), ones, ones, ones, -9 * ones), tmp_path)
     assert not entry.load().finite
-    assert check_runtime(entry.load(), first_witness(entry, np.random.default_rng(0))).holds is None
+    assert check_runtime(entry.load(), first_result(entry, np.random.default_rng(0))).holds is None
 
 
 # --- hostile files --------------------------------------------------------------------------------
@@ -1289,9 +1289,9 @@ def load_all(content: bytes, folder: Path) -> list[str]:
             assert layer.nnz == entry.require().nnz
             assert layer.output_shape == entry.require().output_shape
             if RUNTIME:
-                witness = first_witness(entry, np.random.default_rng(0))
-                if isinstance(witness, Witness):
-                    assert check_runtime(layer, witness).holds is not False
+                theirs = first_result(entry, np.random.default_rng(0))
+                if isinstance(theirs, RuntimeResult):
+                    assert check_runtime(layer, theirs).holds is not False
             ends.append("loaded")
         except ConvfcError as error:
             ends.append(type(error).__name__)

@@ -22,13 +22,13 @@ from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
 from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.models.registry import read
-from convfc_cli.rounding import Witness
+from convfc_cli.rounding import RuntimeResult
 from tests.support.models import (
     IR,
     conv_model,
     convfc,
     dense,
-    first_witness,
+    first_result,
     info,
     listed,
     make_model,
@@ -54,10 +54,10 @@ def check(model: onnx.ModelProto, expected: Array, folder: Path, *, ran: bool = 
     assert layer.kernel.dtype == expected.dtype
     np.testing.assert_array_equal(layer.kernel, expected)
     assert layer.kernel.tobytes() == expected.tobytes()
-    witness = first_witness(entry, np.random.default_rng(5))
-    assert isinstance(witness, Witness) is ran, witness
+    result = first_result(entry, np.random.default_rng(5))
+    assert isinstance(result, RuntimeResult) is ran, result
     if ran:
-        finding = check_runtime(layer, witness)
+        finding = check_runtime(layer, result)
         assert finding.holds, finding.detail
     return layer
 
@@ -308,9 +308,9 @@ def test_weights_of_an_outer_graph_in_the_branches_of_an_if(tmp_path: Path) -> N
         layer = entry.load()
         np.testing.assert_array_equal(layer.kernel, weights)
         assert layer.output_shape == outputs
-        witness = first_witness(entry, np.random.default_rng(0))
-        assert isinstance(witness, Witness)
-        assert check_runtime(layer, witness).holds
+        result = first_result(entry, np.random.default_rng(0))
+        assert isinstance(result, RuntimeResult)
+        assert check_runtime(layer, result).holds
 
 
 def test_two_branches_that_call_different_weights_by_the_same_name(tmp_path: Path) -> None:
@@ -328,9 +328,9 @@ def test_two_branches_that_call_different_weights_by_the_same_name(tmp_path: Pat
     for entry in entries:
         side = entry.name.split("/")[1]
         np.testing.assert_array_equal(entry.load().kernel, sides[side])
-        witness = first_witness(entry, np.random.default_rng(0))
-        assert isinstance(witness, Witness)
-        assert check_runtime(entry.load(), witness).holds
+        result = first_result(entry, np.random.default_rng(0))
+        assert isinstance(result, RuntimeResult)
+        assert check_runtime(entry.load(), result).holds
 
 
 def loop_model(inner: list[Any], *, rank_known: bool = True) -> onnx.ModelProto:
@@ -432,9 +432,9 @@ def test_local_functions(tmp_path: Path) -> None:
     assert second.require().output_shape == (1, 2, 2)
     assert first.name != second.name
     for entry in (first, second):
-        witness = first_witness(entry, np.random.default_rng(0))
-        assert isinstance(witness, Witness)
-        assert check_runtime(entry.load(), witness).holds
+        result = first_result(entry, np.random.default_rng(0))
+        assert isinstance(result, RuntimeResult)
+        assert check_runtime(entry.load(), result).holds
 
 
 def test_a_function_with_its_own_constants(tmp_path: Path) -> None:
@@ -614,7 +614,7 @@ def test_external_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     layer = entry.load()
     np.testing.assert_array_equal(layer.kernel, ramp(*SHAPE))
     np.testing.assert_array_equal(layer.bias, np.float32([1, 2, 3]))
-    assert isinstance(first_witness(entry, np.random.default_rng(0)), Witness)
+    assert isinstance(first_result(entry, np.random.default_rng(0)), RuntimeResult)
     done = convfc(capsys, "convert", path, "-o", tmp_path / "out.npz")
     assert done.code == 0, done.err
     assert done.paths == [tmp_path / "out.npz"]
