@@ -30,6 +30,8 @@ class Layout:
     `transpose` False: a row for each output, a column for each input, y = M x. True: a row for each
     input, y = x M, as the kernel of a Keras Dense layer.
 
+    Examples
+    --------
     >>> Layout("channels-last").flatten((1, 0, 2), shape=(3, 4, 5))
     7
     """

@@ -56,6 +56,7 @@ class Dense(Blockwise):
 
     @cached_property
     def outline(self) -> Extent:
+        """A matrix with an entry for each output and each input."""
         made, read = ((*self.before, size, *self.after) for size in self._weights.shape)
         nnz = self.kernel.size * prod(self.before) * prod(self.after)
         biases = 0 if self.bias is None else self.bias.size

@@ -46,6 +46,7 @@ class Diagonal(Blockwise):
 
     @cached_property
     def outline(self) -> Extent:
+        """A matrix with one entry in each row."""
         shape, biases = self._shape, 0 if self.bias is None else self.bias.size
         return Extent(shape, shape, self.kernel.shape, prod(shape), biases=biases)
 

@@ -61,6 +61,7 @@ class Gather(Blockwise):
 
     @cached_property
     def outline(self) -> Extent:
+        """A matrix with at most one entry, a one, for each output."""
         near, far = self.source.shape, self.far
         source, output = (near, far) if self.transposed else (far, near)
         nnz = int(np.count_nonzero(self.source >= 0))

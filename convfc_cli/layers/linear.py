@@ -230,6 +230,7 @@ class Linear(ABC):
 
 
 def place(layout: Layout, index: Index, shape: tuple[int, ...], what: str) -> int:
+    """The position of element `index` of a tensor in its vector. Raises `IndexError` outside."""
     if len(index) != len(shape) or not all(
         0 <= i < size for i, size in zip(index, shape, strict=True)
     ):

@@ -61,6 +61,7 @@ class LocallyConnected(Blockwise):
 
     @cached_property
     def outline(self) -> Extent:
+        """A matrix with the entries of a convolution, each with a weight of its own."""
         shapes = (self._near, self._far) if self.transposed else (self._far, self._near)
         nnz = prod(self.kernel.shape[:2]) * prod(map(count_taps, self.axes))
         return Extent(*shapes, self.kernel.shape, nnz)

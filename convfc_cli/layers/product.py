@@ -144,14 +144,17 @@ class Product(Linear):
 
     @cached_property
     def outline(self) -> "Filled":
+        """A matrix whose entries are sums over the paths through the factors."""
         return Filled(self)
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
+        """That of the factors together: float64 if one of them is."""
         return np.result_type(*(factor.dtype for factor in self.factors))
 
     @cached_property
     def finite(self) -> bool:
+        """Whether the weights of all factors are."""
         return all(factor.finite for factor in self.factors)
 
     def bias_tensor(self) -> Array:
