@@ -115,7 +115,7 @@ def _as_one(layer: ComposedLayer) -> Entry:
         dtype=layer.dtype,
         flipped=False,
         reads=first.reads,
-        behind=first.behind,
+        producer=first.producer,
         remarks={},
         parts=parts,
     )
@@ -154,7 +154,7 @@ def normalized(model: Model, entry: Entry) -> Entry:
     found = [
         other
         for other in model.readers.get(entry.output, ())
-        if other.op == NORMALIZATION and not other.behind
+        if other.op == NORMALIZATION and other.producer is None
     ]
     if len(found) > 1:
         names = " or ".join(f"--compose {entry.name}:{other.name}" for other in found)
@@ -202,7 +202,7 @@ class Chain:
 def chains(model: Model) -> Iterator[Chain]:
     """The longest chains of a model, each named by its last layer."""
     makers = _makers(model)
-    read = {entry.reads for entry in makers.values() if not entry.behind}
+    read = {entry.reads for entry in makers.values() if entry.producer is None}
     for entry in makers.values():
         if entry.output in read:
             continue
@@ -226,7 +226,7 @@ def _layers(entries: Iterable[Entry]) -> Iterator[IndexMap | Linear]:
 
 def _maker(makers: Mapping[str, Entry], entry: Entry) -> Entry | None:
     """The layer that makes what another reads; None where something else stands in between."""
-    return None if entry.behind else makers.get(entry.reads)
+    return makers.get(entry.reads) if entry.producer is None else None
 
 
 def _makers(model: Model) -> dict[str, Entry]:
@@ -249,10 +249,10 @@ def _back(model: Model, last: Entry, is_first: Callable[[Entry], bool]) -> list[
     while not is_first(parts[-1]):
         maker = _maker(makers, parts[-1])
         if maker is None or len(parts) > len(makers):
-            behind = parts[-1].behind or f"the tensor {parts[-1].reads!r}"
+            read = parts[-1].producer or f"the tensor {parts[-1].reads!r}"
             raise UsageError(
                 f"linear layers alone lead to {last.name!r} only from {parts[-1].name!r} on, which "
-                f"reads {behind}"
+                f"reads {read}"
             )
         parts.append(maker)
     return parts[::-1]

@@ -18,6 +18,7 @@ from convfc_cli.errors import (
 )
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.linear import Linear
+from convfc_cli.models.producer import Producer
 from convfc_cli.models.sizes import Account, Sizes, agreed
 from convfc_cli.naming import Label
 from convfc_cli.outline import Outline
@@ -148,8 +149,8 @@ class Entry:
     model's linear layers.
     """
 
-    behind: str = ""
-    """What makes that tensor, where no linear layer does: `Relu 'relu_1'`, `the input 'x'`."""
+    producer: Producer | None = None
+    """What makes that tensor, where no linear layer does."""
 
     remarks: Mapping[str, Any] = field(default_factory=dict)
     """What the listing itself says of the layer besides, as JSON."""

@@ -7,7 +7,7 @@ A separable convolution is two: `conv/depthwise`, then `conv/pointwise`, whose o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from convfc_cli.models.keras.hints import Hints
 from convfc_cli.models.keras.shapes import ATTENTIONS
 from convfc_cli.models.keras.walk import WRAPPERS, Call, Place, Walk, after, batch_axes
 from convfc_cli.models.keras.weights import Remembered, Weights
+from convfc_cli.models.producer import Producer, Reason
 from convfc_cli.models.request import Shapes
 from convfc_cli.models.sizes import Account, agreed
 
@@ -278,7 +279,7 @@ class _Entries:
             name=f"{name}/pointwise",
             flipped=self._flipped(layer, pointwise),
             reads=output,
-            behind="",
+            producer=None,
         )
         return [
             resolve(first, ConvolutionCall(self, call, depthwise, call.shape)),
@@ -298,12 +299,13 @@ class _Entries:
 
     def _draft(self, position: int, call: Call) -> Draft:
         name, source = self.names[call.place], call.input.source
-        reads, behind = "", source.told
+        reads = ""
+        producer: Producer | None = source.producer
         if source.place is not None:
             if (source.channels_last, source.batch) == (call.channels_last, batch_axes(call)):
-                reads, behind = self.names[source.place], ""
+                reads, producer = self.names[source.place], None
             else:
-                behind = f"{source.told}, whose axes are taken in another order"
+                producer = replace(source.producer, reason=Reason.AXES)
         found = activation(call.layer)
         remarks: dict[str, Any] = {"activation": found} if found else {}
         remarks |= {} if call.channels_last else self._turned
@@ -314,7 +316,7 @@ class _Entries:
             output=name,
             op=call.layer.kind,
             reads=reads,
-            behind=behind,
+            producer=producer,
             remarks=remarks,
         )
 

@@ -24,6 +24,7 @@ from convfc_cli.models.keras.config import (
 from convfc_cli.models.keras.convolution import READ, Attributes
 from convfc_cli.models.keras.linear import LINEAR, ORDERLESS, PASSING
 from convfc_cli.models.keras.shapes import SHAPES, output_shapes, without
+from convfc_cli.models.producer import Producer, Reason
 from convfc_cli.models.sizes import Account, agreed
 
 WRAPPERS = ("TimeDistributed", "SpectralNormalization")
@@ -40,8 +41,7 @@ Place = tuple[int, ...]
 class Source:
     """What makes a tensor."""
 
-    told: str
-    """What to call it."""
+    producer: Producer
 
     place: Place | None = None
     """The call of the layer that makes it, where that is a linear one."""
@@ -49,6 +49,9 @@ class Source:
     channels_last: bool = True
     batch: int = 1
     """The leading axes that do not belong to that layer: the batch, and the steps of a sequence."""
+
+
+NOTHING = Source(Producer(Reason.NOTHING))
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,8 @@ class Walk:
                 continue
             tensors = [self._tensor(ref, made, alone, layer.name) for ref in needed]
             if layer.name in fed:
-                own, told = fed[layer.name], f"the {layer.kind} {layer.name!r}"
-                found = [_stated(layer.name, own, input_shape(layer), told, alone)]
+                own, account = fed[layer.name], f"the {layer.kind} {layer.name!r}"
+                found = [_stated(layer.name, own, input_shape(layer), account, alone)]
             elif layer.kind == "InputLayer":
                 found = [Tensor(input_shape(layer), self._input(layer.name))]
             else:
@@ -181,7 +184,7 @@ class Walk:
         if layer.graph is not None:
             once = alone and len(layer.calls) <= 1
             return self.graph(layer.graph, tensors, chain, place, alone=once)
-        first = tensors[0] if tensors else Tensor(None, Source("nothing"))
+        first = tensors[0] if tensors else Tensor(None, NOTHING)
         if layer.inner is not None and layer.own and layer.kind in WRAPPERS:
             return self._wrapped(layer, layer.inner, first, chain, place, alone)
         call = _call(chain, place, first)
@@ -201,7 +204,7 @@ class Walk:
         return [Tensor(shape, _source(call)) for shape in output_shapes(layer, shapes)]
 
     def _input(self, name: str) -> Source:
-        return Source(f"the input {name!r}", channels_last=self.channels_last)
+        return Source(Producer(Reason.INPUT, name), channels_last=self.channels_last)
 
     def _count(self) -> None:
         self.count += 1
@@ -233,7 +236,7 @@ class Walk:
         for number, inside in enumerate(within if layer.inner is None else (layer.inner,)):
             self._hidden(inside, (*chain, inside), (*place, number))
         if layer.graph is None and layer.inner is None and CONVOLUTION.search(layer.kind):
-            self.calls.append(Call(chain, place, Tensor(None, Source("nothing that is told"))))
+            self.calls.append(Call(chain, place, Tensor(None, NOTHING)))
 
     def _is_made(self, ref: Ref, graph: Graph, made: Mapping[tuple[str, int], object]) -> bool:
         if (ref.layer, ref.call) in made:
@@ -265,12 +268,14 @@ class Walk:
                 if own.impossible:
                     raise GeometryError(own.impossible)
                 given = Account(self.given[tensor], "--input-shape", given=True)
-                shape = agreed(tensor, given, Account(unbatched(own.shape), own.source.told))
+                shape = agreed(
+                    tensor, given, Account(unbatched(own.shape), str(own.source.producer))
+                )
                 return [replace(own, shape=unbatched(shape), given=True), *found[1:]]
         return found
 
 
-def _stated(name: str, own: Tensor, stated: Shape, told: str, alone: bool) -> Tensor:
+def _stated(name: str, own: Tensor, stated: Shape, source: str, alone: bool) -> Tensor:
     """A tensor of which a file states this shape; its batch is whatever it is fed with.
 
     Raises `MalformedInput`, or `UsageError` for a shape that is given, where a model that is
@@ -278,13 +283,13 @@ def _stated(name: str, own: Tensor, stated: Shape, told: str, alone: bool) -> Te
     """
     if not alone:
         return replace(own, shape=without(own.shape, stated))
-    source = "--input-shape" if own.given else own.source.told
-    account = Account(own.shape, source, given=own.given)
-    return replace(own, shape=agreed(name, account, Account(unbatched(stated), told)))
+    own_source = "--input-shape" if own.given else str(own.source.producer)
+    account = Account(own.shape, own_source, given=own.given)
+    return replace(own, shape=agreed(name, account, Account(unbatched(stated), source)))
 
 
 def _unknown(name: str) -> Tensor:
-    return Tensor(None, Source(f"an output of {name!r} of which nothing is known"))
+    return Tensor(None, Source(Producer(Reason.UNKNOWN, node=name)))
 
 
 def _folded(tensor: Tensor, shape: Shape, batch: int) -> Tensor:
@@ -310,12 +315,13 @@ def _call(chain: tuple[Layer, ...], place: Place, tensor: Tensor) -> Call:
 
 def _source(call: Call) -> Source:
     layer, last = call.layer, call.channels_last
-    told = f"{layer.kind} {call.name!r}"
+    producer = Producer(Reason.OPERATOR, op=layer.kind, node=call.name)
     if not (call.convolves or call.linear):
-        return Source(told, channels_last=last)
-    if found := activation(layer):
-        return Source(f"the activation {found!r} of {told}", channels_last=last)
-    return Source(told, call.place, last, batch_axes(call))
+        return Source(producer, channels_last=last)
+    if function := activation(layer):
+        producer = replace(producer, reason=Reason.ACTIVATION, function=function)
+        return Source(producer, channels_last=last)
+    return Source(producer, call.place, last, batch_axes(call))
 
 
 def batch_axes(call: Call) -> int:

@@ -11,6 +11,7 @@ from convfc_cli.models.onnx.constants import dynamic, folded, of_constants, valu
 from convfc_cli.models.onnx.linear import KINDS
 from convfc_cli.models.onnx.scope import STANDARD, Scope, operator
 from convfc_cli.models.onnx.site import FLOATS, opset
+from convfc_cli.models.producer import Producer, Reason
 
 LINEAR = (("", "Conv"), ("", "ConvTranspose"))
 """Convolutions whose output is that of the linear layer: no activation follows, no rounding."""
@@ -28,7 +29,7 @@ class Links:
 
     def __init__(self, nodes: Sequence[Walked]) -> None:
         """`nodes` in their order."""
-        self._sources: dict[tuple[int, str], tuple[str, str]] = {}
+        self._sources: dict[tuple[int, str], tuple[str, Producer | None]] = {}
         scopes = {id(scope): scope for _, scope, _ in nodes}
         self._defined = Counter(
             name
@@ -69,7 +70,7 @@ class Links:
         scalar = scope.shape(node.input[place]) == ()
         return place if scope.dtype(node.input[place]) in ("", *FLOATS) and not scalar else None
 
-    def source(self, scope: Scope, name: str) -> tuple[str, str]:
+    def source(self, scope: Scope, name: str) -> tuple[str, Producer | None]:
         """(the tensor that a layer reads by this name, what makes it where no layer does); nodes
         that pass a tensor on as it is are looked through.
         """
@@ -82,27 +83,27 @@ class Links:
                 break
             home, name = home.home(before), before
         if home is None:
-            return name, f"{name!r}, which is defined nowhere"
+            return name, Producer(Reason.UNDEFINED, name)
         found = self._sources.get((id(home), name)) or self._made(home, name)
         self._sources.update(dict.fromkeys(passed, found))
         return found
 
-    def _made(self, home: Scope, name: str) -> tuple[str, str]:
+    def _made(self, home: Scope, name: str) -> tuple[str, Producer | None]:
         """(the name of a tensor that no node passes on, what makes it where no layer does)."""
         unique = self._defined[name] == 1
-        return (name if unique else f"{home.path or '/'}{name}"), self._behind(home, name, unique)
+        return (name if unique else f"{home.path or '/'}{name}"), self._producer(home, name, unique)
 
-    def _behind(self, home: Scope, name: str, unique: bool) -> str:
+    def _producer(self, home: Scope, name: str, unique: bool) -> Producer | None:
         node = home.producers.get(name)
         if self.constant(home, name):
-            return f"the constant {home.path + name!r}"
+            return Producer(Reason.CONSTANT, home.path + name)
         if node is None:
-            return f"the input {home.path + name!r}"
+            return Producer(Reason.INPUT, home.path + name)
         layer = operator(node) in LINEAR or self.place(home, node) is not None
-        told = f"{node.op_type} {home.path + (node.name or node.output[0])!r}"
+        path = home.path + (node.name or node.output[0])
         if not layer or node.output[0] != name:
-            return told
-        return "" if unique else f"{told}, whose output {name!r} has the name of another tensor"
+            return Producer(Reason.OPERATOR, name, node.op_type, path)
+        return None if unique else Producer(Reason.NAME, name, node.op_type, path)
 
 
 def _is_fixed(scope: Scope, name: str) -> bool:

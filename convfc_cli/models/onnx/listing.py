@@ -239,8 +239,8 @@ def _named(
     """An entry that says how a node is called, and what makes its input at `place`."""
     output = node.output[0] if node.output else ""
     name = path + (node.name or output or f"{node.op_type}_{position}")
-    reads, behind = links.source(scope, node.input[place]) if node.input else ("", "")
-    return partial(Entry, position, name, output, _qualified(node), reads=reads, behind=behind)
+    reads, producer = links.source(scope, node.input[place]) if node.input else ("", None)
+    return partial(Entry, position, name, output, _qualified(node), reads=reads, producer=producer)
 
 
 def _qualified(node: onnx.NodeProto) -> str:

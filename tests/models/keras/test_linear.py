@@ -144,7 +144,7 @@ def test_what_keras_computed(
             continue
         (entry,) = all_of(found)
         assert (entry.op, entry.position, entry.output) == (kind, 0, "it")
-        assert (entry.reads, entry.behind) == ("", "the input 'x'")
+        assert (entry.reads, str(entry.producer or "")) == ("", "the input 'x'")
         check(entry, ours(x[0], entry), y[0] if y[0].ndim == 1 else ours(y[0], entry))
 
 
@@ -231,7 +231,7 @@ def test_layers_in_a_row_are_a_product(
         chain = [end]
         while chain[0].reads:
             chain.insert(0, entries[chain[0].reads])
-        heads.append(chain[0].behind)
+        heads.append(str(chain[0].producer or ""))
         product = Product([entry.load() for entry in chain])
         x = given[chain[0].output.removesuffix("/depthwise")][0]
         x = ours(x, chain[0]).astype(np.float64)
@@ -306,7 +306,7 @@ def reads(folder: Path, *layers: Config, shape: Sequence[int] = (4, 4, 2)) -> di
 
 def read(folder: Path, model: Config) -> dict[str, str]:
     found = all_of(convfc.read(legacy(folder / "m.h5", model, {})))
-    return {entry.output: entry.reads or f"({entry.behind})" for entry in found}
+    return {entry.output: entry.reads or f"({entry.producer or ''!s})" for entry in found}
 
 
 @pytest.mark.parametrize(
@@ -552,7 +552,7 @@ def test_what_is_always_in_training_is_not_linear(tmp_path: Path) -> None:
     ]
     model = convfc.read(legacy(tmp_path / "m.h5", functional(items, ["n"]), {}))
     (entry,) = model.others
-    assert entry.behind == "Dropout 'd'"
+    assert str(entry.producer or "") == "Dropout 'd'"
     with pytest.raises(Unsupported, match="statistics"):
         entry.load()
 

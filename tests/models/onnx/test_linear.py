@@ -1082,7 +1082,7 @@ def test_what_a_layer_reads_and_what_is_behind_it(tmp_path: Path) -> None:
             tmp_path,
         )
     )
-    told = {name: (entry.reads, entry.behind) for name, entry in found.items()}
+    told = {name: (entry.reads, str(entry.producer or "")) for name, entry in found.items()}
     assert told == {
         "pad": ("x", "the input 'x'"),
         "after pad": ("p", ""),
@@ -1096,7 +1096,7 @@ def test_what_a_layer_reads_and_what_is_behind_it(tmp_path: Path) -> None:
     }
     assert found["after pad"].reads == found["pad"].output
     resized = found["after relu"].at((2, 9))
-    assert (resized.reads, resized.behind) == ("r", "Relu 'relu_1'")
+    assert (resized.reads, str(resized.producer or "")) == ("r", "Relu 'relu_1'")
 
 
 def branches(same: bool) -> onnx.ModelProto:
@@ -1124,7 +1124,7 @@ def test_layers_in_branches_are_told_apart(tmp_path: Path) -> None:
     assert found["if/else_branch/conv"].reads == found["if/else_branch/pad"].output == "pelse"
     check(found["if/else_branch/pad"], lambda x: np_pad(x, [0, 0, 1, 0, 0, 1], "constant"))
     found = by_name(listed(branches(same=True), tmp_path))
-    reads = {name: (entry.reads, entry.behind) for name, entry in found.items()}
+    reads = {name: (entry.reads, str(entry.producer or "")) for name, entry in found.items()}
     assert reads["if/then_branch/pad"] == ("x", "the input 'x'")
     for which in ("then", "else"):
         assert reads[f"if/{which}_branch/conv"] == (
@@ -1193,7 +1193,7 @@ def test_asymmetric_padding_as_pytorch_exports_it(mode: str, tmp_path: Path) -> 
     assert set(found) == {"pad", "conv"}  # and nothing of what computes the pads
     check(found["pad"], lambda x: np_pad(x, [0, 0, 0, 1, 0, 0, 3, 2], mode))
     assert found["conv"].require().input_shape == (2, 8, 9)
-    assert (found["conv"].reads, found["conv"].behind) == ("p", "")
+    assert (found["conv"].reads, str(found["conv"].producer or "")) == ("p", "")
     m, c = matrix(found["pad"]), found["conv"].load().rows()
     both = convfc.matrix(tmp_path / "model.onnx", "conv") @ m
     assert both.shape == (c.shape[0], 60)
