@@ -1,8 +1,8 @@
 """How a matrix flattens the tensors that its rows and columns stand for.
 
 A tensor has the shape (channels, *spatial), without a batch axis. A `Layout` says in which order
-its elements become one vector, and which way round the matrix stands. It belongs to the matrix,
-not to the layer: the same convolution can be written in any layout.
+its elements become one vector. It belongs to the matrix, not to the layer: the same convolution can
+be written in any layout.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,7 @@ ORDERS = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The order in which tensors are flattened, and the orientation of the matrix.
-
-    `transpose` False: a row for each output, a column for each input, y = M x. True: a row for each
-    input, y = x M, as the kernel of a Keras Dense layer.
+    """The order in which tensors are flattened.
 
     Examples
     --------
@@ -37,7 +34,6 @@ class Layout:
     """
 
     order: str = "channels-first"
-    transpose: bool = False
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:

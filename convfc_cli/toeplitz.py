@@ -46,8 +46,8 @@ def rows(
     """The block-Toeplitz matrix of a convolution, as streams.
 
     `kernel` has the map's kernel shape, (out, in/groups, *spatial). Row (c, *o) and column (b, *i),
-    each flattened by `layout`, hold kernel[c, b - g C/G, *t] for every tap. With
-    `layout.transpose`, rows are inputs and columns outputs. Values are copied bit for bit.
+    each flattened by `layout`, hold kernel[c, b - g C/G, *t] for every tap. Values are copied bit
+    for bit.
 
     Source: Ma & Lu 2017, Eq. 8 and 9.
 
@@ -57,8 +57,6 @@ def rows(
     >>> [stream.array().tolist() for stream in (matrix.indptr, matrix.indices, matrix.data)]
     [[0, 2, 4], [0, 1, 1, 2], [1.0, 2.0, 1.0, 2.0]]
     """
-    if layout.transpose:
-        index_map = index_map.adjoint()
     nest = _Nest(index_map, layout)
     shape = (index_map.rows, index_map.columns)
     indices = np.dtype(index_dtype(index_map.nnz, *shape))

@@ -232,7 +232,7 @@ LAYOUTS = [
 @pytest.mark.parametrize("transposed", [False, True])
 def test_load(tmp_path: Path, form: str, order: str, turned: bool, transposed: bool) -> None:
     path = net(tmp_path / "m.onnx", transposed=transposed)
-    layout = convfc.Layout(order, turned)
+    layout = convfc.Layout(order)
     options = Options(form=form, layout=order, transpose=turned)
     done = convfc.convert(path, f"{tmp_path}/to/", options=options)
     operator = convfc.load(done.results[0].item.path)
@@ -241,6 +241,7 @@ def test_load(tmp_path: Path, form: str, order: str, turned: bool, transposed: b
     assert operator.shape == matrix.shape == ((60, 90) if turned else (90, 60))
     assert operator.dtype == np.float32
     assert (operator.layout, operator.origin.layer) == (layout, "conv")
+    assert operator.spec.transpose is turned
 
     random = np.random.default_rng(0)
     x, y = random.standard_normal(matrix.shape[1]), random.standard_normal(matrix.shape[0])

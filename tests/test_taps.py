@@ -21,7 +21,7 @@ from convfc_cli.taps import (
     tap_interval,
 )
 from tests.support import brute
-from tests.support.strategies import axes, layouts, problems
+from tests.support.strategies import axes, problems, rows_of, specs
 
 
 def listed(taps):
@@ -248,20 +248,20 @@ def test_what_an_output_reads_comes_in_the_order_of_a_channels_first_row(problem
         assert columns == sorted(set(columns))
 
 
-@given(problems(), layouts())
-def test_every_entry_of_the_matrix_is_explained_by_layout_and_map(problem, layout):
+@given(problems(), specs())
+def test_every_entry_of_the_matrix_is_explained_by_layout_and_map(problem, spec):
     index_map = problem.index_map
-    matrix = problem.layer.rows(layout)
+    matrix = rows_of(problem.layer, spec)
     indptr, indices, data = (s.array() for s in (matrix.indptr, matrix.indices, matrix.data))
     rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     weights = brute.bits(problem.kernel)
     seen = set()
     for row, column, value in zip(rows.tolist(), indices.tolist(), brute.bits(data), strict=True):
-        place = (column, row) if layout.transpose else (row, column)
-        output = layout.unflatten(place[0], index_map.output_shape)
-        source = layout.unflatten(place[1], index_map.input_shape)
-        assert layout.flatten(output, index_map.output_shape) == place[0]
-        assert layout.flatten(source, index_map.input_shape) == place[1]
+        place = (column, row) if spec.transpose else (row, column)
+        output = spec.layout.unflatten(place[0], index_map.output_shape)
+        source = spec.layout.unflatten(place[1], index_map.input_shape)
+        assert spec.layout.flatten(output, index_map.output_shape) == place[0]
+        assert spec.layout.flatten(source, index_map.input_shape) == place[1]
         element = index_map.kernel_of(output, source)
         assert element is not None
         assert weights[element] == value

@@ -14,7 +14,7 @@ from convfc_cli.layout import Layout
 from convfc_cli.streams import index_dtype
 from convfc_cli.taps import IndexMap
 from tests.support import brute
-from tests.support.strategies import STREAM_SIZES, layouts, problems, stream_sizes
+from tests.support.strategies import STREAM_SIZES, problems, rows_of, specs, stream_sizes
 
 
 def dense(rows):
@@ -70,8 +70,8 @@ def test_the_worked_example_in_other_layouts():
     fortran = dense(toeplitz.rows(index_map, kernel, Layout("fortran")))
     columns = [0, 3, 6, 1, 4, 7, 2, 5, 8]
     assert fortran.tolist() == first[[0, 4, 2, 6, 1, 5, 3, 7]][:, columns].tolist()
-    upright = dense(toeplitz.rows(index_map, kernel, Layout(transpose=True)))
-    assert upright.tolist() == first.T.tolist()
+    adjoint = dense(toeplitz.rows(index_map.adjoint(), kernel))
+    assert adjoint.tolist() == first.T.tolist()
 
 
 def test_padding_stride_and_dilation_by_hand():
@@ -96,28 +96,28 @@ def test_a_transposed_layer_by_hand():
     assert dense(rows).tolist() == [[1, 0], [2, 0], [3, 1], [0, 2], [0, 3]]
 
 
-@given(problems(), layouts(), STREAM_SIZES)
-def test_the_matrix_is_brute_force_bit_for_bit_in_every_layout(problem, layout, sizes):
+@given(problems(), specs(), STREAM_SIZES)
+def test_the_matrix_is_brute_force_bit_for_bit_in_every_layout(problem, spec, sizes):
     with stream_sizes(sizes):
-        rows = toeplitz.rows(problem.index_map, problem.kernel, layout)
-        assert_is(rows, problem.csr(layout))
+        rows = rows_of(problem.layer, spec)
+        assert_is(rows, problem.csr(spec))
 
 
-@given(problems(), layouts())
-def test_the_plan_is_the_matrix(problem, layout):
-    rows = problem.layer.rows(layout)
+@given(problems(), specs())
+def test_the_plan_is_the_matrix(problem, spec):
+    rows = rows_of(problem.layer, spec)
     index_map = problem.index_map
     planned = (index_map.rows, index_map.columns)
-    assert rows.shape == (planned[::-1] if layout.transpose else planned)
+    assert rows.shape == (planned[::-1] if spec.transpose else planned)
     assert rows.nnz == index_map.nnz == len(rows.data) == len(rows.indices)
     assert len(rows.indptr) == rows.shape[0] + 1
     assert int(rows.indptr.array()[-1]) == index_map.nnz
     assert rows.indices.dtype == rows.indptr.dtype == np.int32
 
 
-@given(problems(), layouts())
-def test_columns_increase_strictly_in_every_row(problem, layout):
-    rows = problem.layer.rows(layout)
+@given(problems(), specs())
+def test_columns_increase_strictly_in_every_row(problem, spec):
+    rows = rows_of(problem.layer, spec)
     indptr, indices = rows.indptr.array(), rows.indices.array()
     for start, stop in pairwise(indptr):
         columns = indices[start:stop].tolist()
@@ -125,28 +125,28 @@ def test_columns_increase_strictly_in_every_row(problem, layout):
         assert all(0 <= column < rows.shape[1] for column in columns)
 
 
-@given(problems(), layouts())
-def test_the_matrix_of_the_adjoint_is_the_transpose(problem, layout):
+@given(problems(), specs())
+def test_the_matrix_of_the_adjoint_is_the_transpose(problem, spec):
     layer = problem.layer
-    ours, adjoints = dense(layer.rows(layout)), dense(layer.adjoint().rows(layout))
+    ours, adjoints = dense(rows_of(layer, spec)), dense(rows_of(layer.adjoint(), spec))
     assert np.array_equal(brute.bits(adjoints), brute.bits(ours).T)
 
 
 @given(problems(), st.sampled_from(("channels-first", "channels-last", "fortran")))
 def test_the_other_orientation_is_the_transpose(problem, order):
-    ours = dense(problem.layer.rows(Layout(order)))
-    upright = dense(problem.layer.rows(Layout(order, transpose=True)))
-    assert np.array_equal(brute.bits(upright), brute.bits(ours).T)
+    ours = dense(problem.layer.matrix(Layout(order)))
+    adjoint = dense(problem.layer.adjoint().matrix(Layout(order)))
+    assert np.array_equal(brute.bits(adjoint), brute.bits(ours).T)
 
 
-@given(problems(), layouts(), STREAM_SIZES)
-def test_kernel_index_names_the_weight_of_every_nonzero(problem, layout, sizes):
+@given(problems(), specs(), STREAM_SIZES)
+def test_kernel_index_names_the_weight_of_every_nonzero(problem, spec, sizes):
     with stream_sizes(sizes):
-        rows = toeplitz.rows(problem.index_map, problem.kernel, layout, kernel_index=True)
+        rows = rows_of(problem.layer, spec, kernel_index=True)
         places = rows.kernel_index.array()
         weights = brute.bits(problem.kernel).reshape(-1)[places]
         assert np.array_equal(weights, brute.bits(rows.data.array()))
-    assert places.tolist() == problem.csr(layout).kernel_index.tolist()
+    assert places.tolist() == problem.csr(spec).kernel_index.tolist()
 
 
 def test_kernel_index_is_only_there_on_request():
@@ -158,10 +158,10 @@ def test_kernel_index_is_only_there_on_request():
         toeplitz.rows(index_map, kernel, Layout(), True)
 
 
-@given(problems(), layouts(), STREAM_SIZES, st.data())
-def test_any_stretch_of_each_array_is_that_stretch_of_the_whole(problem, layout, sizes, data):
-    rows = toeplitz.rows(problem.index_map, problem.kernel, layout, kernel_index=True)
-    expected = problem.csr(layout)
+@given(problems(), specs(), STREAM_SIZES, st.data())
+def test_any_stretch_of_each_array_is_that_stretch_of_the_whole(problem, spec, sizes, data):
+    rows = rows_of(problem.layer, spec, kernel_index=True)
+    expected = problem.csr(spec)
     arrays = {
         "data": brute.bits(expected.data),
         "indices": expected.indices,
@@ -178,9 +178,9 @@ def test_any_stretch_of_each_array_is_that_stretch_of_the_whole(problem, layout,
             assert found.tolist() == whole[start:stop].tolist()
 
 
-@given(problems(), layouts(), st.integers(1, 50))
-def test_chunks_of_any_size_are_the_array(problem, layout, size):
-    rows, expected = problem.layer.rows(layout), problem.csr(layout)
+@given(problems(), specs(), st.integers(1, 50))
+def test_chunks_of_any_size_are_the_array(problem, spec, size):
+    rows, expected = rows_of(problem.layer, spec), problem.csr(spec)
     data = [brute.bits(chunk.copy()) for chunk in rows.data.chunks(size)]
     indices = [chunk.copy() for chunk in rows.indices.chunks(size)]
     assert [v for c in data for v in c.tolist()] == brute.bits(expected.data).tolist()
@@ -188,9 +188,9 @@ def test_chunks_of_any_size_are_the_array(problem, layout, size):
     assert all(len(c) == size for c in data[:-1])
 
 
-@given(problems(), layouts(), st.data())
-def test_a_block_of_rows_is_those_rows(problem, layout, data):
-    rows, expected = problem.layer.rows(layout), problem.csr(layout)
+@given(problems(), specs(), st.data())
+def test_a_block_of_rows_is_those_rows(problem, spec, data):
+    rows, expected = rows_of(problem.layer, spec), problem.csr(spec)
     first = data.draw(st.integers(0, rows.shape[0] - 1))
     last = data.draw(st.integers(first, rows.shape[0]))
     indptr, indices, values = rows.block(first, last)
@@ -288,11 +288,11 @@ def test_columns_beyond_32_bits_are_int64_though_there_are_few_entries():
     assert rows.indices.array().tolist() == [
         o * 2**31 + t * (2**30 + 1) + 7 for o in range(3) for t in range(2)
     ]
-    upright = toeplitz.rows(layer, np.array([[[1.0, 2.0]]]), Layout(transpose=True))
-    assert upright.shape == (2**33, 3)
+    adjoint = toeplitz.rows(layer.adjoint(), np.array([[[1.0, 2.0]]]))
+    assert adjoint.shape == (2**33, 3)
     row = 2 * 2**31 + 2**30 + 1 + 7
-    assert upright.indptr.part(row - 1, row + 2).tolist() == [5, 5, 6]
-    assert [part.tolist() for part in upright.block(row, row + 1)] == [[0, 1], [2], [2.0]]
+    assert adjoint.indptr.part(row - 1, row + 2).tolist() == [5, 5, 6]
+    assert [part.tolist() for part in adjoint.block(row, row + 1)] == [[0, 1], [2], [2.0]]
 
 
 def test_int32_is_used_up_to_its_last_value():

@@ -108,12 +108,8 @@ def _of_entry(operator: "MatrixOperator", entry: tuple[int, ...]) -> "Iterator[t
 
 
 def _rows(operator: "MatrixOperator", taps: "Iterator[tuple[Tap, Any]]") -> Iterator[Row]:
-    layer, layout = operator.layer, operator.layout
     for tap, weight in taps:
-        row = layout.flatten(tap.output, layer.output_shape)
-        column = layout.flatten(tap.input, layer.input_shape)
-        if layout.transpose:
-            row, column = column, row
+        row, column = operator.place(tap.output, tap.input)
         if weight is None:
             yield row, column, tap.output, tap.input, None, 0.0
         else:

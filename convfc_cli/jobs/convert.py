@@ -224,7 +224,8 @@ def matrix(
         several = first_few([entry.name for entry in entries])
         raise UsageError(f"{os.fspath(model)} has {len(entries)} layers: say which ({several})")
     entry = entries[0]
-    rows = entry.load().rows(Layout(layout or entry.layout, transpose))
+    spec = Spec(Layout(layout or entry.layout), transpose=transpose)
+    rows = Matrix(entry.load(), spec).rows_of.matrix(spec.layout)
     arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
     return csr_array(arrays, shape=rows.shape)
 
@@ -300,7 +301,7 @@ def _write(
     with replacing_all(*paths, force=options.force) as files:
         for file in files[:-1]:
             (matrix,) = (one.matrix for one in made)
-            operator = replace(matrix, spec=Spec(matrix.layout, "operator"))
+            operator = replace(matrix, spec=matrix.spec.operator())
             by_form("operator").write([operator], file, lambda size: None)
         kind.write([one.matrix for one in made], files[-1], observer.advanced)
         reports: Sequence[Report | None] = [None] * len(made)

@@ -143,8 +143,8 @@ def make_plan(
     failures: list[tuple[Entry, ConvfcError]] = []
     taken: set[tuple[Path, str]] = set()
     for entry in entries:
-        layout = Layout(options.layout or entry.layout, options.transpose)
-        spec = Spec(layout, form, options.kernel_index)
+        layout = Layout(options.layout or entry.layout)
+        spec = Spec(layout, form, options.kernel_index, options.transpose)
         try:
             entry = _as_asked(model, entry, options, fold_bn)
             _check_description(model, entry)
@@ -223,8 +223,9 @@ def _item(
             f"layer {entry.name}: its entries are sums, which have no place in a kernel_index"
         )
     if proof is not None:
-        shape = spec.shape(outline)
-        check_size(shape[not kind.by_column], shape[kind.by_column], proof.vectors)
+        stored = spec.transposed() if kind.stores_transpose else spec
+        rows, columns = stored.shape(outline)
+        check_size(columns, rows, proof.vectors)
     return Item(entry, spec, kind, path, kind.size(spec, outline, dtype, origin_of(model, entry)))
 
 

@@ -53,10 +53,7 @@ class Blockwise(TiedLinear):
     def _applied(self, x: Array, kernel: Array) -> Array:
         """The oracle: the outputs for x, with this kernel in x's dtype, without bias."""
 
-    def rows(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
-        if layout.transpose:
-            upright = replace(layout, transpose=False)
-            return self.adjoint().rows(upright, kernel_index=kernel_index)
+    def matrix(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
         if (count := prod(self.output_shape)) > LARGEST:
             raise Refused(f"the rows of a {self.kind} with {count} outputs; at most {LARGEST}")
         outputs = layout.vector(np.arange(count).reshape(self.output_shape))

@@ -121,7 +121,7 @@ class Convolution(TiedLinear):
     def weight_of(self, output: Index, source: Index) -> Index | None:
         return self.index_map.kernel_of(output, source)
 
-    def rows(
+    def matrix(
         self,
         layout: Layout = Layout(),  # noqa: B008 - frozen
         *,

@@ -1,7 +1,7 @@
 """What every layer that can become a matrix has to offer.
 
-A `Linear` has the shapes of its input and output tensors, a bias, `rows` (its matrix, written by
-a builder) and `apply` (itself, computed in an independent way, the oracle). A new kind of layer is
+A `Linear` has the shapes of its input and output tensors, a bias, `matrix` (written by a
+builder) and `apply` (itself, computed in an independent way, the oracle). A new kind of layer is
 a new module with a class: builder, files and proof know it through this contract alone.
 
 Tensors have the shape (channels, *spatial), or whatever axes a layer's have, without a batch.
@@ -149,15 +149,12 @@ class Linear(ABC):
         """
 
     @abstractmethod
-    def rows(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
-        """The matrix in this layout, as streams."""
+    def matrix(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
+        """The matrix, a row for each output and a column for each input, as streams."""
 
     @abstractmethod
     def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:
-        """The outputs in order, about `most` at a time, for `apply` in bounded memory.
-
-        The layout's orientation is not looked at: the adjoint has slabs of its own.
-        """
+        """The outputs in order, about `most` at a time, for `apply` in bounded memory."""
 
     def colours(self) -> Array:
         """A number from 0 on for each input, (input_shape): no output reads two of one number.
@@ -172,7 +169,7 @@ class Linear(ABC):
         return prod(self.input_shape)
 
     def apply(self, x: Array, weights: Weights | None = None) -> Array:
-        """The map without its bias: x (input_shape) to y (output_shape), never by way of `rows`.
+        """The map without its bias: x (input_shape) to y (output_shape), never by way of `matrix`.
 
         It computes in x's dtype, with `weights(w)` for each array w of weights: by default the
         weights themselves in that dtype.
@@ -202,7 +199,7 @@ class Linear(ABC):
         """
         layout = Layout()
         row = place(layout, output, self.output_shape, "output")
-        _, columns, values = self.rows(layout).block(row, row + 1)
+        _, columns, values = self.matrix(layout).block(row, row + 1)
         for column, value in zip(columns.tolist(), values, strict=True):
             source = layout.unflatten(column, self.input_shape)
             yield Tap(output, source, self.weight_of(output, source) or ()), value
@@ -211,7 +208,7 @@ class Linear(ABC):
         """What one input element feeds, by rising row, each with its weight."""
         layout = Layout()
         column = place(layout, source, self.input_shape, "input")
-        _, rows, values = self.adjoint().rows(layout).block(column, column + 1)
+        _, rows, values = self.adjoint().matrix(layout).block(column, column + 1)
         for row, value in zip(rows.tolist(), values, strict=True):
             output = layout.unflatten(row, self.output_shape)
             yield Tap(output, source, self.weight_of(output, source) or ()), value

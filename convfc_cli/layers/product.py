@@ -203,11 +203,9 @@ class Product(Linear):
                 raise ValueError(f"it has {made.stated} nonzeros, beyond the room of its shape")
         return made
 
-    def rows(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
+    def matrix(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
         if kernel_index:
             raise UsageError("the entries of a product are sums: they have no kernel_index")
-        if layout.transpose:
-            return self.adjoint().rows(replace(layout, transpose=False))
 
         def entries(rows: slice) -> tuple[Array, Array]:
             made = self.block(layout, rows.start, rows.stop)
@@ -302,7 +300,7 @@ class Product(Linear):
     def _matrices(self, layout: Layout) -> tuple[list[tuple[SparseRows, Array]], Array]:
         """(those of the factors, and where their rows begin; the widths of the rows)."""
         if self._made is None or self._made[0] != layout:
-            rows = [factor.rows(layout) for factor in self.factors]
+            rows = [factor.matrix(layout) for factor in self.factors]
             widths = layout.vector(self._widths.reshape(self.output_shape))
             self._made = layout, [(one, one.indptr.array()) for one in rows], widths
         return self._made[1:]

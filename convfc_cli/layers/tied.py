@@ -78,7 +78,7 @@ class TiedLinear(Linear):
     def stands(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
         layout = Layout()
         wanted = place(layout, kernel, self.kernel.shape, "kernel")
-        rows = self.rows(layout, kernel_index=True)
+        rows = self.matrix(layout, kernel_index=True)
         assert rows.kernel_index is not None
         done = 0
         for numbers in rows.kernel_index.chunks():

@@ -97,7 +97,7 @@ def dense_rows(first: int, count: int, columns: int, data: Sequential) -> Iterat
 def dense_chunks(matrix: Matrix) -> Iterator[Array]:
     """Every entry, about `CHUNK` at a time and row by row, in one buffer that is used again."""
     count, columns = matrix.shape
-    rows = matrix.layer.rows(matrix.layout)
+    rows = matrix.rows_of.matrix(matrix.layout)
     step = max(1, CHUNK // columns)
     buffer = np.zeros(step * columns, matrix.layer.dtype)
     for first in range(0, count, step):

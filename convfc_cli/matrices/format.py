@@ -33,7 +33,7 @@ class Stored(ABC):
     structural: bool
     """Whether zeros can be stored as entries: a file in dense form tells no zero from another."""
 
-    by_column: bool = False
+    stores_transpose: bool = False
     """Whether the file is stored by columns: `rows` then goes through the columns, each with its
     entries by increasing row, as through the rows of the transpose.
     """
@@ -81,8 +81,8 @@ class MatrixFormat(ABC):
     summary: str
     """One line for the README's table."""
 
-    by_column: bool = False
-    """Whether files of this kind are stored by columns: see `Stored.by_column`."""
+    stores_transpose: bool = False
+    """Whether files of this kind are stored by columns: see `Stored.stores_transpose`."""
 
     several: bool = False
     """Whether one file holds the matrices of several layers."""

@@ -7,7 +7,8 @@ Nothing in the text depends on when, where or in what order a file was written.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, get_origin, get_type_hints
 
 from numpy.typing import NDArray
@@ -64,6 +65,10 @@ class Spec:
     layout: Layout = field(default_factory=Layout)
     form: str = "csr"
     kernel_index: bool = False
+    transpose: bool = False
+    """False: a row for each output, a column for each input, y = M x. True: a row for each input,
+    y = x M, as the kernel of a Keras Dense layer.
+    """
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -88,7 +93,15 @@ class Spec:
     def shape(self, outline: Outline) -> tuple[int, int]:
         """(rows, columns) of the matrix of a layer with this map."""
         rows, columns = outline.rows, outline.columns
-        return (columns, rows) if self.layout.transpose else (rows, columns)
+        return (columns, rows) if self.transpose else (rows, columns)
+
+    def operator(self) -> "Spec":
+        """That of an operator file of the same matrix."""
+        return replace(self, form="operator", kernel_index=False)
+
+    def transposed(self) -> "Spec":
+        """That of the transpose."""
+        return replace(self, transpose=not self.transpose)
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,15 @@ class Matrix:
         """(rows, columns)."""
         return self.spec.shape(self.layer.outline)
 
+    @cached_property
+    def rows_of(self) -> Linear:
+        """The layer whose outputs are the rows: where they are inputs, the adjoint."""
+        return self.layer.adjoint() if self.spec.transpose else self.layer
+
+    def transposed(self) -> "Matrix":
+        """The transpose: a file stored by columns is that stored by rows."""
+        return replace(self, spec=self.spec.transposed())
+
     @property
     def bias(self) -> NDArray[Any]:
         """One value for each output, flattened as the outputs are."""
@@ -131,7 +153,7 @@ def describe(matrix: Matrix) -> str:
         "shape": matrix.shape,
         "nonzeros": matrix.layer.nnz,
         "kernel_index": matrix.spec.kernel_index,
-        "layout": asdict(matrix.layout),
+        "layout": {"order": matrix.layout.order, "transpose": matrix.spec.transpose},
         **described(matrix.layer),
         "origin": _stated(matrix.origin),
         "digest": digest(matrix.layer),
@@ -170,12 +192,10 @@ def restore(text: str, name: str, read: Read) -> Matrix:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
         layer = restored(content, read)
         order, transpose = content["layout"]["order"], content["layout"]["transpose"]
-        layout = Layout(plain(str, order), plain(bool, transpose))
-        matrix = Matrix(
-            layer,
-            Spec(layout, plain(str, content["form"]), plain(bool, content["kernel_index"])),
-            _origin(plain(dict, content["origin"])),
-        )
+        layout = Layout(plain(str, order))
+        form, numbered = plain(str, content["form"]), plain(bool, content["kernel_index"])
+        spec = Spec(layout, form, numbered, plain(bool, transpose))
+        matrix = Matrix(layer, spec, _origin(plain(dict, content["origin"])))
         _compare(content, json.loads(describe(matrix)))
     except (ValueError, KeyError, TypeError, GeometryError, UsageError, RecursionError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)

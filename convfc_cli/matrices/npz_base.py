@@ -152,7 +152,8 @@ class _StoredNpz(Stored):
     structural = True
 
     def __init__(self, source: Input, kind: NpzFormat) -> None:
-        self.name, self.by_column, self._kind = source.name, kind.by_column, kind
+        self.name, self._kind = source.name, kind
+        self.stores_transpose = kind.stores_transpose
         try:
             self._zip = open_zip(source.file, source.name)
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:

@@ -13,7 +13,7 @@ from convfc_cli.files import opened
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
-from convfc_cli.matrices.matrix import Matrix, Origin
+from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.taps import Index, Tap
 
 
@@ -41,6 +41,7 @@ class MatrixOperator(LinearOperator):
     def __init__(self, matrix: Matrix) -> None:
         self._matrix = matrix
         self.layer: Linear = matrix.layer
+        self.spec: Spec = matrix.spec
         self.layout: Layout = matrix.layout
         self.origin: Origin = matrix.origin
         super().__init__(matrix.layer.dtype, matrix.shape)  # type: ignore[call-arg]
@@ -52,16 +53,22 @@ class MatrixOperator(LinearOperator):
 
     def rows(self, first: int, last: int) -> "csr_array[Any, tuple[int, int]]":
         """Rows [first, last) of the matrix."""
-        indptr, indices, data = self.layer.rows(self.layout).block(first, last)
+        indptr, indices, data = self._matrix.rows_of.matrix(self.layout).block(first, last)
         return csr_array((data, indices, indptr), shape=(last - first, self.shape[1]))
 
     def entry(self, row: int, column: int) -> tuple[Index, Index, Index | None]:
         """(output, input, kernel element) of an entry; None for a structural zero."""
-        if self.layout.transpose:
+        if self.spec.transpose:
             row, column = column, row
         output = self.layout.unflatten(row, self.layer.output_shape)
         source = self.layout.unflatten(column, self.layer.input_shape)
         return output, source, self.layer.weight_of(output, source)
+
+    def place(self, output: Index, source: Index) -> tuple[int, int]:
+        """(row, column) of the entry between an output and an input: the inverse of `entry`."""
+        row = self.layout.flatten(output, self.layer.output_shape)
+        column = self.layout.flatten(source, self.layer.input_shape)
+        return (column, row) if self.spec.transpose else (row, column)
 
     def tap(self, row: int, column: int) -> tuple[Tap, Any]:
         """An entry, and its weight; None for a structural zero."""
@@ -70,12 +77,10 @@ class MatrixOperator(LinearOperator):
         return next(found, (Tap(output, source, kernel or ()), None))
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        layer = self.layer.adjoint() if self.layout.transpose else self.layer
-        return self._applied(layer, x)
+        return self._applied(self._matrix.rows_of, x)
 
     def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        layer = self.layer if self.layout.transpose else self.layer.adjoint()
-        return self._applied(layer, x)
+        return self._applied(self._matrix.transposed().rows_of, x)
 
     def _applied(self, layer: Linear, x: NDArray[Any]) -> NDArray[Any]:
         kind = np.result_type(x.dtype, layer.dtype)

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfc_cli.errors import Defect
-from convfc_cli.layout import Layout
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.outline import Outline
 from convfc_cli.streams import Stream, index_dtype
@@ -81,13 +80,11 @@ def _bias(matrix: Matrix) -> list[Values]:
     return [np.ascontiguousarray(matrix.bias)]
 
 
-def compressed(
-    spec: Spec, outline: Outline, dtype: np.dtype[Any], *, by_column: bool = False
-) -> Arrays:
-    """The arrays of the entries in CSR, or by column in CSC."""
+def compressed(spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> Arrays:
+    """The arrays of the entries in CSR."""
     nnz, shape = outline.nnz, spec.shape(outline)
     index = np.dtype(index_dtype(nnz, *shape))
-    found: Arrays = {"indptr": ((shape[by_column] + 1,), index), "indices": ((nnz,), index)}
+    found: Arrays = {"indptr": ((shape[0] + 1,), index), "indices": ((nnz,), index)}
     return found | {"data": ((nnz,), dtype)} | numbers(spec, outline)
 
 
@@ -98,9 +95,9 @@ def numbers(spec: Spec, outline: Outline) -> Arrays:
     return {"kernel_index": ((outline.nnz,), np.dtype(index_dtype(prod(outline.kernel_shape))))}
 
 
-def values(matrix: Matrix, layout: Layout, name: str, length: int) -> Iterable[Values]:
-    """One of the arrays of the rows that the layer has in this layout."""
-    rows = matrix.layer.rows(layout, kernel_index=name == "kernel_index")
+def values(matrix: Matrix, name: str, length: int) -> Iterable[Values]:
+    """One of the arrays of a matrix in CSR."""
+    rows = matrix.rows_of.matrix(matrix.layout, kernel_index=name == "kernel_index")
     stream: Stream = getattr(rows, name)
     if len(stream) != length:  # a file that says one and holds the other would look damaged
         raise Defect(f"{name} has {len(stream)} elements, where the geometry counts {length}")
@@ -115,7 +112,7 @@ def members(matrix: Matrix) -> Iterator[Member]:
     yield bias(matrix)
     layer = matrix.layer
     for name, (shape, dtype) in compressed(matrix.spec, layer.outline, layer.dtype).items():
-        yield Member(name, shape, dtype, partial(values, matrix, matrix.layout, name, *shape))
+        yield Member(name, shape, dtype, partial(values, matrix, name, *shape))
 
 
 def names(matrix: Matrix) -> set[str]:

@@ -35,8 +35,7 @@ class WithoutMetadata(MatrixFormat):
         return [older] if os.path.lexists(older) and not os.path.lexists(written[0]) else written
 
     def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any], origin: Origin) -> int:
-        operator = Spec(spec.layout, "operator")
-        beside = npz.FORMAT.size(operator, outline, dtype, origin)
+        beside = npz.FORMAT.size(spec.operator(), outline, dtype, origin)
         return self.own_size(spec, outline, dtype) + beside
 
     def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:

@@ -14,7 +14,6 @@ import numpy as np
 from convfc_cli.arrays import Array
 from convfc_cli.errors import ConvfcError, MalformedInput, WrongContents
 from convfc_cli.files import Input
-from convfc_cli.layout import Layout
 from convfc_cli.matrices import decimals
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.format import Progress
@@ -52,7 +51,7 @@ class Lines(WithoutMetadata):
         """The lines before the first entry."""
 
     @abstractmethod
-    def column_first(self, layout: Layout) -> bool:
+    def column_first(self, spec: Spec) -> bool:
         """Whether the column stands before the row."""
 
     def recognises(self, source: Input) -> bool:
@@ -66,8 +65,8 @@ class Lines(WithoutMetadata):
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         (matrix,) = matrices
         write_all(out, self.header(matrix))
-        swapped, texts = self.column_first(matrix.layout), decimals.Texts()
-        for rows, columns, values in _entries(matrix.layer.rows(matrix.layout)):
+        swapped, texts = self.column_first(matrix.spec), decimals.Texts()
+        for rows, columns, values in _entries(matrix.rows_of.matrix(matrix.layout)):
             places = (columns, rows) if swapped else (rows, columns)
             one, other = (decimals.whole(place + self.first) for place in places)
             separator = self.separator
@@ -111,7 +110,7 @@ class _StoredLines(StoredBeside):
             raise _header_error(source, header, beside)
         self._text = _Text(source, header.count(b"\n") + 1)
         self._reader = decimals.Entries(kind.separator, matrix.layer.dtype)
-        self._first, self._swapped = kind.first, kind.column_first(matrix.layout)
+        self._first, self._swapped = kind.first, kind.column_first(matrix.spec)
         self._row = 0
 
     def rows(self, counts: Array) -> Iterator[Block]:

@@ -6,8 +6,7 @@ expects of the rows to come (`expect`), is shown them (`hold`), and in the end w
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ import numpy as np
 from convfc_cli.arrays import Array, bits
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Linear, Slab
-from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block
+from convfc_cli.matrices.format import Stored
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.proof.report import Finding, WrongEntry
 from convfc_cli.streams import CHUNK
@@ -27,43 +26,39 @@ class Subject:
     """What is checked: the rows of a stored matrix, and the layer that they should be of."""
 
     matrix: Matrix
+    """The matrix whose rows are stored: where the file is stored by columns, the transpose."""
+
     structural: bool
     """Whether zeros can be stored as entries."""
 
-    by_column: bool = False
-    """Whether what is called a row here is a column of the matrix: the file is stored by columns,
-    and is the transpose stored by rows.
-    """
+    stores_transpose: bool = False
+    """Whether so: a row here is a column of the file's matrix."""
+
+    @classmethod
+    def of(cls, stored: Stored) -> "Subject":
+        """What an open file stores."""
+        matrix = stored.matrix.transposed() if stored.stores_transpose else stored.matrix
+        return cls(matrix, stored.structural, stored.stores_transpose)
 
     @property
-    def transposed(self) -> bool:
-        """Whether a row is an input, and not an output."""
-        return self.matrix.layout.transpose != self.by_column
-
-    @cached_property
     def layer(self) -> Linear:
-        """The layer whose outputs are the rows: of a transposed matrix, the adjoint."""
-        return self.matrix.layer.adjoint() if self.transposed else self.matrix.layer
-
-    @property
-    def upright(self) -> Layout:
-        """The layout in which `layer` has these rows."""
-        return replace(self.matrix.layout, transpose=False)
+        """The layer whose outputs are the rows."""
+        return self.matrix.rows_of
 
     @property
     def rows(self) -> int:
         """How many rows are stored."""
-        return self.matrix.shape[self.by_column]
+        return self.matrix.shape[0]
 
     @property
     def columns(self) -> int:
         """How many columns they are of."""
-        return self.matrix.shape[not self.by_column]
+        return self.matrix.shape[1]
 
     @property
     def words(self) -> tuple[str, str]:
         """What a person calls a row, and what a column."""
-        return ("column", "row") if self.by_column else ("row", "column")
+        return ("column", "row") if self.stores_transpose else ("row", "column")
 
     @property
     def nonzeros(self) -> int:
@@ -83,7 +78,7 @@ class Subject:
         """The error that names the first wrong entry of row `row` of a block."""
         at = block.first + row
         part = slice(int(block.indptr[row]), int(block.indptr[row + 1]))
-        _, columns, values = self.layer.rows(self.upright).block(at, at + 1)
+        _, columns, values = self.layer.matrix(self.matrix.layout).block(at, at + 1)
         found = dict(zip(block.indices[part].tolist(), block.data[part], strict=True))
         expected = dict(zip(columns.tolist(), values, strict=True))
         zero = np.zeros((), self.layer.dtype)[()]
@@ -111,13 +106,13 @@ class Subject:
             expected = zero if expected is None else expected
             found = zero if found is None else found
         layout, layer = self.matrix.layout, self.matrix.layer
-        output, source = (column, row) if self.transposed else (row, column)
+        output, source = (column, row) if self.matrix.spec.transpose else (row, column)
         output_index = layout.unflatten(output, layer.output_shape)
         input_index = layout.unflatten(source, layer.input_shape)
         kernel = layer.weight_of(output_index, input_index)
         if not layer.exact and summed:
             kernel = ()
-        place = (column, row) if self.by_column else (row, column)
+        place = (column, row) if self.stores_transpose else (row, column)
         return WrongEntry(
             *(*place, output_index, input_index, kernel),
             expected=None if expected is None else shown(expected),
@@ -167,7 +162,7 @@ def add_product(subject: Subject, block: Block, data: Array, x: Array, out: Arra
     Where a row is an input, it is spread over the outputs.
     """
     last = block.first + len(block.indptr) - 1
-    if not subject.transposed:
+    if not subject.matrix.spec.transpose:
         with np.errstate(all="ignore"):  # untrusted weights may be anything
             out[block.first : last] += product(block, data, x)
     elif len(block.indices):

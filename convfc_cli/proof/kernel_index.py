@@ -1,6 +1,7 @@
 """The stored kernel_index, by random probes as if the flat indices were the weights."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,8 +53,7 @@ class KernelIndex(Check):
 
 def numbered(subject: Subject) -> Linear:
     """The layer whose rows are checked, with each weight's flat index in place of the weight."""
-    layer = _numbered(subject.matrix.layer)
-    return layer.adjoint() if subject.transposed else layer
+    return replace(subject.matrix, layer=_numbered(subject.matrix.layer)).rows_of
 
 
 def _numbered(layer: Linear) -> TiedLinear:

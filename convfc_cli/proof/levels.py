@@ -23,7 +23,7 @@ def of_entries(
         return [Probes(subject, inputs, strength)]
     random = np.random.default_rng(seed)
     return [
-        Factors(layer, subject.upright, seed, len(inputs), strength),
+        Factors(layer, subject.matrix.layout, seed, len(inputs), strength),
         ProductEntries(subject, layer),
         ProductOutputs(subject, ORACLE, as_read(subject.matrix.layer), random),
     ]

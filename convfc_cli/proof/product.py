@@ -54,7 +54,7 @@ class Factors(Check):
         subject = Subject(Matrix(layer, Spec(self._layout)), structural=True)
         inputs = [uniform(self._seed, probe, layer.input_shape) for probe in range(self._count)]
         probes = Probes(subject, inputs, self._strength)
-        rows = layer.rows(self._layout)
+        rows = layer.matrix(self._layout)
         for slab in layer.slabs(self._layout, subject.most_rows):
             probes.expect(slab)
             stored = rows.block(slab.rows.start, slab.rows.stop)
@@ -83,7 +83,7 @@ class ProductEntries(Check):
         pass
 
     def hold(self, block: Block, part: slice) -> None:
-        layout, last = self._subject.upright, block.first + len(block.indptr) - 1
+        layout, last = self._subject.matrix.layout, block.first + len(block.indptr) - 1
         expected, scale = self._product.block_with_scale(layout, block.first, last)
         with np.errstate(over="ignore", invalid="ignore"):
             rounded = expected.values.astype(self._product.dtype)

@@ -179,7 +179,7 @@ class _Pass:
     ) -> None:
         """What is found is appended to `findings`."""
         self._stored = stored
-        self._subject = Subject(stored.matrix, stored.structural, stored.by_column)
+        self._subject = Subject.of(stored)
         self._proof, self._seed, self._node, self._findings = proof, seed, node, findings
         self._most = self._subject.most_rows
         self._cost: dict[str, float] = {}

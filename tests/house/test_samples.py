@@ -478,7 +478,7 @@ def test_two_swapped_weights_are_noticed(
     for path in (sample(file), swapped(file, tmp_path)):
         entry = entry_of(path, call)
         layer = entry.load()
-        rows = layer.rows(Layout(entry.layout))
+        rows = layer.matrix(Layout(entry.layout))
         arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
         matrix = csr_array(arrays, shape=rows.shape)
         assert layer.bias is not None

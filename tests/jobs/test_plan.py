@@ -1,6 +1,7 @@
 """What is said of a file's size before it is written: at most so many bytes, and never too few."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from convfc_cli.layers.filling import filled
 from convfc_cli.layers.gather import Gather
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product, composed
-from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec, describe, longest
 from convfc_cli.matrices.schema import LONGEST_DESCRIPTION
@@ -30,7 +30,7 @@ from tests.support.cli_models import arrays, net, run
 from tests.support.crafted import rendered, suits
 from tests.support.kinds import KINDS, chains, copies
 from tests.support.paths import SAMPLES
-from tests.support.strategies import layouts
+from tests.support.strategies import specs
 
 LINEAR = SAMPLES / "linear.onnx"
 
@@ -59,9 +59,9 @@ def written(matrix: Matrix, kind: Any) -> int:
     return len(rendered(kind, matrix)) + (beside.size if beside else 0)
 
 
-def held(form: str, layer: Linear, layout: Layout) -> bool:
+def held(form: str, layer: Linear, spec: Spec) -> bool:
     """Whether such a layer has such a form in this layout."""
-    return suits(form, layout) and (form != "bsr" or isinstance(layer, Convolution))
+    return suits(form, spec) and (form != "bsr" or isinstance(layer, Convolution))
 
 
 @pytest.mark.slow
@@ -70,11 +70,11 @@ def held(form: str, layer: Linear, layout: Layout) -> bool:
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_a_file_is_as_large_as_planned_or_a_little_smaller(kind, form, layer, data) -> None:
-    case, layout = data.draw(copies(layer)), data.draw(layouts())
+    case, spec = data.draw(copies(layer)), data.draw(specs())
     numbered = form in ("csr", "csc", "coo") and kind.numbered and data.draw(st.booleans())
-    if not held(form, case.layer, layout):
+    if not held(form, case.layer, spec):
         return
-    matrix = Matrix(case.layer, Spec(layout, form, numbered), data.draw(ORIGINS))
+    matrix = Matrix(case.layer, replace(spec, form=form, kernel_index=numbered), data.draw(ORIGINS))
     outline, dtype = case.layer.outline, case.layer.dtype
     try:
         actual = written(matrix, kind)
@@ -104,10 +104,10 @@ def test_the_longest_values_are_planned_for(name, value) -> None:
     ("kind", "form"), [pair for pair in FORMATS if pair[1] != "bsr"], ids=crafted.label
 )
 @settings(max_examples=10, deadline=None)
-@given(chain=chains(), layout=layouts(), origin=ORIGINS, dtype=st.sampled_from([None, "float64"]))
-def test_a_product_is_never_larger_than_planned(kind, form, chain, layout, origin, dtype) -> None:
+@given(chain=chains(), spec=specs(), origin=ORIGINS, dtype=st.sampled_from([None, "float64"]))
+def test_a_product_is_never_larger_than_planned(kind, form, chain, spec, origin, dtype) -> None:
     layer: Linear = chain.layer if dtype is None else chain.layer.astype(dtype)
-    matrix = Matrix(layer, Spec(layout, form), origin)
+    matrix = Matrix(layer, replace(spec, form=form), origin)
     actual = written(matrix, kind)
     for outline in (layer.outline, listed(chain.layer)):  # of a plan; of `inspect --chains`
         assert actual <= kind.size(matrix.spec, outline, layer.dtype, origin)

@@ -20,6 +20,7 @@ from convfc_cli.layers.blockwise import BlockRows
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.description import described, restored
 from convfc_cli.layout import Layout
+from convfc_cli.matrices.matrix import Spec
 from tests.support import brute
 from tests.support.kinds import KINDS, Case, copies
 from tests.support.layer_examples import (
@@ -32,7 +33,7 @@ from tests.support.layer_examples import (
     same_bits,
     some_examples,
 )
-from tests.support.strategies import layouts
+from tests.support.strategies import rows_of, specs
 
 
 def as_integers(weights: Array) -> Array:
@@ -63,14 +64,14 @@ def test_every_kind_is_looked_at():
 
 @every_kind
 @many_examples
-@given(data=st.data(), layout=layouts(), most=st.integers(1, 40))
-def test_the_rows_are_the_brute_force_matrix_in_every_layout(kind, data, layout, most):
+@given(data=st.data(), spec=specs(), most=st.integers(1, 40))
+def test_the_rows_are_the_brute_force_matrix_in_every_layout(kind, data, spec, most):
     case = data.draw(copies(kind))
-    expected = case.csr(layout)
+    expected = case.csr(spec)
     with pytest.MonkeyPatch.context() as patch:
         block_sizes(patch, most)
-        rows = case.layer.rows(layout, kernel_index=True)
-        plain = case.layer.rows(layout)
+        rows = rows_of(case.layer, spec, kernel_index=True)
+        plain = rows_of(case.layer, spec)
     assert rows.shape == expected.shape
     assert rows.indptr.array().tolist() == expected.indptr.tolist()
     assert rows.indices.array().tolist() == expected.indices.tolist()
@@ -85,13 +86,13 @@ def test_the_rows_are_the_brute_force_matrix_in_every_layout(kind, data, layout,
 
 @every_kind
 @many_examples
-@given(data=st.data(), layout=layouts(), most=st.integers(1, 40))
-def test_any_part_of_the_rows_is_that_part_of_the_matrix(kind, data, layout, most):
+@given(data=st.data(), spec=specs(), most=st.integers(1, 40))
+def test_any_part_of_the_rows_is_that_part_of_the_matrix(kind, data, spec, most):
     case = data.draw(copies(kind))
-    expected = case.csr(layout)
+    expected = case.csr(spec)
     with pytest.MonkeyPatch.context() as patch:
         block_sizes(patch, most)
-        rows = case.layer.rows(layout, kernel_index=True)
+        rows = rows_of(case.layer, spec, kernel_index=True)
     first = data.draw(st.integers(0, rows.shape[0] - 1))
     last = data.draw(st.integers(first + 1, rows.shape[0]))
     indptr, indices, values = rows.block(first, last)
@@ -123,12 +124,12 @@ def test_blocks_have_about_as_many_entries_as_are_asked_for_and_never_more_rows(
 
 
 @many_examples
-@given(case=copies("locally-connected"), layout=layouts(), places=st.integers(1, 40))
-def test_a_grid_that_is_looked_at_in_pieces_has_the_same_taps(case, layout, places):
-    expected = case.csr(layout)
+@given(case=copies("locally-connected"), spec=specs(), places=st.integers(1, 40))
+def test_a_grid_that_is_looked_at_in_pieces_has_the_same_taps(case, spec, places):
+    expected = case.csr(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(locally_connected, "GRID", places)
-        rows = case.layer.rows(layout, kernel_index=True)
+        rows = rows_of(case.layer, spec, kernel_index=True)
         assert rows.indices.array().tolist() == expected.indices.tolist()
         assert rows.kernel_index is not None
         assert rows.kernel_index.array().tolist() == expected.kernel_index.tolist()
@@ -150,7 +151,7 @@ def test_a_block_is_made_once_where_it_is_read_in_two_pieces():
 
 def test_a_matrix_of_many_blocks_is_whole():
     kernel = np.arange(300 * 301, dtype=np.float32).reshape(300, 301)
-    rows = Dense(kernel).rows(Layout())
+    rows = Dense(kernel).matrix(Layout())
     assert rows.nnz > blockwise.BLOCK
     assert same_bits(rows.data.array(), kernel.reshape(-1))
     assert rows.indices.array().tolist() == list(range(301)) * 300
@@ -184,20 +185,21 @@ def test_without_weights_named_a_layer_uses_its_own_in_the_dtype_of_x(kind, data
 
 @every_kind
 @some_examples
-@given(data=st.data(), layout=layouts())
-def test_the_adjoint_is_the_transpose_without_a_bias(kind, data, layout):
+@given(data=st.data(), spec=specs())
+def test_the_adjoint_is_the_transpose_without_a_bias(kind, data, spec):
     case = data.draw(copies(kind))
     adjoint = case.layer.adjoint()
     assert (adjoint.input_shape, adjoint.output_shape) == (case.output_shape, case.input_shape)
     assert adjoint.kind == kind
     assert not adjoint.bias_tensor().any()
-    rows = adjoint.rows(layout)
-    expected = case.csr(Layout(layout.order, not layout.transpose))
+    rows = rows_of(adjoint, spec)
+    expected = case.csr(spec.transposed())
     assert rows.indptr.array().tolist() == expected.indptr.tolist()
     assert rows.indices.array().tolist() == expected.indices.tolist()
     assert same_bits(rows.data.array(), expected.data)
     x = whole_numbers(case.output_shape, 1)
-    turned = Case(adjoint, brute.turned(case.entries), case.kernel, None, x.shape, case.input_shape)
+    entries = brute.adjoint(case.entries)
+    turned = Case(adjoint, entries, case.kernel, None, x.shape, case.input_shape)
     assert adjoint.apply(x, as_integers).reshape(-1).tolist() == modulo(turned, x)
     again = adjoint.adjoint()
     without = {name: value for name, value in described(again).items() if "bias" not in name}
@@ -207,15 +209,14 @@ def test_the_adjoint_is_the_transpose_without_a_bias(kind, data, layout):
 
 @every_kind
 @many_examples
-@given(data=st.data(), layout=layouts(), most=st.integers(1, 40), seed=SEEDS)
-def test_slabs_of_any_size_are_the_layer_applied_in_order(kind, data, layout, most, seed):
+@given(data=st.data(), spec=specs(), most=st.integers(1, 40), seed=SEEDS)
+def test_slabs_of_any_size_are_the_layer_applied_in_order(kind, data, spec, most, seed):
     case = data.draw(copies(kind))
     x = whole_numbers(case.input_shape, seed)
-    upright = case.csr(Layout(layout.order))
-    counts = np.diff(upright.indptr)
-    y = layout.vector(np.array(modulo(case, x), np.uint64).reshape(case.output_shape))
+    counts = np.diff(case.csr(Spec(spec.layout)).indptr)
+    y = spec.layout.vector(np.array(modulo(case, x), np.uint64).reshape(case.output_shape))
     done = 0
-    for slab in case.layer.slabs(layout, most):
+    for slab in case.layer.slabs(spec.layout, most):
         assert slab.rows.start == done
         assert 1 <= len(slab.rows) <= most
         done = slab.rows.stop
@@ -228,17 +229,17 @@ def test_slabs_of_any_size_are_the_layer_applied_in_order(kind, data, layout, mo
 
 @every_kind
 @some_examples
-@given(data=st.data(), layout=layouts(), most=st.integers(1, 40))
-def test_strips_are_layers_over_parts_that_add_up_to_their_slab(kind, data, layout, most):
+@given(data=st.data(), spec=specs(), most=st.integers(1, 40))
+def test_strips_are_layers_over_parts_that_add_up_to_their_slab(kind, data, spec, most):
     case = data.draw(copies(kind))
     x = whole_numbers(case.input_shape, 3)
-    for slab in case.layer.slabs(layout, most):
+    for slab in case.layer.slabs(spec.layout, most):
         covered = np.zeros(case.input_shape, int)
         total = np.zeros(len(slab.rows), np.uint64)
         for strip in slab.strips():
             covered[strip.reads] += 1
             answer = strip.layer.apply(x[strip.reads], as_integers)
-            total += layout.vector(answer)[strip.outputs]
+            total += spec.layout.vector(answer)[strip.outputs]
         assert covered.max() <= 1
         assert total.tolist() == slab.apply(x, as_integers).tolist()
 
@@ -269,24 +270,22 @@ def test_colours_are_few_where_outputs_read_few(kind, data, most):
 
 @every_kind
 @some_examples
-@given(data=st.data(), layout=layouts(), most=st.integers(1, 40), seed=SEEDS)
-def test_sums_are_answers_the_magnitudes_of_their_terms_and_how_many(
-    kind, data, layout, most, seed
-):
+@given(data=st.data(), spec=specs(), most=st.integers(1, 40), seed=SEEDS)
+def test_sums_are_answers_the_magnitudes_of_their_terms_and_how_many(kind, data, spec, most, seed):
     case = data.draw(copies(kind, ("integers",), (np.float32, np.float64)))
     x = np.random.default_rng(seed).integers(-9, 10, case.input_shape).astype(np.float32)
     values = {pair: case.kernel[place].item() for pair, place in case.entries.items()}
     sizes = {pair: abs(value) for pair, value in values.items()}
     bias = case.bias_tensor().astype(float)
-    answer = layout.vector(brute.applied(values, x, case.output_shape) + bias)
-    scale = layout.vector(brute.applied(sizes, abs(x), case.output_shape) + abs(bias))
-    terms = layout.vector(
+    answer = spec.layout.vector(brute.applied(values, x, case.output_shape) + bias)
+    scale = spec.layout.vector(brute.applied(sizes, abs(x), case.output_shape) + abs(bias))
+    terms = spec.layout.vector(
         np.array([len(case.read.get(o, [])) + 1 for o in brute.indices(case.output_shape)]).reshape(
             case.output_shape
         )
     )
     done = 0
-    for sums in case.layer.sums(x, layout, most):
+    for sums in case.layer.sums(x, spec.layout, most):
         inside = slice(sums.rows.start, sums.rows.stop)
         assert sums.rows.start == done
         done = sums.rows.stop
@@ -388,22 +387,22 @@ def test_a_description_and_its_arrays_make_the_layer_anew(kind, data):
 
 @every_kind
 @some_examples
-@given(data=st.data(), layout=layouts())
-def test_weights_are_changed_each_in_its_place_and_the_bias_with_them(kind, data, layout):
+@given(data=st.data(), spec=specs())
+def test_weights_are_changed_each_in_its_place_and_the_bias_with_them(kind, data, spec):
     case = data.draw(copies(kind, ("integers",), (np.float32,)))
     changed = case.layer.with_weights(lambda w: (3 * w + 1).astype(np.float64))
     assert changed.dtype == np.float64
-    rows, own = changed.rows(layout), case.csr(layout)
+    rows, own = rows_of(changed, spec), case.csr(spec)
     assert rows.data.array().tolist() == (3 * own.data + 1).tolist()
     assert rows.indices.array().tolist() == own.indices.tolist()
     bias = case.bias_tensor()
     expected = bias if case.bias is None else 3 * bias + 1
     assert changed.bias_tensor().tolist() == expected.tolist()
     assert case.layer.astype("float64").dtype == np.float64
-    assert case.layer.astype("float64").rows(layout).data.array().tolist() == own.data.tolist()
+    assert rows_of(case.layer.astype("float64"), spec).data.array().tolist() == own.data.tolist()
     without = case.layer.with_kernel(case.kernel + 1)
     assert without.bias is None
-    assert without.rows(layout).data.array().tolist() == (own.data + 1).tolist()
+    assert rows_of(without, spec).data.array().tolist() == (own.data + 1).tolist()
 
 
 def test_weights_beyond_float32_become_infinite_without_a_warning():

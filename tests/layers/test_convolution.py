@@ -13,7 +13,7 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import ORDERS, Layout
 from convfc_cli.taps import IndexMap
 from tests.support import brute
-from tests.support.strategies import layouts, problems
+from tests.support.strategies import problems, specs
 
 AXIS = Axis(inputs=4, outputs=3, kernel=2, stride=1, dilation=1, offset=0)
 
@@ -27,9 +27,9 @@ def as_integers(weights):
     return brute.bits(weights).astype(np.uint64)
 
 
-def matrix_bits(problem, layout):
+def matrix_bits(layer, layout):
     """The matrix with the bits of its entries as exact integers, from the layer's rows."""
-    rows = problem.layer.rows(layout)
+    rows = layer.matrix(layout)
     matrix = np.zeros(rows.shape, np.uint64)
     indptr, indices = rows.indptr.array(), rows.indices.array()
     owners = np.repeat(np.arange(rows.shape[0]), np.diff(indptr))
@@ -44,18 +44,18 @@ def test_the_matrix_times_the_vector_is_the_layer_applied(problem, order, seed):
     x = integers(layer.input_shape, seed)
     y = layer.apply(x, as_integers)
     assert y.shape == layer.output_shape
-    product = (matrix_bits(problem, layout) * layout.vector(x)).sum(axis=1)
+    product = (matrix_bits(layer, layout) * layout.vector(x)).sum(axis=1)
     assert product.tolist() == layout.vector(y).tolist()
 
 
 @pytest.mark.slow
 @given(problems(), st.sampled_from(list(ORDERS)), st.integers(0, 999))
 def test_the_transposed_matrix_times_the_vector_is_the_adjoint_applied(problem, order, seed):
-    adjoint, layout = problem.layer.adjoint(), Layout(order, transpose=True)
+    adjoint, layout = problem.layer.adjoint(), Layout(order)
     x = integers(adjoint.input_shape, seed)
     y = adjoint.apply(x, as_integers)
     assert y.shape == problem.layer.input_shape
-    product = (matrix_bits(problem, layout) * layout.vector(x)).sum(axis=1)
+    product = (matrix_bits(adjoint, layout) * layout.vector(x)).sum(axis=1)
     assert product.tolist() == layout.vector(y).tolist()
 
 
@@ -70,17 +70,17 @@ def test_without_weights_named_the_layers_own_are_used_in_the_dtype_of_x(problem
 
 
 @pytest.mark.slow
-@given(problems(), layouts(), st.integers(1, 60), st.integers(0, 999))
-def test_slabs_of_any_size_cover_the_outputs_in_order(problem, layout, most, seed):
+@given(problems(), specs(), st.integers(1, 60), st.integers(0, 999))
+def test_slabs_of_any_size_cover_the_outputs_in_order(problem, spec, most, seed):
     layer = problem.layer
     x = integers(layer.input_shape, seed)
-    whole = layout.vector(layer.apply(x, as_integers))
+    whole = spec.layout.vector(layer.apply(x, as_integers))
     expected = brute.apply(
         *(x, as_integers(problem.kernel), problem.axes, problem.groups, problem.transposed)
     )
-    assert whole.tolist() == (layout.vector(expected) % 2**64).tolist()
+    assert whole.tolist() == (spec.layout.vector(expected) % 2**64).tolist()
     done = 0
-    for slab in layer.slabs(layout, most):
+    for slab in layer.slabs(spec.layout, most):
         assert slab.rows.start == done
         assert 1 <= len(slab.rows) <= most
         part = slab.apply(x, as_integers)
@@ -125,11 +125,11 @@ def test_the_adjoint_has_no_bias_and_its_adjoint_is_the_layer(problem):
 def test_a_kernel_in_any_memory_order_is_the_same_layer():
     kernel = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
     index_map = IndexMap((3, 2, 2), (AXIS,))
-    expected = Convolution(kernel, index_map).rows().data.array().tolist()
+    expected = Convolution(kernel, index_map).matrix().data.array().tolist()
     for other in (np.asfortranarray(kernel), np.repeat(kernel, 2, axis=2)[:, :, ::2]):
         layer = Convolution(other, index_map)
         assert layer.kernel.flags.c_contiguous
-        assert layer.rows().data.array().tolist() == expected
+        assert layer.matrix().data.array().tolist() == expected
 
 
 def test_kernel_and_bias_cannot_be_written():

@@ -127,7 +127,7 @@ def test_tensors_of_a_strangers_sizes_are_not_made(far):
         kind, told = hostile(two, diagonal)
         assert (kind, f"a tensor of {far} elements" in told) == ("Refused", True)
         with pytest.raises(Refused, match="outputs; at most"):
-            Diagonal(np.ones(1, F32), (4 * far,)).rows(Layout())
+            Diagonal(np.ones(1, F32), (4 * far,)).matrix(Layout())
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()

@@ -22,6 +22,7 @@ from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.product import Product
 from convfc_cli.layers.tied import TiedSlab
 from convfc_cli.layout import ORDERS, Layout
+from convfc_cli.matrices.matrix import Matrix, Spec
 from tests.support import brute
 from tests.support.kinds import Chain, chains
 from tests.support.layer_examples import (
@@ -32,34 +33,34 @@ from tests.support.layer_examples import (
     same_bits,
     some_examples,
 )
-from tests.support.strategies import layouts
+from tests.support.strategies import rows_of, specs
 
 orders = st.sampled_from(list(ORDERS))
 
 
-def expected_rows(chain: Chain, layout: Layout) -> list[dict[int, Any]]:
+def expected_rows(chain: Chain, spec: Spec) -> list[dict[int, Any]]:
     """{column: (the entry, the magnitudes of its terms)} of every row, exactly."""
-    outputs = brute.positions(chain.output_shape, layout.order)
-    inputs = brute.positions(chain.input_shape, layout.order)
-    count = prod(chain.input_shape if layout.transpose else chain.output_shape)
+    outputs = brute.positions(chain.output_shape, spec.layout.order)
+    inputs = brute.positions(chain.input_shape, spec.layout.order)
+    count = prod(chain.input_shape if spec.transpose else chain.output_shape)
     rows: list[dict[int, Any]] = [{} for _ in range(count)]
     sizes = chain.magnitudes()
     for pair, value in chain.values().items():
         row, column = int(outputs[pair[0]]), int(inputs[pair[1]])
-        row, column = (column, row) if layout.transpose else (row, column)
+        row, column = (column, row) if spec.transpose else (row, column)
         rows[row][column] = value, sizes[pair]
     return [dict(sorted(row.items())) for row in rows]
 
 
 @pytest.mark.slow
 @many_examples
-@given(chain=chains(), layout=layouts(), most=st.integers(1, 60))
-def test_a_product_has_an_entry_wherever_a_path_leads_and_it_is_their_sum(chain, layout, most):
-    expected = expected_rows(chain, layout)
+@given(chain=chains(), spec=specs(), most=st.integers(1, 60))
+def test_a_product_has_an_entry_wherever_a_path_leads_and_it_is_their_sum(chain, spec, most):
+    expected = expected_rows(chain, spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(product, "CHUNK", most)
         block_sizes(patch, most)
-        rows = chain.layer.rows(layout)
+        rows = rows_of(chain.layer, spec)
         indptr, indices, data = rows.indptr.array(), rows.indices.array(), rows.data.array()
         assert np.diff(indptr).tolist() == list(map(len, expected))
         assert indices.tolist() == [column for row in expected for column in row]
@@ -67,9 +68,8 @@ def test_a_product_has_an_entry_wherever_a_path_leads_and_it_is_their_sum(chain,
         sums = [value for row in expected for value, _ in row.values()]
         assert data.tolist() == np.array(list(map(float, sums)), data.dtype).tolist()
         assert chain.layer.nnz == rows.nnz == len(sums)
-        upright = chain.layer.adjoint() if layout.transpose else chain.layer
-        order = Layout(layout.order)
-        block, sizes = upright.block_with_scale(order, 0, rows.shape[0])
+        layer = Matrix(chain.layer, spec).rows_of
+        block, sizes = layer.block_with_scale(spec.layout, 0, rows.shape[0])
         assert block.indptr.tolist() == indptr.tolist()
         assert block.indices.tolist() == indices.tolist()
         assert block.values.tolist() == list(map(float, sums))
@@ -91,7 +91,7 @@ def test_a_product_applied_is_its_layers_one_after_another(chain, order, most, s
     y = brute.applied(chain.values(), x, chain.output_shape)
     assert layer.apply(x).tolist() == y.tolist()
     vector = layout.vector(y)
-    counts = list(map(len, expected_rows(chain, layout)))
+    counts = list(map(len, expected_rows(chain, Spec(layout))))
     done = 0
     for slab in layer.slabs(layout, most):
         assert slab.rows.start == done
@@ -105,7 +105,7 @@ def test_a_product_applied_is_its_layers_one_after_another(chain, order, most, s
     turned = layer.adjoint()
     assert (turned.input_shape, turned.output_shape) == (chain.output_shape, chain.input_shape)
     z = np.random.default_rng(seed).integers(-3, 4, chain.output_shape).astype(np.float64)
-    back = brute.applied(brute.turned(chain.values()), z, chain.input_shape)
+    back = brute.applied(brute.adjoint(chain.values()), z, chain.input_shape)
     assert turned.apply(z).tolist() == back.tolist()
     assert not turned.bias_tensor().any()
 
@@ -206,7 +206,7 @@ def test_what_an_output_of_a_product_reads_has_sums_and_no_weights(chain, data):
     with pytest.raises(UsageError, match="copies of no weight"):
         chain.layer.stands((0,))
     with pytest.raises(UsageError, match="kernel_index"):
-        chain.layer.rows(Layout(), kernel_index=True)
+        chain.layer.matrix(Layout(), kernel_index=True)
 
 
 @some_examples

@@ -1,6 +1,7 @@
 """One contract for every kind of matrix file."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from tests.support.crafted import (
     suits,
     usual_layout,
 )
-from tests.support.strategies import STREAM_SIZES, every_layout, layouts, problems, stream_sizes
+from tests.support.strategies import STREAM_SIZES, every_spec, problems, specs, stream_sizes
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -72,14 +73,12 @@ def test_a_suffix_of_no_kind_is_refused_with_those_there_are():
 
 
 @every_case
-@every_layout
+@every_spec
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_what_is_written_is_sniffed_read_back_equal_and_verified(
-    kind, form, layout, dtype, tmp_path
-):
-    if not suits(form, layout):
+def test_what_is_written_is_sniffed_read_back_equal_and_verified(kind, form, spec, dtype, tmp_path):
+    if not suits(form, spec):
         pytest.skip("no blocks in this layout")
-    matrix = example(form, layout, dtype)
+    matrix = example(form, spec, dtype)
     path = crafted.written(kind, matrix, tmp_path)
     renamed = path.rename(path.with_suffix(".bin"))  # no suffix helps, the content does
     if kind.beside(path):
@@ -105,7 +104,7 @@ def test_what_is_written_is_sniffed_read_back_equal_and_verified(
 
 @every_case
 def test_the_digest_is_stated_and_bias_is_flattened_as_the_outputs(kind, form, tmp_path):
-    matrix = example(form, Layout("channels-last"))
+    matrix = example(form, Spec(Layout("channels-last")))
     with opened(crafted.written(kind, matrix, tmp_path)) as source:
         (stored,) = registry.stored(source)
         assert stored.matrix.bias.tolist() == [0.5, -2] * 6
@@ -150,14 +149,14 @@ def test_progress_counts_the_bytes_of_the_arrays(kind, form):
 
 
 @every_case
-@every_layout
+@every_spec
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_size_is_planned_to_within_the_metadata(kind, form, layout, dtype):
-    if not suits(form, layout):
+def test_the_size_is_planned_to_within_the_metadata(kind, form, spec, dtype):
+    if not suits(form, spec):
         pytest.skip("no blocks in this layout")
     axes = (Axis(40, 40, 3, 1, 1, 1), Axis(40, 40, 3, 1, 1, 1))
     kernel = np.ones((4, 2, 3, 3), dtype)
-    matrix = Matrix(Convolution(kernel, IndexMap(kernel.shape, axes)), Spec(layout, form))
+    matrix = Matrix(Convolution(kernel, IndexMap(kernel.shape, axes)), replace(spec, form=form))
     actual = len(rendered(kind, matrix))
     operator = crafted.beside(kind, matrix)
     actual += operator.size if operator else 0
@@ -192,10 +191,10 @@ def test_a_size_is_planned_without_weights_for_what_no_disk_holds(kind, form):
 
 @pytest.mark.slow
 @every_case
-@given(problem=problems(), layout=layouts(), sizes=STREAM_SIZES)
-def test_any_layer_comes_back_and_is_verified(kind, form, problem, layout, sizes):
-    assume(crafted.holds(kind, problem.layer) and suits(form, layout))
-    matrix = Matrix(problem.layer, Spec(layout, form))
+@given(problem=problems(), spec=specs(), sizes=STREAM_SIZES)
+def test_any_layer_comes_back_and_is_verified(kind, form, problem, spec, sizes):
+    assume(crafted.holds(kind, problem.layer) and suits(form, spec))
+    matrix = Matrix(problem.layer, replace(spec, form=form))
     with stream_sizes(sizes):
         data = rendered(kind, matrix)
     (stored,) = kind.open(crafted.in_memory(data), crafted.beside(kind, matrix))

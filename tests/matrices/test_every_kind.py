@@ -33,7 +33,7 @@ from tests.support.layer_examples import (
     same_bits,
     some_examples,
 )
-from tests.support.strategies import LAYOUTS, layouts
+from tests.support.strategies import SPECS, rows_of, specs
 
 FILES = [("npz", "csr"), ("npz", "operator"), ("npy", "dense"), ("hdf5", "csr"), ("hdf5", "dense")]
 
@@ -44,8 +44,8 @@ in_every_file = pytest.mark.parametrize(("file", "form"), FILES)
 @in_every_file
 def test_every_kind_is_written_read_back_and_proven(name, file, form):
     layer, kind = LAYERS[name], registry.formats()[file]
-    for layout in LAYOUTS:
-        matrix = Matrix(layer, Spec(layout, form))
+    for spec in SPECS:
+        matrix = Matrix(layer, replace(spec, form=form))
         data = rendered(kind, matrix)
         (stored,) = kind.open(crafted.in_memory(data), crafted.beside(kind, matrix))
         found = stored.matrix.layer
@@ -67,10 +67,10 @@ def test_every_kind_is_written_read_back_and_proven(name, file, form):
 
 @pytest.mark.slow
 @some_examples
-@given(chain=chains(("integers", "zeros of integers", "reals")), layout=layouts(), seed=SEEDS)
-def test_every_product_that_is_written_is_proven(chain, layout, seed):
+@given(chain=chains(("integers", "zeros of integers", "reals")), spec=specs(), seed=SEEDS)
+def test_every_product_that_is_written_is_proven(chain, spec, seed):
     for kind, form in ((NPZ, "csr"), (NPY, "dense")):
-        matrix = Matrix(chain.layer, Spec(layout, form))
+        matrix = Matrix(chain.layer, replace(spec, form=form))
         report = crafted.verified(kind, matrix, rendered(kind, matrix), seed=seed)
         assert crafted.failures(report) == []
         assert (report.verdict, report.strength) == ("proven", "rounding bound")
@@ -78,10 +78,10 @@ def test_every_product_that_is_written_is_proven(chain, layout, seed):
 
 @every_kind
 @few_examples
-@given(data=st.data(), layout=layouts(), index=st.booleans())
-def test_every_layer_that_is_written_is_proven(kind, data, layout, index):
+@given(data=st.data(), spec=specs(), index=st.booleans())
+def test_every_layer_that_is_written_is_proven(kind, data, spec, index):
     case = data.draw(copies(kind))
-    matrix = Matrix(case.layer, Spec(layout, kernel_index=index))
+    matrix = Matrix(case.layer, replace(spec, kernel_index=index))
     report = crafted.verified(NPZ, matrix, rendered(NPZ, matrix), exhaustive=True)
     assert crafted.failures(report) == []
     assert not report.undone
@@ -90,10 +90,10 @@ def test_every_layer_that_is_written_is_proven(kind, data, layout, index):
 
 @every_kind
 @few_examples
-@given(data=st.data(), layout=layouts(), at=SEEDS, bit=st.integers(0, 63))
-def test_one_bit_of_one_entry_is_seen(kind, data, layout, at, bit):
+@given(data=st.data(), spec=specs(), at=SEEDS, bit=st.integers(0, 63))
+def test_one_bit_of_one_entry_is_seen(kind, data, spec, at, bit):
     case = data.draw(copies(kind))
-    matrix = Matrix(case.layer, Spec(layout))
+    matrix = Matrix(case.layer, spec)
     contents = crafted.arrays(rendered(NPZ, matrix))
     if not len(contents["data"]):
         return
@@ -107,10 +107,10 @@ def test_one_bit_of_one_entry_is_seen(kind, data, layout, at, bit):
 @every_layer
 def test_a_file_is_a_linear_operator(name, tmp_path):
     layer = LAYERS[name]
-    for layout in LAYOUTS:
-        path = crafted.written(NPZ, Matrix(layer, Spec(layout, "operator")), tmp_path)
+    for spec in SPECS:
+        path = crafted.written(NPZ, Matrix(layer, replace(spec, form="operator")), tmp_path)
         operator = load(path)
-        indptr, indices, data = layer.rows(layout).block(0, operator.shape[0])
+        indptr, indices, data = rows_of(layer, spec).block(0, operator.shape[0])
         dense = csr_array((data, indices, indptr), shape=operator.shape).toarray()
         assert operator.dtype == layer.dtype
         assert operator.rows(0, operator.shape[0]).toarray().tolist() == dense.tolist()
@@ -118,7 +118,7 @@ def test_a_file_is_a_linear_operator(name, tmp_path):
         y = np.random.default_rng(2).integers(-9, 10, operator.shape[0]).astype(np.float64)
         assert (operator @ x).tolist() == (dense.astype(float) @ x).tolist()
         assert (operator.rmatvec(y)).tolist() == (dense.astype(float).T @ y).tolist()
-        assert operator.bias.tolist() == layout.vector(layer.bias_tensor()).tolist()
+        assert operator.bias.tolist() == spec.layout.vector(layer.bias_tensor()).tolist()
         row, column = map(int, np.argwhere(dense)[-1])
         tap, value = operator.tap(row, column)
         assert value.item() == dense[row, column].item()
@@ -128,7 +128,7 @@ def test_a_file_is_a_linear_operator(name, tmp_path):
 
 
 def tap_output(operator: Any, row: int, column: int) -> Any:
-    output = column if operator.layout.transpose else row
+    output = column if operator.spec.transpose else row
     return operator.layout.unflatten(output, operator.layer.output_shape)
 
 

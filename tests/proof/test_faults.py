@@ -32,7 +32,7 @@ from convfc_cli.taps import IndexMap
 from tests.support import brute, crafted, faults
 from tests.support.crafted import File, example, rendered, suits, usual_layout
 from tests.support.faults import FAULTS, NOTHING, VERIFIED, Figures
-from tests.support.strategies import DTYPES, LAYOUTS, STYLES, kernel_of, layouts, problems
+from tests.support.strategies import DTYPES, SPECS, STYLES, kernel_of, problems, specs
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -118,9 +118,9 @@ def drawn_origin(random):
     return Origin("model.onnx", "ab" * 32, f"conv/{position}", "y;0", position, "Conv", "float32")
 
 
-def drawn_layout(random, form):
+def drawn_spec(random, form):
     """One in which every layer can have the form."""
-    suited = [layout for layout in LAYOUTS if suits(form, layout)]
+    suited = [spec for spec in SPECS if suits(form, spec)]
     return suited[random.integers(len(suited))]
 
 
@@ -194,9 +194,9 @@ def test_every_fault_is_seen(shard, record_property):
         layer = drawn_layer(random, geometries()[number], number)
         figures.geometries.add(repr(layer.index_map))
         for kind, form, numbered in files_in_turn(number):
-            layout = drawn_layout(random, form)
-            file = File.of(kind, Matrix(layer, Spec(layout, form, numbered), drawn_origin(random)))
-            where = f"seed {SEED}, layer {number}, {kind.name} {form} {layout}, {told(layer)}"
+            spec = replace(drawn_spec(random, form), form=form, kernel_index=numbered)
+            file = File.of(kind, Matrix(layer, spec, drawn_origin(random)))
+            where = f"seed {SEED}, layer {number}, {kind.name} {spec}, {told(layer)}"
             wrong, message = verdict(file, file.contents)
             figures.count_right(not wrong)
             assert not wrong, f"{message}: a right file, {where}"
@@ -268,7 +268,7 @@ def right_files(random, layer):
     """The layer in every kind and form, in some layout, as rendered or written anew."""
     by_kind = {}
     for position, (kind, form, numbered) in enumerate(FILES):
-        spec = Spec(drawn_layout(random, form), form, numbered)
+        spec = replace(drawn_spec(random, form), form=form, kernel_index=numbered)
         origin = replace(drawn_origin(random), position=position)
         by_kind.setdefault(kind, []).append(Matrix(layer, spec, origin))
     for kind, matrices in by_kind.items():
@@ -334,11 +334,13 @@ def known_layers():
 def known_files():
     """These layers in every kind and form, in two layouts, of a kind and form one after another."""
     found = {}
-    for layer, layout in product(known_layers(), (Layout(), Layout("channels-last", True))):
+    both = (Spec(), Spec(Layout("channels-last"), transpose=True))
+    for layer, spec in product(known_layers(), both):
         for kind, form, numbered in FILES:
-            if not suits(form, layout):
-                layout = usual_layout(form)
-            matrix = Matrix(layer, Spec(layout, form, numbered), example().origin)
+            if not suits(form, spec):
+                spec = Spec(usual_layout(form))
+            spec = replace(spec, form=form, kernel_index=numbered)
+            matrix = Matrix(layer, spec, example().origin)
             found.setdefault((kind, form, numbered), []).append(File.of(kind, matrix))
     return found
 
@@ -387,13 +389,13 @@ OF_ENTRIES = [
 @given(
     problem=problems(),
     zeros=problems(("integers", "special", "zeros")),
-    layout=layouts(),
+    spec=specs(),
     seed=st.integers(0, 2**32),
 )
-def test_a_fault_in_the_entries_is_found(kind, form, fault, problem, zeros, layout, seed):
+def test_a_fault_in_the_entries_is_found(kind, form, fault, problem, zeros, spec, seed):
     drawn = zeros if "zero" in fault.name else problem
     for layer in (drawn.layer, *known_layers()):
-        file = File.of(kind, Matrix(layer, Spec(layout, form, form == "csr")))
+        file = File.of(kind, Matrix(layer, replace(spec, form=form, kernel_index=form == "csr")))
         changed = faults.applied(fault.change, file.contents, np.random.default_rng(seed))
         if changed is not None:
             break
@@ -413,10 +415,10 @@ def fits(file, contents):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "form", "numbered"), FILES)
-@given(problem=problems(), layout=layouts())
-def test_a_file_written_anew_without_a_fault_never_fails(kind, form, numbered, problem, layout):
-    assume(suits(form, layout))
-    file = File.of(kind, Matrix(problem.layer, Spec(layout, form, numbered)))
+@given(problem=problems(), spec=specs())
+def test_a_file_written_anew_without_a_fault_never_fails(kind, form, numbered, problem, spec):
+    assume(suits(form, spec))
+    file = File.of(kind, Matrix(problem.layer, replace(spec, form=form, kernel_index=numbered)))
     assert verdict(file, file.contents) == (set(), "")
 
 
@@ -505,18 +507,18 @@ def test_crafted_rows_are_refused_before_any_product(kind, change, message, no_p
         assert message in why
 
 
-def vast(form="csr", layout=Layout(), *, transposed=False):  # noqa: B008 - frozen
+def vast(form="csr", spec=Spec(), *, transposed=False):  # noqa: B008 - frozen
     """One output that reads one of 2**62 inputs; or 2**62 outputs, one of which reads the input."""
     axes = (Axis(2**31, 1, 1, 1, 1, 0),) * 2
     kernel = np.ones((1, 1, 1, 1), np.float32)
     layer = Convolution(kernel, IndexMap((1, 1, 1, 1), axes, 1, transposed))
-    return Matrix(layer, Spec(layout, form), example().origin)
+    return Matrix(layer, replace(spec, form=form), example().origin)
 
 
 VAST = {
-    "inputs": (Layout(), False),
-    "rows": (Layout(transpose=True), False),
-    "outputs": (Layout(), True),
+    "inputs": (Spec(), False),
+    "rows": (Spec(transpose=True), False),
+    "outputs": (Spec(), True),
 }
 
 
@@ -526,14 +528,14 @@ def vast_cases():
         yield pytest.param(kind, form, *VAST[side], id=f"{kind.name}-{form}-{side}")
 
 
-@pytest.mark.parametrize(("kind", "form", "layout", "transposed"), list(vast_cases()))
+@pytest.mark.parametrize(("kind", "form", "spec", "transposed"), list(vast_cases()))
 def test_2_to_the_62_inputs_or_rows_are_refused_without_memory(
-    kind, form, layout, transposed, no_oracle
+    kind, form, spec, transposed, no_oracle
 ):
-    if not suits(form, layout):
-        layout = replace(usual_layout(form), transpose=layout.transpose)
-    file, matrix = File.of(kind, example(form)), vast(form, layout, transposed=transposed)
-    operator = replace(matrix, spec=Spec(layout, "operator"))
+    if not suits(form, spec):
+        spec = replace(spec, layout=usual_layout(form))
+    file, matrix = File.of(kind, example(form)), vast(form, spec, transposed=transposed)
+    operator = replace(matrix, spec=replace(spec, form="operator"))
     contents = {name: array.copy() for name, array in file.contents.items()}
     contents["convfc"] = np.array(describe(operator if kind is NPY else matrix))
     contents["kernel"] = matrix.layer.kernel
@@ -565,7 +567,7 @@ def test_an_npz_that_declares_petabytes_is_refused_without_memory(name, shape, n
 @pytest.mark.parametrize("shape", [(12, 2**48), (2**24, 2**24), (2**62, 1), (1, 2**62)], ids=str)
 def test_an_npy_that_declares_petabytes_is_refused_without_memory(shape, no_oracle):
     file = File.of(NPY, example("dense"))
-    for matrix in (file.matrix, vast("operator"), vast("operator", Layout(transpose=True))):
+    for matrix in (file.matrix, vast("operator"), vast("operator", Spec(transpose=True))):
         beside = rendered(NPZ, replace(matrix, spec=replace(matrix.spec, form="operator")))
         how, why = refusal(file, [crafted.raw_npy("<f4", shape, bytes(2304)), beside])
         assert how == "MalformedInput"

@@ -44,7 +44,7 @@ from convfc_cli.taps import IndexMap
 from tests.support import crafted
 from tests.support.cli_models import net, run
 from tests.support.crafted import example, rendered, saved
-from tests.support.strategies import layouts, problems
+from tests.support.strategies import problems, specs
 
 Array = NDArray[Any]
 
@@ -64,7 +64,7 @@ def stored_of(kind: Any, matrix: Matrix, data: bytes | None = None) -> Stored:
 
 def walked(stored: Stored, make: Callable[[Subject], Check], most: int = 40) -> Finding:
     """What one check finds when it is shown the rows and no other check is."""
-    subject = Subject(stored.matrix, stored.structural)
+    subject = Subject.of(stored)
     check = make(subject)
     for slab in subject.layer.slabs(subject.matrix.layout, most):
         check.expect(slab)
@@ -97,10 +97,10 @@ every_level = pytest.mark.parametrize("level", LEVELS)
 
 @pytest.mark.slow
 @some_examples
-@given(problem=problems(), layout=layouts(), dense=st.booleans(), most=st.integers(1, 60))
-def test_every_level_holds_of_a_right_file_whatever_its_weights(problem, layout, dense, most):
+@given(problem=problems(), spec=specs(), dense=st.booleans(), most=st.integers(1, 60))
+def test_every_level_holds_of_a_right_file_whatever_its_weights(problem, spec, dense, most):
     kind = NPY if dense else NPZ
-    matrix = Matrix(problem.layer, Spec(layout, "dense" if dense else "csr"))
+    matrix = Matrix(problem.layer, replace(spec, form="dense" if dense else "csr"))
     for name, make in LEVELS.items():
         finding = walked(stored_of(kind, matrix), make(ORACLE), most)
         left_out = name == "reals" and "no output could be compared" in finding.detail
@@ -111,12 +111,12 @@ def test_every_level_holds_of_a_right_file_whatever_its_weights(problem, layout,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @few_examples
-@given(problem=problems(), layout=layouts())
-def test_other_runtimes_agree_wherever_they_can_run_a_layer(name, problem, layout):
+@given(problem=problems(), spec=specs())
+def test_other_runtimes_agree_wherever_they_can_run_a_layer(name, problem, spec):
     if name == "onnxruntime":
         pytest.importorskip("onnxruntime")
     asked = runtime(name)
-    matrix = Matrix(problem.layer, Spec(layout))
+    matrix = Matrix(problem.layer, spec)
     for make in LEVELS.values():
         finding = walked(stored_of(NPZ, matrix), make(asked))
         assert finding.holds is not False
@@ -224,9 +224,9 @@ def a_bit(contents: dict[str, Array], place: int, bit: int) -> None:
     contents["data"].view(f"u{width}")[place] ^= np.array(1 << bit % (8 * width), f"u{width}")
 
 
-def changed(problem: Any, layout: Layout, seed: int) -> tuple[bytes, int, int]:
+def changed(problem: Any, spec: Spec, seed: int) -> tuple[bytes, int, int]:
     """(the file with one bit of one weight changed, the row and the column of the weight)."""
-    contents = crafted.arrays(rendered(NPZ, Matrix(problem.layer, Spec(layout))))
+    contents = crafted.arrays(rendered(NPZ, Matrix(problem.layer, spec)))
     place = seed % max(1, len(contents["data"]))
     if len(contents["data"]):
         a_bit(contents, place, seed)
@@ -236,10 +236,10 @@ def changed(problem: Any, layout: Layout, seed: int) -> tuple[bytes, int, int]:
 
 
 @some_examples
-@given(problem=problems(), layout=layouts(), seed=SEEDS)
-def test_impulses_name_the_entry_of_which_one_bit_is_wrong(problem, layout, seed):
-    data, row, column = changed(problem, layout, seed)
-    stored = stored_of(NPZ, Matrix(problem.layer, Spec(layout)), data)
+@given(problem=problems(), spec=specs(), seed=SEEDS)
+def test_impulses_name_the_entry_of_which_one_bit_is_wrong(problem, spec, seed):
+    data, row, column = changed(problem, spec, seed)
+    stored = stored_of(NPZ, Matrix(problem.layer, spec), data)
     if column < 0:  # there is no entry in it
         assert walked(stored, by_impulses(ORACLE)).holds
         return
@@ -247,18 +247,18 @@ def test_impulses_name_the_entry_of_which_one_bit_is_wrong(problem, layout, seed
         walked(stored, by_impulses(ORACLE))
     (entry,) = error.value.args
     assert (entry.row, entry.column) == (row, column)
-    source, output = (row, column) if layout.transpose else (column, row)
-    assert layout.flatten(entry.output, problem.layer.output_shape) == output
-    assert layout.flatten(entry.input, problem.layer.input_shape) == source
+    source, output = (row, column) if spec.transpose else (column, row)
+    assert spec.layout.flatten(entry.output, problem.layer.output_shape) == output
+    assert spec.layout.flatten(entry.input, problem.layer.input_shape) == source
     assert entry.expected == shown(problem.kernel[entry.kernel])
     assert entry.found != entry.expected
 
 
 @some_examples
-@given(problem=problems(), layout=layouts(), seed=SEEDS)
-def test_whole_numbers_see_one_bit_of_one_weight_unless_its_input_is_0(problem, layout, seed):
-    data, _, column = changed(problem, layout, seed)
-    matrix = Matrix(problem.layer, Spec(layout))
+@given(problem=problems(), spec=specs(), seed=SEEDS)
+def test_whole_numbers_see_one_bit_of_one_weight_unless_its_input_is_0(problem, spec, seed):
+    data, _, column = changed(problem, spec, seed)
+    matrix = Matrix(problem.layer, spec)
     seen = []
     for draw in range(40):  # an input is 0 once in 16 times at most
         try:
@@ -273,7 +273,7 @@ def test_whole_numbers_see_one_bit_of_one_weight_unless_its_input_is_0(problem, 
 @pytest.mark.parametrize("place", range(0, 72, 5))
 @pytest.mark.parametrize("transpose", [False, True])
 def test_reals_see_a_weight_that_is_a_thousandth_off(place, transpose):
-    matrix = example(layout=Layout(transpose=transpose))
+    matrix = example(spec=Spec(transpose=transpose))
     contents = crafted.arrays(rendered(NPZ, matrix))
     contents["data"][place] *= np.float32(1.001)
     with pytest.raises(WrongContents, match=r"^output \(.*the oracle, gives .*, the matrix "):
@@ -691,8 +691,7 @@ def test_the_vectors_of_a_proof_take_4_gib_at_most():
 @pytest.mark.parametrize("place", range(0, 72, 7))
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_kernel_index_is_held_to_the_geometry_wherever_it_stands(place, transposed, monkeypatch):
-    layout = Layout(transpose=transposed)
-    data = rendered(NPZ, example(layout=layout, kernel_index=True))
+    data = rendered(NPZ, example(spec=Spec(transpose=transposed), kernel_index=True))
     assert findings(crafted.checked(data))["kernel_index"].holds
     contents = crafted.arrays(data)
     contents["kernel_index"][place] ^= 1
@@ -729,17 +728,17 @@ def test_colours_of_a_layer_are_few_and_none_is_read_twice(problem):
 
 
 @some_examples
-@given(problem=problems(styles=("integers",)), layout=layouts(), most=st.integers(1, 60))
-def test_strips_add_up_to_their_slab(problem, layout, most):
+@given(problem=problems(styles=("integers",)), spec=specs(), most=st.integers(1, 60))
+def test_strips_add_up_to_their_slab(problem, spec, most):
     layer = problem.layer
     x = np.random.default_rng(0).integers(-9, 10, layer.input_shape).astype(np.float64)
-    whole = layout.vector(layer.apply(x))
-    for slab in layer.slabs(layout, most):
+    whole = spec.layout.vector(layer.apply(x))
+    for slab in layer.slabs(spec.layout, most):
         covered = np.zeros(layer.input_shape, int)
         total = np.zeros(len(slab.rows))
         for strip in slab.strips():
             covered[strip.reads] += 1
-            total += layout.vector(strip.layer.apply(x[strip.reads]))
+            total += spec.layout.vector(strip.layer.apply(x[strip.reads]))
         assert covered.max() == 1
         assert total.tolist() == whole[slab.rows.start : slab.rows.stop].tolist()
 

@@ -50,7 +50,7 @@ def faulty(change: Any, **options: Any) -> Any:
 
 
 def test_the_chain_has_an_entry_that_cancels_to_zero():
-    data = CHAIN.rows(Layout()).data.array()
+    data = CHAIN.matrix(Layout()).data.array()
     assert CHAIN.nnz == len(data) == 6
     assert data.tolist() == [8, -2, F32(1.1).item(), pytest.approx(-0.5), 11, -9]
 
@@ -224,7 +224,7 @@ SCATTERED = Product(
 @pytest.mark.parametrize("transpose", [False, True])
 def test_an_entry_that_was_moved_is_wrong_whatever_it_is(entry, column, told, transpose):
     layer = SCATTERED.adjoint() if transpose else SCATTERED
-    matrix = Matrix(layer, Spec(Layout(transpose=transpose)))  # the same rows, as columns
+    matrix = Matrix(layer, Spec(transpose=transpose))  # the same rows, as columns
     contents = crafted.arrays(rendered(NPZ, matrix))
     contents["indices"][entry] = column
     report = crafted.checked(crafted.saved(contents))
@@ -325,7 +325,7 @@ def test_factors_that_do_not_compute_their_rows_are_a_defect(kind, monkeypatch):
     monkeypatch.setattr(Dense, "_part", blockwise.Blockwise._part)
     subject = Subject(Matrix(Product([factor])), True)
     with pytest.raises(Defect, match=f"the rows of a {factor.kind} are not what it computes"):
-        Factors(Product([factor]), subject.upright, 1, 3, "2^-96").finding()
+        Factors(Product([factor]), subject.matrix.layout, 1, 3, "2^-96").finding()
 
 
 def test_factors_are_proven_each_and_said_to_be():
@@ -374,7 +374,7 @@ def test_the_rows_of_a_chain_with_a_wide_middle_are_multiplied_a_few_at_a_time(m
 
     monkeypatch.setattr(product, "_rows_of", watched)
     monkeypatch.setattr(product, "CHUNK", 2**13)
-    data = layer.rows(Layout()).data.array()
+    data = layer.matrix(Layout()).data.array()
     assert max(made) == 2
     expected = narrow.kernel.astype(np.float64) @ wide.kernel.astype(np.float64)
     assert np.allclose(data.reshape(16, 16), expected, rtol=1e-6)

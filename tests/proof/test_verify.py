@@ -21,7 +21,6 @@ from convfc_cli.errors import Defect, Refused
 from convfc_cli.geometry import Axis
 from convfc_cli.jobs.runtime_check import check_runtime
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.layout import Layout
 from convfc_cli.matrices import blocks, registry
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.proof import check, probes
@@ -32,7 +31,7 @@ from convfc_cli.taps import IndexMap, RowTaps, Segment
 from tests.support import brute, crafted
 from tests.support.crafted import CASES, example, failures, label, outcome, rendered, saved, suits
 from tests.support.faults import row_of
-from tests.support.strategies import LAYOUTS, SPECIAL, problems
+from tests.support.strategies import SPECIAL, SPECS, problems
 
 NPZ = registry.formats()["npz"]
 NPY = registry.formats()["npy"]
@@ -68,10 +67,10 @@ def test_weights_of_any_bits_are_verified_and_each_of_their_bits_matters(value):
 LINE = Axis(inputs=4, outputs=3, kernel=2, stride=1, dilation=1, offset=0)
 
 
-def line_file(layout=Layout(), **changes):  # noqa: B008 - frozen
+def line_file(spec=Spec(), **changes):  # noqa: B008 - frozen
     """[[1 2 . .] [. 1 2 .] [. . 1 2]] with arrays replaced."""
     layer = Convolution(np.array([[[1, 2]]], np.float32), IndexMap((1, 1, 2), (LINE,)))
-    contents = crafted.arrays(rendered(NPZ, Matrix(layer, Spec(layout))))
+    contents = crafted.arrays(rendered(NPZ, Matrix(layer, spec)))
     for name, value in changes.items():
         contents[name] = np.array(value, contents[name].dtype)
     return saved(contents)
@@ -125,9 +124,9 @@ def test_a_finding_says_where_and_what(changes, message):
 
 
 def test_a_finding_in_a_transposed_layout_names_output_and_input_all_the_same():
-    layout = Layout(transpose=True)
-    assert outcome(line_file(layout)) == ("ok", "")
-    assert outcome(line_file(layout, data=[1, 2, 1, 2, 7, 2])) == (
+    spec = Spec(transpose=True)
+    assert outcome(line_file(spec)) == ("ok", "")
+    assert outcome(line_file(spec, data=[1, 2, 1, 2, 7, 2])) == (
         "wrong",
         "entry (2, 2), output (0, 2) from input (0, 2): kernel element (0, 0, 0), "
         "expected 1.0, found 7.0",
@@ -143,22 +142,22 @@ def place_of(contents, row, column):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 2, 5, 64])
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=str)
 @every_case
 def test_rows_are_told_right_however_the_file_is_cut_into_blocks(
-    kind, form, layout, chunk, monkeypatch
+    kind, form, spec, chunk, monkeypatch
 ):
-    if not suits(form, layout):
+    if not suits(form, spec):
         pytest.skip("no blocks in this layout")
     for module in (check, blocks):
         assert hasattr(module, "CHUNK")
         monkeypatch.setattr(module, "CHUNK", chunk)
-    matrix = example(form, layout)
+    matrix = example(form, spec)
     data = rendered(kind, matrix)
     assert failures(crafted.verified(kind, matrix, data)) == []
     if form == "operator":
         return
-    contents = crafted.arrays(rendered(NPZ, example("csr", layout)))
+    contents = crafted.arrays(rendered(NPZ, example("csr", spec)))
     row, column = row_of(contents, 50), int(contents["indices"][50])
     if kind.several:
         place = ("dense", (row, column)) if form == "dense" else ("data", 50)
@@ -173,7 +172,7 @@ def test_rows_are_told_right_however_the_file_is_cut_into_blocks(
         dense[row, column] = 77
         data = crafted.npy(dense)
     elif kind.beside(Path("matrix")):
-        data = crafted.with_value(kind, layout, data, (row, column), 77)
+        data = crafted.with_value(kind, spec, data, (row, column), 77)
     else:
         contents = crafted.arrays(data)
         contents["data"].reshape(-1)[place_of(contents, row, column)] = 77

@@ -140,7 +140,7 @@ def apply(x: Array, kernel: Array, axes: Any, groups: int, transposed: bool) -> 
     return y
 
 
-def turned(found: dict[tuple[Index, Index], Any]) -> dict[tuple[Index, Index], Any]:
+def adjoint(found: dict[tuple[Index, Index], Any]) -> dict[tuple[Index, Index], Any]:
     """The entries of the transpose."""
     return {(source, output): value for (output, source), value in found.items()}
 
@@ -154,7 +154,7 @@ def gather(source: Array, far: Index, transposed: bool) -> Entries:
     """Output o is the input whose number is source[o]; -1 is none."""
     numbered = indices(far)
     found = {(o, numbered[source[o]]): (0,) for o in indices(source.shape) if source[o] >= 0}
-    return turned(found) if transposed else found
+    return adjoint(found) if transposed else found
 
 
 def diagonal(kernel_shape: Index, shape: Index) -> Entries:
@@ -172,7 +172,7 @@ def dense(kernel_shape: Index, before: Index, after: Index, transposed: bool) ->
         for p, q in product(indices(before), indices(after))
         for m, k in indices(kernel_shape)
     }
-    return turned(found) if transposed else found
+    return adjoint(found) if transposed else found
 
 
 def local(kernel_shape: Index, axes: Any, transposed: bool) -> Entries:
@@ -183,7 +183,7 @@ def local(kernel_shape: Index, axes: Any, transposed: bool) -> Entries:
             near, far = (o for o, _, _ in taps), (i for _, i, _ in taps)
             element = (c, b, *(o for o, _, _ in taps), *(t for _, _, t in taps))
             found[(c, *near), (b, *far)] = element
-    return turned(found) if transposed else found
+    return adjoint(found) if transposed else found
 
 
 Paths = dict[tuple[Index, Index], list[Fraction]]

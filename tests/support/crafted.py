@@ -11,7 +11,7 @@ import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ Array = NDArray[Any]
 
 def example(
     form: str = "csr",
-    layout: Layout | None = None,
+    spec: Spec | None = None,
     dtype: Any = np.float32,
     *,
     kernel_index: bool = False,
@@ -52,7 +52,8 @@ def example(
     bias = np.array([0.5, -2], dtype)
     layer = Convolution(kernel, IndexMap((2, 2, 2, 2), axes, groups=2), bias)
     origin = Origin("model.onnx", "ab" * 32, "conv/1", "y;0", 3, "Conv", "float32")
-    return Matrix(layer, Spec(layout or usual_layout(form), form, kernel_index), origin)
+    spec = spec or Spec(usual_layout(form))
+    return Matrix(layer, replace(spec, form=form, kernel_index=kernel_index), origin)
 
 
 def usual_layout(form: str) -> Layout:
@@ -60,9 +61,9 @@ def usual_layout(form: str) -> Layout:
     return Layout("channels-last" if form == "bsr" else "channels-first")
 
 
-def suits(form: str, layout: Layout) -> bool:
-    """Whether a matrix of this layout can have this form: blocks need channels side by side."""
-    return form != "bsr" or layout.order != "channels-first"
+def suits(form: str, spec: Spec) -> bool:
+    """Whether a matrix like this can have this form: blocks need channels side by side."""
+    return form != "bsr" or spec.layout.order != "channels-first"
 
 
 def sidecar(path: Path) -> Path:
@@ -76,7 +77,7 @@ def written(kind: MatrixFormat, matrix: Matrix, folder: Path, name: str = "matri
     with open(path, "wb") as out:
         kind.write([matrix], out, lambda done: None)
     if kind.beside(path):
-        operator = Matrix(matrix.layer, Spec(matrix.layout, "operator"), matrix.origin)
+        operator = replace(matrix, spec=matrix.spec.operator())
         with open(sidecar(path), "wb") as out:
             registry.by_form("operator").write([operator], out, lambda done: None)
     return path
@@ -235,7 +236,7 @@ def beside(kind: MatrixFormat, matrix: Matrix) -> Input | None:
     """The operator file that a file of this kind needs, in memory."""
     if not kind.beside(Path("matrix")):
         return None
-    operator = Matrix(matrix.layer, Spec(matrix.layout, "operator"), matrix.origin)
+    operator = replace(matrix, spec=matrix.spec.operator())
     return in_memory(rendered(registry.by_form("operator"), operator))
 
 
@@ -266,7 +267,7 @@ class File:
             return cls(kind, matrix, data, operator, _hdf5_contents(data))
         if not kind.beside(Path("matrix")):
             return cls(kind, matrix, data, operator, arrays(data))
-        beside = Matrix(matrix.layer, Spec(matrix.layout, "operator"), matrix.origin)
+        beside = replace(matrix, spec=matrix.spec.operator())
         operator = rendered(registry.by_form("operator"), beside)
         dense = np.load(io.BytesIO(data))
         return cls(kind, matrix, data, operator, {"dense": dense, **arrays(operator)})
@@ -371,7 +372,7 @@ TEXT = {"edges", "mtx"}
 
 
 def with_value(
-    kind: MatrixFormat, layout: Layout, data: bytes, place: tuple[int, int], value: int
+    kind: MatrixFormat, spec: Spec, data: bytes, place: tuple[int, int], value: int
 ) -> bytes:
     """A file of text, or a .mat, with another value at this row and column."""
     row, column = place
@@ -382,7 +383,7 @@ def with_value(
         return patched(data, len(data) - 8 * (columns.nnz - int(found)), struct.pack("<d", value))
     start = f"{row + 1} {column + 1} "
     if kind.name == "edges":
-        start = f"{row},{column}," if layout.transpose else f"{column},{row},"
+        start = f"{row},{column}," if spec.transpose else f"{column},{row},"
     (line,) = [line for line in data.splitlines() if line.startswith(start.encode())]
     return data.replace(b"\n" + line + b"\n", f"\n{start}{value}.0\n".encode())
 

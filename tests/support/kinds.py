@@ -18,7 +18,7 @@ from convfc_cli.layers.gather import Gather
 from convfc_cli.layers.locally_connected import LocallyConnected
 from convfc_cli.layers.product import Product
 from convfc_cli.layers.tied import TiedLinear
-from convfc_cli.layout import Layout
+from convfc_cli.matrices.matrix import Spec
 from convfc_cli.taps import IndexMap
 from tests.support import brute
 from tests.support.strategies import STYLES, kernel_of
@@ -43,10 +43,10 @@ class Case:
     input_shape: Shape
     output_shape: Shape
 
-    def csr(self, layout: Layout) -> brute.Csr:
+    def csr(self, spec: Spec) -> brute.Csr:
         """The matrix by brute force."""
         shapes = self.output_shape, self.input_shape
-        return brute.placed(self.entries, self.kernel, *shapes, layout.order, layout.transpose)
+        return brute.placed(self.entries, self.kernel, *shapes, spec.layout.order, spec.transpose)
 
     def bias_tensor(self) -> Array:
         """The bias of each output."""

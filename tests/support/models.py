@@ -169,7 +169,7 @@ def dense(entry: Entry) -> Array:
     """The matrix of a layer as convfc writes it, every entry of it."""
     from scipy.sparse import csr_array
 
-    rows = entry.load().rows()
+    rows = entry.load().matrix()
     arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
     return np.asarray(csr_array(arrays, shape=rows.shape).todense())
 

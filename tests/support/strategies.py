@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from convfc_cli import streams
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
+from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import ORDERS, Layout
+from convfc_cli.matrices.matrix import Matrix, Spec
+from convfc_cli.streams import SparseRows
 from convfc_cli.taps import IndexMap
 from tests.support import brute
 
@@ -24,16 +27,21 @@ Array = NDArray[Any]
 
 DTYPES = (np.float32, np.float64)
 
-LAYOUTS = [Layout(order, transpose) for order in ORDERS for transpose in (False, True)]
+SPECS = [Spec(Layout(order), transpose=way) for order in ORDERS for way in (False, True)]
 
-every_layout = pytest.mark.parametrize(
-    "layout", LAYOUTS, ids=lambda layout: f"{layout.order}{'-T' * layout.transpose}"
+every_spec = pytest.mark.parametrize(
+    "spec", SPECS, ids=lambda spec: f"{spec.layout.order}{'-T' * spec.transpose}"
 )
 
 
-def layouts() -> st.SearchStrategy[Layout]:
+def specs() -> st.SearchStrategy[Spec]:
     """Every order in either orientation."""
-    return st.sampled_from(LAYOUTS)
+    return st.sampled_from(SPECS)
+
+
+def rows_of(layer: Linear, spec: Spec, *, kernel_index: bool = False) -> SparseRows:
+    """The rows of the matrix of a layer."""
+    return Matrix(layer, spec).rows_of.matrix(spec.layout, kernel_index=kernel_index)
 
 
 @st.composite
@@ -126,11 +134,11 @@ class Problem:
         """{(output, input): kernel element} by brute force."""
         return brute.nonzeros(self.kernel.shape, self.axes, self.groups, self.transposed)
 
-    def csr(self, layout: Layout) -> brute.Csr:
+    def csr(self, spec: Spec) -> brute.Csr:
         """The matrix by brute force."""
         return brute.csr(
             *(self.kernel, self.axes, self.groups, self.transposed),
-            *(layout.order, layout.transpose),
+            *(spec.layout.order, spec.transpose),
         )
 
 

@@ -6,8 +6,7 @@ inputs, source by source: it changes the order of the lines and nothing in them.
 the operator file beside it (`sidecar`).
 """
 
-from convfc_cli.layout import Layout
-from convfc_cli.matrices.matrix import Matrix
+from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.text import Lines
 
 
@@ -26,8 +25,8 @@ class Edges(Lines):
     def header(self, matrix: Matrix) -> bytes:
         return self.magic
 
-    def column_first(self, layout: Layout) -> bool:
-        return not layout.transpose
+    def column_first(self, spec: Spec) -> bool:
+        return not spec.transpose
 
 
 FORMAT = Edges()

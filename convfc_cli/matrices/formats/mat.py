@@ -9,7 +9,7 @@ Source: MathWorks, MAT-File Format (R2024a), chapter 1, Level 5 MAT-File Format.
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -73,8 +73,7 @@ class Mat(WithoutMetadata):
 
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         (matrix,) = matrices
-        layout = replace(matrix.layout, transpose=not matrix.layout.transpose)
-        columns = matrix.layer.rows(layout)
+        columns = matrix.transposed().rows_of.matrix(matrix.layout)
         for part in _parts(matrix.spec, matrix.layer.outline):
             write_all(out, part.frame)
             stored: Iterable[Array] = [matrix.bias]
@@ -144,7 +143,7 @@ def _converted(values: Array, dtype: np.dtype[Any]) -> Array:
 
 class _StoredMat(StoredBeside):
     structural = True
-    by_column = True
+    stores_transpose = True
 
     def __init__(self, source: Input, matrix: Matrix, beside: str) -> None:
         super().__init__(source, matrix)

@@ -7,8 +7,7 @@ Source: Boisvert, Pozo & Remington 1996, The Matrix Market Exchange Formats, NIS
 text for infinities and NaN; `inf` and `nan` are what SciPy writes and reads.
 """
 
-from convfc_cli.layout import Layout
-from convfc_cli.matrices.matrix import Matrix
+from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.text import Lines
 
 
@@ -28,7 +27,7 @@ class MatrixMarket(Lines):
         sizes = f"{rows} {columns} {matrix.layer.nnz}"
         return f"%%MatrixMarket matrix coordinate {field} general\n{sizes}\n".encode()
 
-    def column_first(self, layout: Layout) -> bool:
+    def column_first(self, spec: Spec) -> bool:
         return False
 
 

@@ -32,7 +32,7 @@ class Npz(NpzFormat):
         return schema.compressed(spec, outline, dtype) if spec.form == "csr" else {}
 
     def values(self, matrix: Matrix, name: str, shape: tuple[int, ...]) -> Iterable[Values]:
-        return schema.values(matrix, matrix.layout, name, *shape)
+        return schema.values(matrix, name, *shape)
 
     def reader(self, matrix: Matrix, arrays: Mapping[str, Sequential]) -> Rows:
         return CsrReader(arrays["indptr"], arrays["indices"], arrays["data"])

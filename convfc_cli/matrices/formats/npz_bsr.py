@@ -84,7 +84,7 @@ def _block_shape(spec: Spec, outline: Outline) -> tuple[int, int]:
 
 def _blocks(matrix: Matrix) -> SparseRows:
     """The blocks in CSR form; the data are flat indices into a kernel of (groups, *spatial)."""
-    index_map = _blocks_of(matrix.layer.outline)
+    index_map = _blocks_of(matrix.rows_of.outline)
     size = prod(index_map.kernel_shape)
     numbers = np.arange(size, dtype=index_dtype(size)).reshape(index_map.kernel_shape)
     return toeplitz.rows(index_map, numbers, matrix.layout)
@@ -92,12 +92,12 @@ def _blocks(matrix: Matrix) -> SparseRows:
 
 def _weights(matrix: Matrix, blocks: SparseRows, most: int) -> Iterator[Values]:
     """The blocks themselves, some at a time."""
-    assert isinstance(matrix.layer, Convolution)
-    kernel, index_map = matrix.layer.kernel, matrix.layer.index_map
+    layer = matrix.rows_of
+    assert isinstance(layer, Convolution)
+    kernel, index_map = layer.kernel, layer.index_map
     near, depth = kernel.shape[0] // index_map.groups, kernel.shape[1]
     by_group = kernel.reshape(index_map.groups, near, depth, -1)
-    turned = index_map.transposed != matrix.layout.transpose
-    by_element = by_group.transpose((0, 3, 2, 1) if turned else (0, 3, 1, 2))
+    by_element = by_group.transpose((0, 3, 2, 1) if index_map.transposed else (0, 3, 1, 2))
     table = np.ascontiguousarray(by_element).reshape(-1, *by_element.shape[2:])
     for numbers in blocks.data.chunks(most):
         yield table[numbers]

@@ -34,7 +34,7 @@ class NpzCoo(NpzFormat):
     def values(self, matrix: Matrix, name: str, shape: tuple[int, ...]) -> Iterable[Values]:
         if name == "row":
             return _row_numbers(matrix)
-        return schema.values(matrix, matrix.layout, {"col": "indices"}.get(name, name), *shape)
+        return schema.values(matrix, {"col": "indices"}.get(name, name), *shape)
 
     def reader(self, matrix: Matrix, arrays: Mapping[str, Sequential]) -> Rows:
         return _CooReader(arrays["row"], arrays["col"], arrays["data"])
@@ -45,7 +45,7 @@ FORMAT = NpzCoo()
 
 def _row_numbers(matrix: Matrix) -> Iterator[Values]:
     """The row of each entry."""
-    indptr = matrix.layer.rows(matrix.layout).indptr
+    indptr = matrix.rows_of.matrix(matrix.layout).indptr
     for first in range(0, len(indptr) - 1, CHUNK):
         counts = np.diff(indptr.part(first, min(first + CHUNK, len(indptr) - 1) + 1))
         for part, _ in stretches(counts):

@@ -4,7 +4,6 @@ indptr, indices, data    CSC: those of the transpose in CSR
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,13 @@ class NpzCsc(NpzFormat):
     name = "npz-csc"
     forms = ("csc",)
     summary = "the same by columns: `scipy.sparse.load_npz` gives a CSC matrix"
-    by_column = True
+    stores_transpose = True
 
     def arrays(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> schema.Arrays:
-        return schema.compressed(spec, outline, dtype, by_column=True)
+        return schema.compressed(spec.transposed(), outline, dtype)
 
     def values(self, matrix: Matrix, name: str, shape: tuple[int, ...]) -> Iterable[Values]:
-        columns = replace(matrix.layout, transpose=not matrix.layout.transpose)
-        return schema.values(matrix, columns, name, *shape)
+        return schema.values(matrix.transposed(), name, *shape)
 
     def reader(self, matrix: Matrix, arrays: Mapping[str, Sequential]) -> Rows:
         return CsrReader(arrays["indptr"], arrays["indices"], arrays["data"], "column")

@@ -42,7 +42,7 @@ from tests.support.crafted import (
     suits,
     usual_layout,
 )
-from tests.support.strategies import layouts, problems
+from tests.support.strategies import problems, specs
 
 FORMS = ("csc", "coo", "bsr")
 KINDS = {form: registry.by_form(form) for form in ("csr", *FORMS)}
@@ -86,12 +86,12 @@ def expected(form, csr, index_map, transpose):
 
 @pytest.mark.slow
 @every_form
-@given(problem=problems(), layout=layouts())
-def test_scipy_opens_each_form_bit_for_bit(form, problem, layout):
-    assume(suits(form, layout))
-    found = loaded(rendered(KINDS[form], Matrix(problem.layer, Spec(layout, form))))
-    csr = problem.csr(layout)
-    right, values = expected(form, csr, problem.index_map, layout.transpose)
+@given(problem=problems(), spec=specs())
+def test_scipy_opens_each_form_bit_for_bit(form, problem, spec):
+    assume(suits(form, spec))
+    found = loaded(rendered(KINDS[form], Matrix(problem.layer, replace(spec, form=form))))
+    csr = problem.csr(spec)
+    right, values = expected(form, csr, problem.index_map, spec.transpose)
     assert (found.format, found.shape) == (form, csr.shape)
     assert np.array_equal(brute.bits(found.data), values)
     for name in ("row", "col") if form == "coo" else ("indptr", "indices"):
@@ -106,9 +106,9 @@ def test_scipy_opens_each_form_bit_for_bit(form, problem, layout):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("transpose", [False, True])
 def test_each_form_is_the_csr_file_of_the_same_layer(form, dtype, transpose):
-    layout = replace(usual_layout(form), transpose=transpose)
-    found = loaded(bytes_of(form, layout=layout, dtype=dtype))
-    csr = loaded(bytes_of("csr", layout=layout, dtype=dtype))
+    spec = Spec(usual_layout(form), transpose=transpose)
+    found = loaded(bytes_of(form, spec=spec, dtype=dtype))
+    csr = loaded(bytes_of("csr", spec=spec, dtype=dtype))
     assert found.dtype == dtype
     again = scipy.sparse.csr_matrix(found)
     again.sort_indices()
@@ -121,7 +121,7 @@ def test_each_form_is_the_csr_file_of_the_same_layer(form, dtype, transpose):
 def test_blocks_are_the_channels_of_a_group():
     found = loaded(bytes_of("bsr"))
     assert (found.blocksize, found.data.shape) == ((1, 2), (36, 1, 2))
-    found = loaded(bytes_of("bsr", layout=Layout("fortran", True)))
+    found = loaded(bytes_of("bsr", spec=Spec(Layout("fortran"), transpose=True)))
     assert (found.blocksize, found.data.shape) == ((2, 1), (36, 2, 1))
 
 
@@ -144,7 +144,7 @@ def test_each_form_has_the_bytes_it_had_when_this_was_written(form, monkeypatch)
 @pytest.mark.parametrize("transpose", [False, True])
 def test_blocks_need_channels_side_by_side(transpose):
     with pytest.raises(UsageError) as error:
-        Spec(Layout("channels-first", transpose), "bsr")
+        Spec(Layout("channels-first"), "bsr", transpose=transpose)
     for part in ("bsr", "channels-first", "--layout channels-last"):
         assert part in str(error.value)
 
@@ -155,10 +155,10 @@ def test_blocks_have_no_kernel_index():
 
 
 @pytest.mark.slow
-@given(problem=problems(), layout=layouts(), form=st.sampled_from(("csc", "coo")))
-def test_a_kernel_index_stands_beside_each_entry(problem, layout, form):
-    data = rendered(KINDS[form], Matrix(problem.layer, Spec(layout, form, kernel_index=True)))
-    csr = problem.csr(layout)
+@given(problem=problems(), spec=specs(), form=st.sampled_from(("csc", "coo")))
+def test_a_kernel_index_stands_beside_each_entry(problem, spec, form):
+    data = rendered(KINDS[form], Matrix(problem.layer, replace(spec, form=form, kernel_index=True)))
+    csr = problem.csr(spec)
     order = np.arange(len(csr.data))
     if form == "csc":
         rows = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
@@ -195,11 +195,11 @@ def rows_of(stored, counts, cuts):
 
 @pytest.mark.slow
 @every_form
-@given(problem=problems(), layout=layouts(), draw=st.data())
-def test_rows_can_be_asked_for_in_any_parts(form, problem, layout, draw):
-    assume(suits(form, layout))
-    matrix = Matrix(problem.layer, Spec(layout, form))
-    turned = replace(layout, transpose=layout.transpose != (form == "csc"))
+@given(problem=problems(), spec=specs(), draw=st.data())
+def test_rows_can_be_asked_for_in_any_parts(form, problem, spec, draw):
+    assume(suits(form, spec))
+    matrix = Matrix(problem.layer, replace(spec, form=form))
+    turned = replace(spec, transpose=spec.transpose != (form == "csc"))
     csr = problem.csr(turned)
     counts = np.diff(csr.indptr)
     inside = range(1, len(counts))
@@ -207,7 +207,7 @@ def test_rows_can_be_asked_for_in_any_parts(form, problem, layout, draw):
     if inside and not cuts:
         cuts = sorted(draw.draw(st.sets(st.sampled_from(inside), max_size=4)))
     (stored,) = KINDS[form].open(crafted.in_memory(rendered(KINDS[form], matrix)))
-    assert stored.by_column is (form == "csc")
+    assert stored.stores_transpose is (form == "csc")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "CHUNK", draw.draw(st.sampled_from((1, 7, 50, 2**20))))
         found = rows_of(stored, counts, cuts)
@@ -241,7 +241,8 @@ def test_neither_writing_nor_reading_takes_memory_for_the_matrix(form, monkeypat
         monkeypatch.setattr(module, "CHUNK", 2**12)
     monkeypatch.setattr("convfc_cli.streams.Stream.chunks.__defaults__", (2**12,))
     matrix = Matrix(large(), Spec(LAST, form))
-    counts = np.diff(matrix.layer.rows(Layout("channels-last", form == "csc")).indptr.array())
+    rows = rows_of(matrix.layer, Spec(LAST, transpose=form == "csc"))
+    counts = np.diff(rows.indptr.array())
     tracemalloc.start()
     try:
         path = crafted.written(KINDS[form], matrix, tmp_path)
@@ -255,14 +256,14 @@ def test_neither_writing_nor_reading_takes_memory_for_the_matrix(form, monkeypat
 
 
 def matrix_data(matrix):
-    return matrix.layer.rows(matrix.layout).data
+    return matrix.rows_of.matrix(matrix.layout).data
 
 
 @every_form
 def test_a_file_in_which_more_would_be_written_than_it_says_is_a_defect(form):
     layer = example().layer
     with pytest.raises(Defect, match="indices has 72 elements, where the geometry counts 71"):
-        schema.values(Matrix(layer), Layout(), "indices", 71)
+        schema.values(Matrix(layer), "indices", 71)
 
 
 # --- which kind a file is -----------------------------------------------------------------------
@@ -313,7 +314,7 @@ def test_a_kind_opens_no_file_of_another(form):
         del group["convfc"]
         group["convfc"] = text
 
-    matrix = example("csr", usual_layout(form))
+    matrix = example("csr", Spec(usual_layout(form)))
     with pytest.raises(MalformedInput, match=f"is {form} by its metadata"):
         hdf5.open(crafted.in_memory(crafted.edited(rendered(hdf5, matrix), change)))
 
@@ -542,10 +543,12 @@ def test_a_wrong_weight_is_told_by_row_and_column_of_the_matrix(form):
 
 @pytest.mark.slow
 @every_form
-@given(problem=problems(("distinct",)), layout=layouts(), place=st.integers(0), bit=st.integers(0))
-def test_any_changed_bit_is_found(form, problem, layout, place, bit):
-    assume(suits(form, layout))
-    contents = crafted.arrays(rendered(KINDS[form], Matrix(problem.layer, Spec(layout, form))))
+@given(problem=problems(("distinct",)), spec=specs(), place=st.integers(0), bit=st.integers(0))
+def test_any_changed_bit_is_found(form, problem, spec, place, bit):
+    assume(suits(form, spec))
+    contents = crafted.arrays(
+        rendered(KINDS[form], Matrix(problem.layer, replace(spec, form=form)))
+    )
     assume(contents["data"].size)
     view = brute.bits(contents["data"]).reshape(-1).copy()
     view[place % view.size] ^= view.dtype.type(1 << bit % (8 * view.itemsize))
@@ -555,10 +558,12 @@ def test_any_changed_bit_is_found(form, problem, layout, place, bit):
 
 @pytest.mark.slow
 @every_form
-@given(problem=problems(), layout=layouts(), draw=st.data())
-def test_any_changed_index_is_found(form, problem, layout, draw):
-    assume(suits(form, layout))
-    contents = crafted.arrays(rendered(KINDS[form], Matrix(problem.layer, Spec(layout, form))))
+@given(problem=problems(), spec=specs(), draw=st.data())
+def test_any_changed_index_is_found(form, problem, spec, draw):
+    assume(suits(form, spec))
+    contents = crafted.arrays(
+        rendered(KINDS[form], Matrix(problem.layer, replace(spec, form=form)))
+    )
     name = draw.draw(st.sampled_from(("row", "col") if form == "coo" else ("indptr", "indices")))
     assume(contents[name].size)
     place = draw.draw(st.integers(0, contents[name].size - 1))

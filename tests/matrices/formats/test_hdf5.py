@@ -34,7 +34,7 @@ from convfc_cli.taps import IndexMap
 from tests.support import brute, crafted
 from tests.support.crafted import assert_same_layer, example, label, outcome, rendered, within
 from tests.support.paths import ROOT
-from tests.support.strategies import every_layout, layouts, problems
+from tests.support.strategies import every_spec, problems, specs
 
 HDF5 = registry.formats()["hdf5"]
 NPZ = registry.formats()["npz"]
@@ -100,13 +100,13 @@ def put(name, values):
     return change
 
 
-@every_layout
+@every_spec
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_anndata_and_binsparse_open_a_group_as_it_is(layout, dtype):
-    matrix = example("csr", layout, dtype, kernel_index=True)
+def test_anndata_and_binsparse_open_a_group_as_it_is(spec, dtype):
+    matrix = example("csr", spec, dtype, kernel_index=True)
     expected = brute.csr(
         *(matrix.layer.kernel, matrix.layer.index_map.axes, 2, False),
-        *(layout.order, layout.transpose),
+        *(spec.layout.order, spec.transpose),
     )
     with h5py.File(io.BytesIO(rendered(HDF5, matrix))) as file:
         loaded = anndata.io.read_elem(file[GROUP])
@@ -128,10 +128,10 @@ def test_anndata_and_binsparse_open_a_group_as_it_is(layout, dtype):
 
 
 @pytest.mark.slow
-@given(problems(), layouts())
-def test_anndata_reads_the_matrix_bit_for_bit(problem, layout):
-    data = rendered(HDF5, Matrix(problem.layer, Spec(layout), Origin(layer="c")))
-    expected = problem.csr(layout)
+@given(problems(), specs())
+def test_anndata_reads_the_matrix_bit_for_bit(problem, spec):
+    data = rendered(HDF5, Matrix(problem.layer, spec, Origin(layer="c")))
+    expected = problem.csr(spec)
     with h5py.File(io.BytesIO(data)) as file:
         loaded = anndata.io.read_elem(file["000-c"])
     assert loaded.shape == expected.shape
@@ -141,18 +141,18 @@ def test_anndata_reads_the_matrix_bit_for_bit(problem, layout):
 
 
 @pytest.mark.slow
-@given(problems(), layouts())
-def test_anndata_reads_a_dense_matrix_bit_for_bit(problem, layout):
-    data = rendered(HDF5, Matrix(problem.layer, Spec(layout, "dense"), Origin(layer="c")))
+@given(problems(), specs())
+def test_anndata_reads_a_dense_matrix_bit_for_bit(problem, spec):
+    data = rendered(HDF5, Matrix(problem.layer, replace(spec, form="dense"), Origin(layer="c")))
     with h5py.File(io.BytesIO(data)) as file:
         loaded = anndata.io.read_elem(file["000-c/dense"])
-    assert np.array_equal(brute.bits(loaded), brute.bits(problem.csr(layout).dense()))
+    assert np.array_equal(brute.bits(loaded), brute.bits(problem.csr(spec).dense()))
 
 
 @pytest.mark.slow
-@given(problems(), layouts())
-def test_an_hdf5_has_the_arrays_of_an_npz(problem, layout):
-    matrix = Matrix(problem.layer, Spec(layout, kernel_index=True), Origin(layer="c"))
+@given(problems(), specs())
+def test_an_hdf5_has_the_arrays_of_an_npz(problem, spec):
+    matrix = Matrix(problem.layer, replace(spec, kernel_index=True), Origin(layer="c"))
     expected = crafted.arrays(rendered(NPZ, matrix))
     with h5py.File(io.BytesIO(rendered(HDF5, matrix))) as file:
         found = {name: dataset[()] for name, dataset in file["000-c"].items()}

@@ -18,18 +18,18 @@ from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.taps import IndexMap
 from tests.support import brute, crafted
 from tests.support.crafted import example, outcome, patched, rendered
-from tests.support.strategies import layouts, problems
+from tests.support.strategies import problems, specs
 
 MAT = registry.formats()["mat"]
 
 
 @pytest.mark.slow
-@given(problems(), layouts())
-def test_scipy_reads_matrix_and_bias_bit_for_bit(problem, layout):
+@given(problems(), specs())
+def test_scipy_reads_matrix_and_bias_bit_for_bit(problem, spec):
     assume(crafted.holds(MAT, problem.layer))
-    matrix = Matrix(problem.layer, Spec(layout))
+    matrix = Matrix(problem.layer, spec)
     loaded = scipy.io.loadmat(io.BytesIO(rendered(MAT, matrix)))
-    expected = problem.csr(layout)
+    expected = problem.csr(spec)
     found = loaded["M"].tocsc()
     assert found.shape == expected.shape
     assert found.dtype == np.float64
@@ -94,9 +94,9 @@ def test_what_level_5_does_not_hold_is_refused_before_anything_is_written(size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [Layout(), Layout("channels-last", True)], ids=str)
-def test_every_flipped_byte_is_found(layout, tmp_path):
-    path = crafted.written(MAT, example(layout=layout), tmp_path)
+@pytest.mark.parametrize("spec", [Spec(), Spec(Layout("channels-last"), transpose=True)], ids=str)
+def test_every_flipped_byte_is_found(spec, tmp_path):
+    path = crafted.written(MAT, example(spec=spec), tmp_path)
     data = bytearray(path.read_bytes())
     found = set()
     for place in range(len(data)):
@@ -161,8 +161,8 @@ def test_the_operator_file_of_another_matrix_is_not_taken_for_its_own(tmp_path):
     path = crafted.written(MAT, example(), tmp_path)
     npz = registry.formats()["npz"]
     for other in (
-        example("operator", Layout(transpose=True)),
-        example("operator", Layout("channels-last")),
+        example("operator", Spec(transpose=True)),
+        example("operator", Spec(Layout("channels-last"))),
         example("csr"),
     ):
         crafted.sidecar(path).write_bytes(rendered(npz, other))

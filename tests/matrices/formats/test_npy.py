@@ -1,6 +1,7 @@
 """Matrix files as npy, beside their operator files: what they hold, and damaged ones."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,19 +13,19 @@ from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Spec
 from tests.support import brute, crafted
 from tests.support.crafted import example, npy, outcome, raw_npy, rendered
-from tests.support.strategies import layouts, problems
+from tests.support.strategies import problems, specs
 
 NPZ = registry.formats()["npz"]
 NPY = registry.formats()["npy"]
 
 
 @pytest.mark.slow
-@given(problems(), layouts())
-def test_numpy_opens_an_npy_bit_for_bit(problem, layout):
-    data = rendered(NPY, Matrix(problem.layer, Spec(layout, "dense")))
+@given(problems(), specs())
+def test_numpy_opens_an_npy_bit_for_bit(problem, spec):
+    data = rendered(NPY, Matrix(problem.layer, replace(spec, form="dense")))
     loaded = np.load(io.BytesIO(data), allow_pickle=False)
     assert loaded.flags.c_contiguous
-    assert np.array_equal(brute.bits(loaded), brute.bits(problem.csr(layout).dense()))
+    assert np.array_equal(brute.bits(loaded), brute.bits(problem.csr(spec).dense()))
 
 
 def dense_file(folder, data=None):
@@ -104,8 +105,8 @@ def test_an_npy_of_another_shape_or_dtype_is_refused_with_both(content, expected
     [
         (b"some text", {"MalformedInput"}),
         (npy(np.zeros(3)), {"MalformedInput"}),
-        (rendered(NPZ, example("operator", Layout("fortran"))), {"wrong"}),
-        (rendered(NPZ, example("operator", Layout(transpose=True))), {"WrongContents"}),
+        (rendered(NPZ, example("operator", Spec(Layout("fortran")))), {"wrong"}),
+        (rendered(NPZ, example("operator", Spec(transpose=True))), {"WrongContents"}),
         (rendered(NPZ, example("operator", dtype=np.float64)), {"WrongContents"}),
         (rendered(NPZ, example("csr")), {"ok", "MalformedInput"}),
         (rendered(NPZ, example("csr", kernel_index=True)), {"ok", "MalformedInput"}),

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,19 +30,19 @@ from convfc_cli.taps import IndexMap
 from tests.support import brute, crafted
 from tests.support.crafted import example, npy, outcome, raw_npy, rendered, replaced, within
 from tests.support.paths import ROOT
-from tests.support.strategies import every_layout, layouts, problems
+from tests.support.strategies import every_spec, problems, specs
 
 NPZ = registry.formats()["npz"]
 
 
-@every_layout
-def test_scipy_opens_an_npz_as_it_is(layout, tmp_path):
-    matrix = example("csr", layout)
+@every_spec
+def test_scipy_opens_an_npz_as_it_is(spec, tmp_path):
+    matrix = example("csr", spec)
     path = crafted.written(NPZ, matrix, tmp_path)
     loaded = scipy.sparse.load_npz(path)
     expected = brute.csr(
         *(matrix.layer.kernel, matrix.layer.index_map.axes, 2, False),
-        *(layout.order, layout.transpose),
+        *(spec.layout.order, spec.transpose),
     )
     assert type(loaded) is scipy.sparse.csr_array
     assert loaded.shape == expected.shape
@@ -49,7 +50,7 @@ def test_scipy_opens_an_npz_as_it_is(layout, tmp_path):
     assert loaded.data.dtype == np.float32
     assert np.array_equal(loaded.toarray(), expected.dense())
     with np.load(path, allow_pickle=False) as archive:
-        bias = brute.positions((2, 2, 3), layout.order)
+        bias = brute.positions((2, 2, 3), spec.layout.order)
         assert [archive["bias"][bias[c]].tolist() for c in range(2)] == [
             [[0.5] * 3] * 2,
             [[-2] * 3] * 2,
@@ -104,11 +105,11 @@ def test_an_operator_file_does_not_say_that_it_is_an_array():
 
 
 @pytest.mark.slow
-@given(problems(), layouts())
-def test_scipy_reads_the_matrix_bit_for_bit(problem, layout):
-    data = rendered(NPZ, Matrix(problem.layer, Spec(layout)))
+@given(problems(), specs())
+def test_scipy_reads_the_matrix_bit_for_bit(problem, spec):
+    data = rendered(NPZ, Matrix(problem.layer, spec))
     loaded = scipy.sparse.load_npz(io.BytesIO(data))
-    expected = problem.csr(layout)
+    expected = problem.csr(spec)
     assert loaded.shape == expected.shape
     assert loaded.indptr.tolist() == expected.indptr.tolist()
     assert loaded.indices.tolist() == expected.indices.tolist()
@@ -123,16 +124,16 @@ def test_scipy_takes_no_operator_file_for_a_matrix():
 
 
 @pytest.mark.slow
-@given(problems(), layouts())
-def test_a_kernel_index_is_stored_on_request_and_read_by_numpy(problem, layout):
-    matrix = Matrix(problem.layer, Spec(layout, kernel_index=True))
+@given(problems(), specs())
+def test_a_kernel_index_is_stored_on_request_and_read_by_numpy(problem, spec):
+    matrix = Matrix(problem.layer, replace(spec, kernel_index=True))
     data = rendered(NPZ, matrix)
     contents = crafted.arrays(data)
-    assert contents["kernel_index"].tolist() == problem.csr(layout).kernel_index.tolist()
+    assert contents["kernel_index"].tolist() == problem.csr(spec).kernel_index.tolist()
     assert outcome(data) == ("ok", "")
     (stored,) = registry.stored(crafted.in_memory(data))
     assert stored.matrix.spec.kernel_index is True
-    without = rendered(NPZ, Matrix(problem.layer, Spec(layout)))
+    without = rendered(NPZ, Matrix(problem.layer, spec))
     assert "kernel_index" not in crafted.arrays(without)
 
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from convfc_cli.errors import Unsupported, UsageError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.layout import Layout
 from convfc_cli.matrices import decimals, registry, text
 from convfc_cli.matrices.decimals import Entries, Texts
 from convfc_cli.matrices.matrix import Matrix, Spec
@@ -23,7 +22,7 @@ from convfc_cli.taps import IndexMap
 from tests.support import brute, crafted
 from tests.support.cli_models import run
 from tests.support.crafted import example, outcome, rendered, within
-from tests.support.strategies import SPECIAL, layouts, problems
+from tests.support.strategies import SPECIAL, problems, specs
 
 MTX, EDGES = (registry.formats()[name] for name in ("mtx", "edges"))
 
@@ -52,11 +51,11 @@ def entry_lines(path):
 
 
 @pytest.mark.slow
-@given(problems(), layouts())
-def test_scipy_reads_the_matrix_bit_for_bit(problem, layout):
+@given(problems(), specs())
+def test_scipy_reads_the_matrix_bit_for_bit(problem, spec):
     assume(crafted.holds(MTX, problem.layer))
-    data = rendered(MTX, Matrix(problem.layer, Spec(layout)))
-    expected = problem.csr(layout)
+    data = rendered(MTX, Matrix(problem.layer, spec))
+    expected = problem.csr(spec)
     loaded = scipy.io.mmread(io.BytesIO(data))
     assert loaded.shape == expected.shape
     rows = np.repeat(np.arange(len(expected.indptr) - 1), np.diff(expected.indptr))
@@ -67,15 +66,15 @@ def test_scipy_reads_the_matrix_bit_for_bit(problem, layout):
 
 
 @pytest.mark.slow
-@given(problems(), layouts())
-def test_csv_reads_an_edge_from_each_input_to_each_output(problem, layout):
+@given(problems(), specs())
+def test_csv_reads_an_edge_from_each_input_to_each_output(problem, spec):
     assume(crafted.holds(EDGES, problem.layer))
-    data = rendered(EDGES, Matrix(problem.layer, Spec(layout)))
+    data = rendered(EDGES, Matrix(problem.layer, spec))
     header, *edges = csv.reader(io.StringIO(data.decode(), newline=""))
     assert header == ["source", "destination", "weight"]
-    expected = problem.csr(layout)
+    expected = problem.csr(spec)
     rows = np.repeat(np.arange(len(expected.indptr) - 1), np.diff(expected.indptr))
-    places = (rows, expected.indices) if layout.transpose else (expected.indices, rows)
+    places = (rows, expected.indices) if spec.transpose else (expected.indices, rows)
     assert [[int(place) for place in edge[:2]] for edge in edges] == np.transpose(places).tolist()
     values = np.array([float(edge[2]) for edge in edges]).astype(problem.kernel.dtype)
     assert np.array_equal(brute.bits(values), brute.bits(expected.data))
@@ -83,7 +82,7 @@ def test_csv_reads_an_edge_from_each_input_to_each_output(problem, layout):
 
 def test_a_transpose_lists_the_same_edges_by_source():
     plain, turned = (
-        rendered(EDGES, example(layout=Layout(transpose=transpose))).splitlines()
+        rendered(EDGES, example(spec=Spec(transpose=transpose))).splitlines()
         for transpose in (False, True)
     )
     assert plain != turned
@@ -160,12 +159,12 @@ def test_a_nan_of_which_text_keeps_nothing_is_unsupported(kind, nan):
 
 @pytest.mark.slow
 @every_kind
-@given(problem=problems(), layout=layouts(), size=st.integers(1, 5), memory=st.integers(1, 9))
+@given(problem=problems(), spec=specs(), size=st.integers(1, 5), memory=st.integers(1, 9))
 def test_files_are_the_same_and_proven_however_many_lines_are_looked_at_together(
-    kind, problem, layout, size, memory
+    kind, problem, spec, size, memory
 ):
     assume(crafted.holds(kind, problem.layer))
-    matrix = Matrix(problem.layer, Spec(layout))
+    matrix = Matrix(problem.layer, spec)
     data = rendered(kind, matrix)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "LINES", size)

@@ -99,7 +99,7 @@ def ours(tensor: Array, entry: Entry) -> Array:
 def applied(layer: Linear, x: Array) -> Array:
     """The layer by its matrix, whose vectors are in the order that is the default of no model."""
     layout = Layout("fortran")
-    rows = layer.rows(layout)
+    rows = layer.matrix(layout)
     indptr, indices, data = rows.block(0, rows.shape[0])
     product = np.zeros(rows.shape[0])
     row = np.repeat(np.arange(rows.shape[0]), np.diff(indptr))
@@ -775,7 +775,7 @@ def test_the_layout_is_the_order_of_the_models_own_tensors(tmp_path: Path) -> No
         notes = {entry.notes().get("flatten", "") for entry in entries}
         assert all(("--layout channels-last" in note) is told for note in notes), notes
         flat = found.layer("flat").load()
-        rows = flat.rows(Layout("channels-last" if told else "channels-first"))
+        rows = flat.matrix(Layout("channels-last" if told else "channels-first"))
         assert np.array_equal(rows.indices.array(), np.arange(24))
 
 

@@ -264,7 +264,7 @@ def test_a_weight_that_is_the_zero_point_is_a_stored_zero(tmp_path: Path) -> Non
     w[0, 0, 0, 1] = 9
     entry = only(model_of("ConvInteger", w, (1, 1, 3, 3), w_zero_point=np.uint8(7)), tmp_path)
     assert entry.require().nnz == 16
-    assert entry.load().rows().data.array().tolist() == [0, 2, 0, 0] * 4
+    assert entry.load().matrix().data.array().tolist() == [0, 2, 0, 0] * 4
 
 
 def test_the_padding_comes_after_the_zero_point(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def matrix(entry: Entry) -> Array:
     from scipy.sparse import csr_array
 
     layer = entry.load()
-    rows = layer.rows(convfc.Layout())
+    rows = layer.matrix(convfc.Layout())
     arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
     found = csr_array(arrays, shape=rows.shape)
     outline = entry.require()
@@ -1194,7 +1194,7 @@ def test_asymmetric_padding_as_pytorch_exports_it(mode: str, tmp_path: Path) -> 
     check(found["pad"], lambda x: np_pad(x, [0, 0, 0, 1, 0, 0, 3, 2], mode))
     assert found["conv"].require().input_shape == (2, 8, 9)
     assert (found["conv"].reads, str(found["conv"].producer or "")) == ("p", "")
-    m, c = matrix(found["pad"]), found["conv"].load().rows()
+    m, c = matrix(found["pad"]), found["conv"].load().matrix()
     both = convfc.matrix(tmp_path / "model.onnx", "conv") @ m
     assert both.shape == (c.shape[0], 60)
 
