@@ -15,7 +15,7 @@ from convfc_cli.matrices.matrix import Matrix, Origin
 from convfc_cli.models import chain
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.model import Model
-from convfc_cli.runtimes.runtime import Original
+from convfc_cli.runtimes.runtime import RunnableLayer
 
 
 def origin_of(model: Model, entry: Entry) -> Origin:
@@ -36,7 +36,7 @@ def origin_of(model: Model, entry: Entry) -> Origin:
     )
 
 
-def find_again(model: Model, matrix: Matrix) -> tuple[Matrix, Original | None]:
+def find_again(model: Model, matrix: Matrix) -> tuple[Matrix, RunnableLayer | None]:
     """Find the layer that a matrix says it came from, and make the same matrix of it.
 
     An open size of the model is that of the matrix. Beside it its node, where that computes just
@@ -60,7 +60,7 @@ def find_again(model: Model, matrix: Matrix) -> tuple[Matrix, Original | None]:
             changed = origin.flipped or layer.dtype != matrix.layer.dtype
             layer = layer.astype(matrix.layer.dtype.name)
             original = Matrix(layer, matrix.spec, origin_of(model, entry))
-            return original, None if changed else entry.original
+            return original, None if changed else entry.runnable()
     if any(isinstance(entry.error, WeightsAlone) for entry in model.entries):
         raise UsageError(
             f"{model.name} has weights alone: to compare, repeat how they are used, --weight, "

@@ -77,12 +77,13 @@ def _hold_to_parts(entry: Entry, layer: Linear, layers: Sequence[Linear]) -> Fin
 
 def _findings(entry: Entry, layer: Linear) -> Iterator[Finding]:
     """What each runtime in turn says of the layer as it was read."""
+    runnable = entry.runnable()
     for result in runtime_results(entry, np.random.default_rng(secrets.randbits(128))):
         if isinstance(result, str):
             yield Finding("runtime", None, result)
         else:
-            assert entry.original is not None
-            yield check_runtime(layer, result, entry.original.name)
+            assert runnable is not None
+            yield check_runtime(layer, result, runnable.name)
 
 
 def runtime_results(entry: Entry, random: Any) -> Iterator[RuntimeResult | str]:
@@ -91,7 +92,8 @@ def runtime_results(entry: Entry, random: Any) -> Iterator[RuntimeResult | str]:
     All are given the same inputs, drawn from the NumPy generator `random`. Those that are not
     installed come last.
     """
-    if entry.original is None:
+    runnable = entry.runnable()
+    if runnable is None:
         yield "no runtime runs this kind of file"
         return
     missing = {runtime: runtime.missing() for runtime in runtimes()}
@@ -100,7 +102,7 @@ def runtime_results(entry: Entry, random: Any) -> Iterator[RuntimeResult | str]:
             yield f"{runtime.name} is not installed: {missing[runtime]}"
             continue
         try:
-            result = entry.original.run(runtime, deepcopy(random))
+            result = runnable.run(runtime, deepcopy(random))
         except Refused as error:  # no fault of the layer, which is read already
             result = str(error)
         yield result

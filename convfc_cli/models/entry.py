@@ -22,7 +22,7 @@ from convfc_cli.models.producer import Producer
 from convfc_cli.models.sizes import Account, Sizes, agreed
 from convfc_cli.naming import Label
 from convfc_cli.outline import Outline
-from convfc_cli.runtimes.runtime import Original
+from convfc_cli.runtimes.runtime import RunnableLayer
 
 
 def noted(number: float) -> float | str:
@@ -61,7 +61,7 @@ class ResolvedLayer:
         """Scales, zero points, an activation, as JSON: what the model says of the layer besides."""
         return {}
 
-    def runnable(self) -> Original | None:
+    def runnable(self) -> RunnableLayer | None:
         """The layer as a runtime can be given it; None where no runtime takes this kind of file."""
         return None
 
@@ -272,8 +272,7 @@ class Entry:
             )
         return replace(self._on(real), source=None, dequantized=True)
 
-    @property
-    def original(self) -> Original | None:
+    def runnable(self) -> RunnableLayer | None:
         """The layer as a runtime can be given it; None where no runtime takes this kind of file."""
         return None if self.resolved is None else self.resolved.runnable()
 

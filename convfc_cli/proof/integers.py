@@ -18,7 +18,7 @@ from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.proof.check import Check, Subject, add_product
 from convfc_cli.proof.report import Finding
-from convfc_cli.runtimes.runtime import Original, Runtime
+from convfc_cli.runtimes.runtime import RunnableLayer, Runtime
 from convfc_cli.streams import CHUNK
 
 EXACT = 2**24
@@ -33,7 +33,9 @@ class Integers(Check):
 
     name = "integers"
 
-    def __init__(self, subject: Subject, runtime: Runtime, original: Original, random: Any) -> None:
+    def __init__(
+        self, subject: Subject, runtime: Runtime, original: RunnableLayer, random: Any
+    ) -> None:
         self._subject, self._original, self._runtime = subject, original, runtime
         self._limbs: list[Weights] = []
         self._answers: list[Array] = []

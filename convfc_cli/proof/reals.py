@@ -15,7 +15,7 @@ from convfc_cli.matrices.blocks import Block
 from convfc_cli.proof.check import Check, Subject, add_product
 from convfc_cli.proof.report import ROUNDING, Finding
 from convfc_cli.rounding import bounds, told_ratio, worst_ratio
-from convfc_cli.runtimes.runtime import Original, Runtime
+from convfc_cli.runtimes.runtime import RunnableLayer, Runtime
 
 
 class Reals(Check):
@@ -23,7 +23,9 @@ class Reals(Check):
 
     name = "reals"
 
-    def __init__(self, subject: Subject, runtime: Runtime, original: Original, random: Any) -> None:
+    def __init__(
+        self, subject: Subject, runtime: Runtime, original: RunnableLayer, random: Any
+    ) -> None:
         self._subject, self._what, self._label = subject, original.name, runtime.label
         layer = subject.matrix.layer
         try:

@@ -40,7 +40,7 @@ from convfc_cli.proof.report import EVERY_ENTRY, SEEDED, Finding, Report, WrongE
 from convfc_cli.proof.structure import Structure
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtime, runtimes
-from convfc_cli.runtimes.runtime import Original, Runtime, as_read
+from convfc_cli.runtimes.runtime import RunnableLayer, Runtime, as_read
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ def verify(
     proof: Proof = USUAL,
     *,
     original: Matrix | None = None,
-    node: Original | None = None,
+    node: RunnableLayer | None = None,
     listed: dict[str, Any] | None = None,
     progress: Progress = lambda done: None,
 ) -> Report:
@@ -175,7 +175,7 @@ class _Pass:
     """One pass over what a file stores: the bias, then all rows, shown to every check."""
 
     def __init__(
-        self, stored: Stored, proof: Proof, seed: int, node: Original, findings: list[Finding]
+        self, stored: Stored, proof: Proof, seed: int, node: RunnableLayer, findings: list[Finding]
     ) -> None:
         """What is found is appended to `findings`."""
         self._stored = stored

@@ -43,7 +43,7 @@ class Runtime(ABC):
 
 
 @dataclass(frozen=True)
-class Original:
+class RunnableLayer:
     """A layer as a runtime can be given it: for instance the node of the model it was read from."""
 
     name: str
@@ -56,7 +56,7 @@ class Original:
     """`apply(runtime, x, kernel)`: on a batch x in float32, with another kernel and no bias."""
 
 
-def as_read(layer: Linear) -> Original:
+def as_read(layer: Linear) -> RunnableLayer:
     """The layer itself, stated to the runtime anew: where no node is at hand."""
 
     def run(runtime: Runtime, random: Any) -> RuntimeResult | str:
@@ -74,4 +74,4 @@ def as_read(layer: Linear) -> Original:
             return f"a {layer.kind} has no kernel of its own"
         return runtime.apply(layer.with_kernel(kernel), x)
 
-    return Original("the layer", run, apply)
+    return RunnableLayer("the layer", run, apply)

@@ -39,7 +39,7 @@ from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes import onnxruntime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import NAMES, runtime
-from convfc_cli.runtimes.runtime import Original, Runtime, as_read
+from convfc_cli.runtimes.runtime import RunnableLayer, Runtime, as_read
 from convfc_cli.taps import IndexMap
 from tests.support import crafted
 from tests.support.cli_models import net, run
@@ -477,7 +477,7 @@ def two_ones(off: float, weight: float = 1.0) -> Finding:
     kernel = np.full((1, 1, 2), weight, np.float32)
     layer = Convolution(kernel, IndexMap((1, 1, 2), (Axis(2, 1, 2, 1, 1, 0),)))
     result = RuntimeResult("it", np.ones((1, 2)), np.array([[2 + off]]), 2.0**-24, 2.0**127)
-    original = Original("the layer", lambda runtime, random: result, lambda *_: "")
+    original = RunnableLayer("the layer", lambda runtime, random: result, lambda *_: "")
     random = np.random.default_rng(1)
     return walked(
         stored_of(NPZ, Matrix(layer)), lambda subject: Reals(subject, ORACLE, original, random)

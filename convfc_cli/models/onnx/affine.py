@@ -16,7 +16,7 @@ from convfc_cli.arrays import Array, as_float64
 from convfc_cli.errors import MalformedInput, Unsupported
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
-from convfc_cli.models.onnx.site import Part, Shape, Site
+from convfc_cli.models.onnx.site import LinearNode, ResolvedNode, Shape
 from convfc_cli.models.sizes import Sizes
 from convfc_cli.outline import Extent
 
@@ -24,7 +24,7 @@ EPSILON = float(np.float32(1e-5))
 """What is added to a variance by default; attributes are float32."""
 
 
-def gemm(site: Site, shape: Shape) -> Part:
+def gemm(site: LinearNode, shape: Shape) -> ResolvedNode:
     """alpha * x B + beta * C: a dense layer."""
     found = site.found
     inputs, outputs = _of_gemm(site)
@@ -49,10 +49,10 @@ def gemm(site: Site, shape: Shape) -> Part:
         return _magnitudes(layer, magnitudes) + np.abs(as_float64(layer.bias_tensor()))
 
     outline = Extent(shape, (outputs,), (outputs, inputs), inputs * outputs)
-    return Part(outline, load, site.type_of(1), rounded)
+    return ResolvedNode(outline, load, site.type_of(1), rounded)
 
 
-def _of_gemm(site: Site) -> tuple[int, int]:
+def _of_gemm(site: LinearNode) -> tuple[int, int]:
     """(inputs, outputs) of a Gemm, by its B."""
     shape = site.measure(1, "B")
     if len(shape) != 2:
@@ -60,14 +60,14 @@ def _of_gemm(site: Site) -> tuple[int, int]:
     return (shape[1], shape[0]) if site.found.get("transB", 0) else (shape[0], shape[1])
 
 
-def gemm_input(site: Site, known: Sizes | None) -> Sizes | None:
+def gemm_input(site: LinearNode, known: Sizes | None) -> Sizes | None:
     """The shape of what a Gemm maps: where it is open, its B tells."""
     if known is not None and None not in known[1:]:
         return known
     return None, _of_gemm(site)[0]
 
 
-def matmul(site: Site, shape: Shape) -> Part:
+def matmul(site: LinearNode, shape: Shape) -> ResolvedNode:
     """x W along the last axis, or W x along the one before it."""
     rank, other = len(shape) + 1, 1 - site.place
     outer, (rows, columns) = _of_matmul(site)
@@ -87,10 +87,10 @@ def matmul(site: Site, shape: Shape) -> Part:
 
     nnz = made * read * prod((*before, *after))
     outline = Extent(shape, (*before, made, *after), (made, read), nnz, biases=0)
-    return Part(outline, load, site.type_of(other))
+    return ResolvedNode(outline, load, site.type_of(other))
 
 
-def _of_matmul(site: Site) -> tuple[Shape, Shape]:
+def _of_matmul(site: LinearNode) -> tuple[Shape, Shape]:
     """(outer axes, the two that are multiplied by) of the constant."""
     shape = site.measure(1 - site.place, "other side")
     if len(shape) < 2:
@@ -98,14 +98,14 @@ def _of_matmul(site: Site) -> tuple[Shape, Shape]:
     return shape[:-2], shape[-2:]
 
 
-def matmul_input(site: Site, known: Sizes | None) -> Sizes | None:
+def matmul_input(site: LinearNode, known: Sizes | None) -> Sizes | None:
     """The shape of what is multiplied from the right, its last axis by the constant."""
     if known is None or site.place:
         return known
     return (*known[:-1], known[-1] or _of_matmul(site)[1][0])
 
 
-def batch_normalization(site: Site, shape: Shape) -> Part:
+def batch_normalization(site: LinearNode, shape: Shape) -> ResolvedNode:
     """(x - mean) * scale / sqrt(var + epsilon) + B, of each channel: a factor and a bias."""
     found, channels = site.found, shape[0]
     trained = found.get("training_mode", 0)
@@ -146,17 +146,17 @@ def batch_normalization(site: Site, shape: Shape) -> Part:
 
     kernel_shape = (channels, *(1,) * (len(shape) - 1))
     outline = Extent(shape, shape, kernel_shape, prod(shape), biases=channels)
-    return Part(outline, load, site.type_of(1), rounded)
+    return ResolvedNode(outline, load, site.type_of(1), rounded)
 
 
 Fold = Callable[[Array, int], tuple[Array, Array | None]]
 """(factor, bias) of a constant that stands at one place, the data at another."""
 
 
-def arithmetic(fold: Fold) -> Callable[[Site, Shape], Part]:
+def arithmetic(fold: Fold) -> Callable[[LinearNode, Shape], ResolvedNode]:
     """The reader of an operator that computes element by element with a constant."""
 
-    def build(site: Site, shape: Shape) -> Part:
+    def build(site: LinearNode, shape: Shape) -> ResolvedNode:
         other = 1 - site.place
         own = _aligned(site, shape, site.measure(other, "other side"))
 
@@ -167,12 +167,14 @@ def arithmetic(fold: Fold) -> Callable[[Site, Shape], Part]:
             return Diagonal(factor, shape, bias)
 
         nnz = prod(shape)
-        return Part(Extent(shape, shape, own, nnz, biases=prod(own)), load, site.type_of(other))
+        return ResolvedNode(
+            Extent(shape, shape, own, nnz, biases=prod(own)), load, site.type_of(other)
+        )
 
     return build
 
 
-def _aligned(site: Site, shape: Shape, constant: Shape) -> Shape:
+def _aligned(site: LinearNode, shape: Shape, constant: Shape) -> Shape:
     """The shape of the constant beside `shape`, an axis for an axis, without the batch.
 
     Before version 7 a node says by `axis` where the axes of its second input begin.

@@ -17,7 +17,7 @@ from convfc_cli.models.onnx.integer import Quantized, conv
 from convfc_cli.models.onnx.original import ORIGINAL, applied, cut_out, run, stated
 from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes.onnx_node import TOO_LARGE
-from convfc_cli.runtimes.runtime import LARGEST, Original, Runtime
+from convfc_cli.runtimes.runtime import LARGEST, RunnableLayer, Runtime
 
 SPREAD = 40
 """The standard deviation, in codes, of the outputs that inputs are drawn for."""
@@ -36,7 +36,7 @@ UNIT = 2.0**-22
 where the node adds up whole numbers."""
 
 
-def original(found: Quantized, *, real: bool) -> Original:
+def original(found: Quantized, *, real: bool) -> RunnableLayer:
     """The node itself, to be held to the layer of whole numbers, or to the `real` one."""
     plain = conv(found.node)
 
@@ -62,7 +62,7 @@ def original(found: Quantized, *, real: bool) -> Original:
             return RuntimeResult.of(runtime.label, x, y)
         return _in_steps(found, runtime.label, given, x, y, real=real)
 
-    return Original(ORIGINAL, run_node, applied(plain, found.scope, found.index))
+    return RunnableLayer(ORIGINAL, run_node, applied(plain, found.scope, found.index))
 
 
 def _drawn(found: Quantized, random: Any) -> tuple[dict[str, Array], Array]:

@@ -12,16 +12,24 @@ from convfc_cli.errors import MalformedInput
 from convfc_cli.models.entry import Draft, Entry, ResolvedLayer, resolve
 from convfc_cli.models.onnx import affine, movement, pooling
 from convfc_cli.models.onnx.original import as_listed
-from convfc_cli.models.onnx.site import Fit, NodeSource, Part, Shape, Site, size_hint, weight_name
+from convfc_cli.models.onnx.site import (
+    Fit,
+    LinearNode,
+    NodeSource,
+    ResolvedNode,
+    Shape,
+    size_hint,
+    weight_name,
+)
 from convfc_cli.models.sizes import Sizes
-from convfc_cli.runtimes.runtime import Original
+from convfc_cli.runtimes.runtime import RunnableLayer
 
 
 @dataclass(frozen=True)
 class Kind:
     """An operator that is a linear layer."""
 
-    build: Callable[[Site, Shape], Part]
+    build: Callable[[LinearNode, Shape], ResolvedNode]
     """Its reader: a node on an input of this shape."""
 
     sides: tuple[int, ...] = ()
@@ -32,7 +40,7 @@ class Kind:
     weighted: bool = False
     """Whether its second input holds its weights, though it is linear in its first alone."""
 
-    known: Callable[[Site, Sizes | None], Sizes | None] = lambda site, sizes: sizes
+    known: Callable[[LinearNode, Sizes | None], Sizes | None] = lambda site, sizes: sizes
     """What is known of the shape of its input, from that and from its constants."""
 
 
@@ -65,10 +73,10 @@ KINDS = {
 class LinearLayer(ResolvedLayer):
     """A node that runtimes run as the model has it."""
 
-    site: Site
-    part: Part
+    site: LinearNode
+    part: ResolvedNode
 
-    def runnable(self) -> Original:
+    def runnable(self) -> RunnableLayer:
         return as_listed(self.site, self.part)
 
 
@@ -76,7 +84,7 @@ class LinearLayer(ResolvedLayer):
 class LinearSource(NodeSource):
     """A node that is one of `KINDS`."""
 
-    site: Site
+    site: LinearNode
     kind: Kind
     fit: Fit
 
@@ -108,7 +116,7 @@ class LinearSource(NodeSource):
         return self.kind.known(self.site, self.site.sizes())
 
 
-def listed(draft: Draft, site: Site, fit: Fit, *, sized: bool) -> Entry:
+def listed(draft: Draft, site: LinearNode, fit: Fit, *, sized: bool) -> Entry:
     """The entry of a node that is one of `KINDS`; `sized` where the user gave sizes,
     `fit` how others would fit.
     """

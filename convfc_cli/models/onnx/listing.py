@@ -22,7 +22,7 @@ from convfc_cli.models.onnx.dataflow import Links, Walked
 from convfc_cli.models.onnx.linear import KINDS, listed
 from convfc_cli.models.onnx.operators import READERS, ConvolutionNode
 from convfc_cli.models.onnx.scope import STANDARD, Scope, operator, read_within, walk
-from convfc_cli.models.onnx.site import Fit, Site, weight_name
+from convfc_cli.models.onnx.site import Fit, LinearNode, weight_name
 from convfc_cli.models.onnx.sizes import Contradiction, scope_of
 from convfc_cli.models.onnx.wire import MOST_NODES
 from convfc_cli.models.request import Shapes
@@ -123,7 +123,7 @@ def list_layers(
             if place is not None:
                 position = len(entries) + len(found)
                 entry = _named(position, path, scope, node, links, place)
-                site, fits = Site(scope, node, place), partial(fit, position)
+                site, fits = LinearNode(scope, node, place), partial(fit, position)
                 found.append(listed(entry, site, fits, sized=bool(shapes)))
         return tuple(found)
 

@@ -20,20 +20,20 @@ from convfc_cli.geometry import nearest, padded
 from convfc_cli.layers.gather import Gather
 from convfc_cli.models.onnx.attributes import text
 from convfc_cli.models.onnx.constants import value
-from convfc_cli.models.onnx.site import Part, Shape, Site, check_tensors
+from convfc_cli.models.onnx.site import LinearNode, ResolvedNode, Shape, check_tensors
 from convfc_cli.outline import Extent
 
 END = 2**31 - 1
 """From here on an end of a slice means that of the axis, however long it is."""
 
-Move = Callable[[Site, Array], Array]
+Move = Callable[[LinearNode, Array], Array]
 """The output of a node for a tensor, both with a batch of 1; a view where that is possible."""
 
 
-def moved(move: Move) -> Callable[[Site, Shape], Part]:
+def moved(move: Move) -> Callable[[LinearNode, Shape], ResolvedNode]:
     """The reader of an operator by what it does to a tensor."""
 
-    def build(site: Site, shape: Shape) -> Part:
+    def build(site: LinearNode, shape: Shape) -> ResolvedNode:
         check_tensors(shape)
 
         def tried(tensor: Array) -> Array:
@@ -55,12 +55,12 @@ def moved(move: Move) -> Callable[[Site, Shape], Part]:
             return Gather(shape, source, kernel=np.ones(1, site.weights))
 
         outline = Extent(shape, output[1:], (1,), prod(output), held=8 * prod(output), biases=0)
-        return Part(outline, load, site.dtype)
+        return ResolvedNode(outline, load, site.dtype)
 
     return build
 
 
-def pad(site: Site, shape: Shape) -> Part:
+def pad(site: LinearNode, shape: Shape) -> ResolvedNode:
     """Zeros, or what is repeated of the input, before and after each axis; negative: cropped."""
     mode = text(site.found, "mode", "constant")
     if mode not in ("constant", "reflect", "edge", "wrap") or (mode == "wrap" and site.opset < 19):
@@ -87,10 +87,12 @@ def pad(site: Site, shape: Shape) -> Part:
         return Gather(shape, source, kernel=np.ones(1, site.weights))
 
     nnz = prod(len(kept) for kept, _, _ in axes) if mode == "constant" else prod(output)
-    return Part(Extent(shape, output, (1,), nnz, held=8 * prod(output), biases=0), load, site.dtype)
+    return ResolvedNode(
+        Extent(shape, output, (1,), nnz, held=8 * prod(output), biases=0), load, site.dtype
+    )
 
 
-def _pads(site: Site, rank: int) -> list[tuple[int, int]]:
+def _pads(site: LinearNode, rank: int) -> list[tuple[int, int]]:
     """(before, after) of each axis, the batch's first."""
     if site.opset < 11:
         numbers = tuple(site.found["pads" if site.opset > 1 else "paddings"])
@@ -105,7 +107,7 @@ def _pads(site: Site, rank: int) -> list[tuple[int, int]]:
     return [given.get(axis, (0, 0)) for axis in range(rank)]
 
 
-def _check_zero(site: Site) -> None:
+def _check_zero(site: LinearNode) -> None:
     """Raise unless it is zeros that are added."""
     number: Any = site.found.get("value", 0.0)
     if site.has(2):
@@ -115,7 +117,7 @@ def _check_zero(site: Site) -> None:
         raise Unsupported(f"it pads with {np.asarray(number).reshape(-1)[0]}: no linear map does")
 
 
-def flattened(site: Site, tensor: Array) -> Array:
+def flattened(site: LinearNode, tensor: Array) -> Array:
     """Flatten, which keeps the batch where its axis is 1."""
     axis = site.found.get("axis", 1)
     if not -tensor.ndim <= axis <= tensor.ndim:
@@ -126,7 +128,7 @@ def flattened(site: Site, tensor: Array) -> Array:
     return tensor.reshape(prod(tensor.shape[:axis]), -1)
 
 
-def reshaped(site: Site, tensor: Array) -> Array:
+def reshaped(site: LinearNode, tensor: Array) -> Array:
     """Reshape: 0 is the size that an axis has, -1 what is left."""
     known = site.sizes() or (None,)
     if known[0] not in (None, 1):
@@ -140,7 +142,7 @@ def reshaped(site: Site, tensor: Array) -> Array:
     return tensor.reshape(wanted)
 
 
-def transposed(site: Site, tensor: Array) -> Array:
+def transposed(site: LinearNode, tensor: Array) -> Array:
     """Transpose, which leaves the batch where it is."""
     perm = site.found.get("perm") or tuple(reversed(range(tensor.ndim)))
     if perm[0] != 0:
@@ -148,7 +150,7 @@ def transposed(site: Site, tensor: Array) -> Array:
     return tensor.transpose(perm)
 
 
-def squeezed(site: Site, tensor: Array) -> Array:
+def squeezed(site: LinearNode, tensor: Array) -> Array:
     """Squeeze, which leaves the batch."""
     axes = _stated_axes(site)
     if axes is None:
@@ -159,7 +161,7 @@ def squeezed(site: Site, tensor: Array) -> Array:
     return tensor.squeeze(axes)
 
 
-def unsqueezed(site: Site, tensor: Array) -> Array:
+def unsqueezed(site: LinearNode, tensor: Array) -> Array:
     """Unsqueeze, after the batch."""
     axes = _stated_axes(site) or ()
     axes = _axes(axes, tensor.ndim + len(axes))
@@ -168,7 +170,7 @@ def unsqueezed(site: Site, tensor: Array) -> Array:
     return np.expand_dims(tensor, axes)
 
 
-def sliced(site: Site, tensor: Array) -> Array:
+def sliced(site: LinearNode, tensor: Array) -> Array:
     """Slice: as Python's own, along some axes."""
     names = ("starts", "ends", "axes", "steps")
     if site.opset < 10:
@@ -187,7 +189,7 @@ def sliced(site: Site, tensor: Array) -> Array:
     return tensor[tuple(chosen)]
 
 
-def depth_to_space(site: Site, tensor: Array) -> Array:
+def depth_to_space(site: LinearNode, tensor: Array) -> Array:
     """Channels laid out as blocks of places: DCR, the depth before the columns and rows, or CRD."""
     size, (n, c, h, w) = _block(site), tensor.shape
     c //= size * size
@@ -198,7 +200,7 @@ def depth_to_space(site: Site, tensor: Array) -> Array:
     return tensor.reshape(n, c, h * size, w * size)
 
 
-def space_to_depth(site: Site, tensor: Array) -> Array:
+def space_to_depth(site: LinearNode, tensor: Array) -> Array:
     """Blocks of places laid out as channels: the inverse of `depth_to_space`."""
     size, (n, c, h, w) = _block(site), tensor.shape
     blocks = tensor.reshape(n, c, h // size, size, w // size, size)
@@ -206,7 +208,7 @@ def space_to_depth(site: Site, tensor: Array) -> Array:
     return blocks.transpose(order).reshape(n, c * size * size, h // size, w // size)
 
 
-def _block(site: Site) -> int:
+def _block(site: LinearNode) -> int:
     size: int = site.found["blocksize"]
     if not 1 <= size <= 2**16:
         raise MalformedInput(f"its blocksize is {size}")
@@ -215,7 +217,7 @@ def _block(site: Site) -> int:
     return size
 
 
-def resized(site: Site, tensor: Array) -> Array:
+def resized(site: LinearNode, tensor: Array) -> Array:
     """Resize and Upsample to the nearest, by whole factors."""
     found = site.found
     if (mode := text(found, "mode", "nearest")) != "nearest":
@@ -238,7 +240,7 @@ def resized(site: Site, tensor: Array) -> Array:
     return tensor
 
 
-def _factors(site: Site, sizes: list[int]) -> list[int]:
+def _factors(site: LinearNode, sizes: list[int]) -> list[int]:
     """How many times as long each of these axes becomes."""
     if site.has(3):
         wanted = site.integers(3, "list of sizes") or ()
@@ -259,7 +261,7 @@ def _factors(site: Site, sizes: list[int]) -> list[int]:
     return [int(factor) for factor in factors]
 
 
-def _stated_axes(site: Site) -> Any:
+def _stated_axes(site: LinearNode) -> Any:
     """The axes of a Squeeze or Unsqueeze: an input since version 13."""
     return site.found.get("axes") if site.opset < 13 else site.integers(1, "list of axes")
 

@@ -15,7 +15,7 @@ from convfc_cli.models.onnx.integer import Quantized
 from convfc_cli.models.onnx.original import ORIGINAL, original
 from convfc_cli.models.onnx.scope import Scope
 from convfc_cli.models.onnx.site import Fit, NodeSource, open_size, shape_of, size_hint
-from convfc_cli.runtimes.runtime import Original
+from convfc_cli.runtimes.runtime import RunnableLayer
 from convfc_cli.taps import IndexMap
 
 Resolve = Callable[[onnx.NodeProto, Scope, IndexMap], ResolvedLayer]
@@ -80,7 +80,7 @@ class ConvolutionLayer(ResolvedLayer):
     def notes(self) -> dict[str, Any]:
         return self.after or {}
 
-    def runnable(self) -> Original:
+    def runnable(self) -> RunnableLayer:
         return original(self.conv, self.scope, self.outline, self.name)
 
 
@@ -94,7 +94,7 @@ class IntegerLayer(ResolvedLayer):
     def notes(self) -> dict[str, Any]:
         return self.quantized.notes()
 
-    def runnable(self) -> Original:
+    def runnable(self) -> RunnableLayer:
         return integer_original.original(self.quantized, real=self.real)
 
     def as_real(self) -> "IntegerLayer | None":

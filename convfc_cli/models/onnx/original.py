@@ -15,11 +15,11 @@ from convfc_cli.arrays import Array, as_float64
 from convfc_cli.models.onnx.constants import decoded, opset_ids, sources, spelled_out, value
 from convfc_cli.models.onnx.convolution import attributes
 from convfc_cli.models.onnx.scope import Scope
-from convfc_cli.models.onnx.site import Part, Site
+from convfc_cli.models.onnx.site import LinearNode, ResolvedNode
 from convfc_cli.outline import Outline
 from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes.onnx_node import TOO_LARGE, Node, NodeRuntime
-from convfc_cli.runtimes.runtime import LARGEST, Original, Runtime
+from convfc_cli.runtimes.runtime import LARGEST, RunnableLayer, Runtime
 from convfc_cli.taps import IndexMap
 
 ROUNDINGS = 8
@@ -31,7 +31,9 @@ _TYPES = {"float64": "DOUBLE", "float32": "FLOAT", "float16": "FLOAT16", "bfloat
 ORIGINAL = "the original node"
 
 
-def original(node: onnx.NodeProto, scope: Scope, index: IndexMap, name: str = ORIGINAL) -> Original:
+def original(
+    node: onnx.NodeProto, scope: Scope, index: IndexMap, name: str = ORIGINAL
+) -> RunnableLayer:
     """The Conv or ConvTranspose that a layer with this index map was read from."""
 
     def run_node(runtime: Runtime, random: Any) -> RuntimeResult | str:
@@ -43,13 +45,13 @@ def original(node: onnx.NodeProto, scope: Scope, index: IndexMap, name: str = OR
         y = run(runtime, stated(node, node.op_type, model, index), x)
         return y if isinstance(y, str) else RuntimeResult.of(runtime.label, x, y)
 
-    return Original(name, run_node, applied(node, scope, index))
+    return RunnableLayer(name, run_node, applied(node, scope, index))
 
 
 def applied(
     node: onnx.NodeProto, scope: Scope, index: IndexMap
 ) -> Callable[[Runtime, Array, Array], Array | str]:
-    """What `Original.apply` is of a Conv or ConvTranspose."""
+    """What `RunnableLayer.apply` is of a Conv or ConvTranspose."""
 
     def apply(runtime: Runtime, x: Array, kernel: Array) -> Array | str:
         model = _with_kernel(node, scope, index, kernel, len(x))
@@ -58,7 +60,7 @@ def applied(
     return apply
 
 
-def as_listed(site: Site, part: Part) -> Original:
+def as_listed(site: LinearNode, part: ResolvedNode) -> RunnableLayer:
     """The node that another linear layer was read from."""
     node, scope, outline = site.node, site.scope, part.outline
 
@@ -78,7 +80,7 @@ def as_listed(site: Site, part: Part) -> Original:
     def apply(runtime: Runtime, x: Array, kernel: Array) -> Array | str:
         return f"{node.op_type} is run with nothing but its own weights"
 
-    return Original(ORIGINAL, run_node, apply)
+    return RunnableLayer(ORIGINAL, run_node, apply)
 
 
 def _dtype(name: str) -> np.dtype[Any]:

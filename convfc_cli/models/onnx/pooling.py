@@ -17,12 +17,12 @@ from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
 from convfc_cli.models.onnx.attributes import pads_of, per_axis, text
-from convfc_cli.models.onnx.site import Part, Shape, Site, check_tensors
+from convfc_cli.models.onnx.site import LinearNode, ResolvedNode, Shape, check_tensors
 from convfc_cli.outline import Extent
 from convfc_cli.taps import IndexMap
 
 
-def average_pool(site: Site, shape: Shape) -> Part:
+def average_pool(site: LinearNode, shape: Shape) -> ResolvedNode:
     """The mean of each window: a depthwise convolution by one over the number of its elements.
 
     Where windows at the border have fewer, they are added up first, and divided after that.
@@ -52,7 +52,7 @@ def average_pool(site: Site, shape: Shape) -> Part:
     return _means(site, shape[0], axes, counts, auto_pad)
 
 
-def global_average_pool(site: Site, shape: Shape) -> Part:
+def global_average_pool(site: LinearNode, shape: Shape) -> ResolvedNode:
     """The mean of each channel: a depthwise convolution by a kernel as large as the input."""
     if len(shape) < 2:
         raise MalformedInput(f"an input of {shape} has no axis to average over")
@@ -69,7 +69,9 @@ def _shared(index: IndexMap, counts: Any) -> Extent:
     )
 
 
-def _means(site: Site, channels: int, axes: tuple[Axis, ...], counts: Any, auto_pad: str) -> Part:
+def _means(
+    site: LinearNode, channels: int, axes: tuple[Axis, ...], counts: Any, auto_pad: str
+) -> ResolvedNode:
     """Sums over the windows of these axes, divided by the counts, which multiply over the axes."""
     index = IndexMap((channels, 1, *(axis.kernel for axis in axes)), axes, channels)
     uniform = all(len(set(along)) == 1 for along in counts)
@@ -85,7 +87,7 @@ def _means(site: Site, channels: int, axes: tuple[Axis, ...], counts: Any, auto_
         shares = (1 / elements[None]).astype(dtype)
         return Product([sums, Diagonal(shares, index.output_shape)])
 
-    return Part(
+    return ResolvedNode(
         index if uniform else _shared(index, counts),
         load,
         site.dtype,

@@ -49,7 +49,7 @@ USUAL = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112
 
 
 @dataclass(frozen=True, slots=True)
-class Part(ResolvedLayer):
+class ResolvedNode(ResolvedLayer):
     """A node on an input of a known size."""
 
     rounded: Callable[[Array], Array | float] = lambda magnitudes: 0.0
@@ -62,7 +62,7 @@ class Part(ResolvedLayer):
 
 
 @dataclass(frozen=True)
-class Site:
+class LinearNode:
     """A node of a graph, and which of its inputs is what it maps."""
 
     scope: Scope

@@ -155,9 +155,10 @@ def held_against(name: str, *arguments: Any) -> None:
 def findings(entry: Entry) -> dict[str, Any]:
     """What each runtime finds of the original node, by its name; a reason where it was not run."""
     layer, found = entry.load(), {}
-    assert entry.original is not None
+    runnable = entry.runnable()
+    assert runnable is not None
     for name in ("onnxruntime", "reference") if HAS_ONNXRUNTIME else ("reference",):
-        result = entry.original.run(runtime(name), np.random.default_rng(5))
+        result = runnable.run(runtime(name), np.random.default_rng(5))
         found[name] = result if isinstance(result, str) else check_runtime(layer, result)
     return found
 
@@ -470,9 +471,10 @@ def test_a_wrong_weight_is_seen_by_the_original(real: bool, tmp_path: Path) -> N
     entry = entry.as_real() if real else entry
     layer, kernel = entry.load(), entry.load().kernel.copy()
     kernel[1] += 9
-    assert entry.original is not None
+    runnable = entry.runnable()
+    assert runnable is not None
     for name in ("reference",) + ("onnxruntime",) * HAS_ONNXRUNTIME:
-        result = entry.original.run(runtime(name), random)
+        result = runnable.run(runtime(name), random)
         if told := wrong_here(name):
             assert result == told
             continue
