@@ -84,10 +84,10 @@ class Sized:
 
 
 @dataclass(frozen=True)
-class Extent(Sized):
+class FixedOutline(Sized):
     """The outline of a layer given by its sizes.
 
-    >>> Extent((3, 8, 8), (10,), (10, 192), 1920).columns
+    >>> FixedOutline((3, 8, 8), (10,), (10, 192), 1920).columns
     192
     """
 
@@ -96,7 +96,7 @@ class Extent(Sized):
     kernel_shape: tuple[int, ...]
     nnz: int
     groups: int = 1
-    held: int = 0
+    extra_bytes: int = 0
     """Bytes that a file has of the layer beside its weights."""
 
     biases: int | None = None
@@ -115,7 +115,7 @@ class Extent(Sized):
         if self.factors:
             return Kept.together(factor.kept(itemsize) for factor in self.factors)
         biases = self.rows if self.biases is None else self.biases
-        nbytes = self.held + (prod(self.kernel_shape) + biases) * itemsize
+        nbytes = self.extra_bytes + (prod(self.kernel_shape) + biases) * itemsize
         return Kept(2, nbytes, text_of(self))
 
 

@@ -278,24 +278,24 @@ class IndexMap:
             )
 
     @cached_property
-    def _far(self) -> tuple[int, ...]:
+    def _conv_input_shape(self) -> tuple[int, ...]:
         """Shape on the reading side of the relation: (in, *inputs)."""
         return (self.kernel_shape[1] * self.groups, *(axis.inputs for axis in self.axes))
 
     @cached_property
-    def _near(self) -> tuple[int, ...]:
+    def _conv_output_shape(self) -> tuple[int, ...]:
         """Shape on the written side of the relation: (out, *outputs)."""
         return (self.kernel_shape[0], *(axis.outputs for axis in self.axes))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(channels, *spatial) of the layer's input."""
-        return self._near if self.transposed else self._far
+        return self._conv_output_shape if self.transposed else self._conv_input_shape
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """(channels, *spatial) of the layer's output."""
-        return self._far if self.transposed else self._near
+        return self._conv_input_shape if self.transposed else self._conv_output_shape
 
     @property
     def rows(self) -> int:

@@ -70,11 +70,11 @@ def map_(
         if entry is not None:
             taps = _of_entry(operator, entry)
         elif output is not None:
-            taps = found.reads(output)
+            taps = found.of_output(output)
         elif source is not None:
-            taps = found.feeds(source)
+            taps = found.of_input(source)
         else:
-            taps = found.stands(kernel or ())
+            taps = found.of_weight(kernel or ())
         rows = _rows(operator, taps)
         first = list(islice(rows, ON_SCREEN + 1))
     except IndexError as error:

@@ -81,7 +81,7 @@ class Item:
     @property
     def beside(self) -> list[Path]:
         """What is written beside it: its operator file, where its format has no metadata."""
-        return self.kind.beside(self.path)
+        return self.kind.sidecar(self.path)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -181,9 +181,9 @@ def _resolve_format(
     else:
         kind = matrix_formats.by_suffix(file, options.form)
     suffix = kind.suffixes[0]
-    if file is not None and len(entries) > 1 and not kind.several:
+    if file is not None and len(entries) > 1 and not kind.multi_layer:
         names = " ".join(f"-l @{entry.position}" for entry in entries[:3])
-        roomy = _suffixes(lambda kind: kind.several)
+        roomy = _suffixes(lambda kind: kind.multi_layer)
         raise UsageError(
             f"{len(entries)} layers do not fit into one file {file}: pick one ({names} ...), or "
             f"name a folder, ending in /, or a file that holds several, {roomy}"
@@ -192,8 +192,8 @@ def _resolve_format(
     if form not in kind.forms:
         wanted = matrix_formats.by_form(form).suffixes[0]
         raise UsageError(f"a {suffix} file does not hold the form {form}: name it *{wanted}")
-    if options.kernel_index and not kind.numbered and form == "csr":
-        roomy = _suffixes(lambda kind: kind.numbered)
+    if options.kernel_index and not kind.has_kernel_index and form == "csr":
+        roomy = _suffixes(lambda kind: kind.has_kernel_index)
         raise UsageError(f"a {suffix} file has no room for --kernel-index: name it {roomy}")
     return kind, form
 

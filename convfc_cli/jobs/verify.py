@@ -10,7 +10,7 @@ from convfc_cli.files import opened
 from convfc_cli.jobs.observer import SILENT, Observer
 from convfc_cli.jobs.origin import find_again
 from convfc_cli.matrices import registry as matrix_formats
-from convfc_cli.matrices.format import Stored
+from convfc_cli.matrices.format import StoredMatrix
 from convfc_cli.models import registry as model_formats
 from convfc_cli.models.model import Model
 from convfc_cli.proof.report import Report, wrong
@@ -94,7 +94,7 @@ def verify_all(
 
 @budget.command()
 def _report(
-    stored: Stored,
+    stored: StoredMatrix,
     model: Model | str | os.PathLike[str] | None,
     listed: dict[str, Any] | None,
     proof: Proof,

@@ -29,7 +29,7 @@ BLOCK = 2**16
 LATEST = 8
 """Outputs that are kept: those of the probes of a proof."""
 
-LARGEST = 2**27
+MAX_ROWS = 2**27
 """Rows that are counted, each in a few arrays of 8 bytes."""
 
 Entries = Callable[[slice], tuple[Array, Array]]
@@ -54,8 +54,8 @@ class Blockwise(TiedLinear):
         """The oracle: the outputs for x, with this kernel in x's dtype, without bias."""
 
     def matrix(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
-        if (count := prod(self.output_shape)) > LARGEST:
-            raise Refused(f"the rows of a {self.kind} with {count} outputs; at most {LARGEST}")
+        if (count := prod(self.output_shape)) > MAX_ROWS:
+            raise Refused(f"the rows of a {self.kind} with {count} outputs; at most {MAX_ROWS}")
         outputs = layout.vector(np.arange(count).reshape(self.output_shape))
         weights = self.kernel.reshape(-1)
 

@@ -109,13 +109,13 @@ class Convolution(TiedLinear):
             kernel, index_map, read("kernel_bias") if field(geometry, "bias", bool) else None
         )
 
-    def reads(self, output: Index) -> Iterator[tuple[Tap, Any]]:
+    def of_output(self, output: Index) -> Iterator[tuple[Tap, Any]]:
         return ((tap, self.kernel[tap.kernel]) for tap in self.index_map.of_output(output))
 
-    def feeds(self, source: Index) -> Iterator[tuple[Tap, Any]]:
+    def of_input(self, source: Index) -> Iterator[tuple[Tap, Any]]:
         return ((tap, self.kernel[tap.kernel]) for tap in self.index_map.of_input(source))
 
-    def stands(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
+    def of_weight(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
         return ((tap, self.kernel[tap.kernel]) for tap in self.index_map.of_kernel(kernel))
 
     def weight_of(self, output: Index, source: Index) -> Index | None:

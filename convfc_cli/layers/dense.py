@@ -12,7 +12,7 @@ from convfc_cli.layers.blockwise import Blockwise, Latest
 from convfc_cli.layers.linear import Read, Weights
 from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
-from convfc_cli.outline import Extent
+from convfc_cli.outline import FixedOutline
 from convfc_cli.plain import field, sizes
 from convfc_cli.taps import Index
 
@@ -55,12 +55,12 @@ class Dense(Blockwise):
         self.kernel, self.bias = checked(kernel, bias, () if bias is None else bias.shape)
 
     @cached_property
-    def outline(self) -> Extent:
+    def outline(self) -> FixedOutline:
         """A matrix with an entry for each output and each input."""
         made, read = ((*self.before, size, *self.after) for size in self._weights.shape)
         nnz = self.kernel.size * prod(self.before) * prod(self.after)
         biases = 0 if self.bias is None else self.bias.size
-        return Extent(read, made, self.kernel.shape, nnz, biases=biases)
+        return FixedOutline(read, made, self.kernel.shape, nnz, biases=biases)
 
     @property
     def _weights(self) -> Array:

@@ -12,7 +12,7 @@ from convfc_cli.layers.blockwise import Blockwise
 from convfc_cli.layers.linear import Read
 from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
-from convfc_cli.outline import Extent
+from convfc_cli.outline import FixedOutline
 from convfc_cli.plain import sizes
 from convfc_cli.taps import Index
 
@@ -45,10 +45,10 @@ class Diagonal(Blockwise):
         self._shape = shape
 
     @cached_property
-    def outline(self) -> Extent:
+    def outline(self) -> FixedOutline:
         """A matrix with one entry in each row."""
         shape, biases = self._shape, 0 if self.bias is None else self.bias.size
-        return Extent(shape, shape, self.kernel.shape, prod(shape), biases=biases)
+        return FixedOutline(shape, shape, self.kernel.shape, prod(shape), biases=biases)
 
     def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
         return type(self)(kernel, self.output_shape, bias)

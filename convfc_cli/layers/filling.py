@@ -24,7 +24,7 @@ from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.locally_connected import LocallyConnected
 from convfc_cli.layers.product import check_chain, folds
-from convfc_cli.outline import Extent, Outline
+from convfc_cli.outline import FixedOutline, Outline
 from convfc_cli.taps import IndexMap
 
 
@@ -106,7 +106,7 @@ def stretches(layer: IndexMap | Linear) -> list[Stretch] | None:
     return None
 
 
-def filled(layers: Iterable[IndexMap | Linear]) -> Extent:
+def filled(layers: Iterable[IndexMap | Linear]) -> FixedOutline:
     """The outline of layers one after another as one: of each its outline, or itself where its
     axes mix. Its entries are counted at most. Each layer is let go before the next is loaded.
 
@@ -131,7 +131,7 @@ def filled(layers: Iterable[IndexMap | Linear]) -> Extent:
         del layer
     if rows is None:
         raise GeometryError("a chain of no layers")
-    return Extent(shapes[0], shapes[-1], (), rows.total(), factors=tuple(kept))
+    return FixedOutline(shapes[0], shapes[-1], (), rows.total(), factors=tuple(kept))
 
 
 class _Rows:

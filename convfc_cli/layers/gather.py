@@ -16,7 +16,7 @@ from convfc_cli.layers.blockwise import Blockwise
 from convfc_cli.layers.linear import Read
 from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
-from convfc_cli.outline import Extent
+from convfc_cli.outline import FixedOutline
 from convfc_cli.plain import field, sizes
 from convfc_cli.streams import CHUNK
 from convfc_cli.taps import Index
@@ -60,12 +60,12 @@ class Gather(Blockwise):
         self.far, self.transposed = far, transposed
 
     @cached_property
-    def outline(self) -> Extent:
+    def outline(self) -> FixedOutline:
         """A matrix with at most one entry, a one, for each output."""
         near, far = self.source.shape, self.far
         source, output = (near, far) if self.transposed else (far, near)
         nnz = int(np.count_nonzero(self.source >= 0))
-        return Extent(source, output, (1,), nnz, held=self.source.nbytes, biases=0)
+        return FixedOutline(source, output, (1,), nnz, extra_bytes=self.source.nbytes, biases=0)
 
     def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
         return type(self)(self.far, self.source, transposed=self.transposed, kernel=kernel)

@@ -45,7 +45,7 @@ class Slab:
 
 
 @dataclass(frozen=True)
-class Sums:
+class OutputSums:
     """What some outputs are sums of, in float64: what rounding may do to them follows from it."""
 
     rows: range
@@ -180,7 +180,7 @@ class Linear(ABC):
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return layout.tensor(whole, self.output_shape)
 
-    def sums(self, x: Array, layout: Layout, most: int) -> Iterator[Sums]:
+    def sums(self, x: Array, layout: Layout, most: int) -> Iterator[OutputSums]:
         """What the outputs for x are sums of, by the oracle, in the order of `slabs`."""
         x, ones = as_float64(x), np.ones(self.input_shape)
         vector = layout.vector(self.bias_tensor())
@@ -190,9 +190,9 @@ class Linear(ABC):
                 answer = slab.apply(x, as_float64) + bias
                 scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
             terms = slab.apply(ones, lambda w: np.ones(w.shape)) + 1
-            yield Sums(slab.rows, answer, scale, terms)
+            yield OutputSums(slab.rows, answer, scale, terms)
 
-    def reads(self, output: Index) -> Iterator[tuple[Tap, Any]]:
+    def of_output(self, output: Index) -> Iterator[tuple[Tap, Any]]:
         """What one output element reads, by rising column, each with its weight.
 
         Raises `IndexError` for one that there is not.
@@ -204,7 +204,7 @@ class Linear(ABC):
             source = layout.unflatten(column, self.input_shape)
             yield Tap(output, source, self.weight_of(output, source) or ()), value
 
-    def feeds(self, source: Index) -> Iterator[tuple[Tap, Any]]:
+    def of_input(self, source: Index) -> Iterator[tuple[Tap, Any]]:
         """What one input element feeds, by rising row, each with its weight."""
         layout = Layout()
         column = place(layout, source, self.input_shape, "input")
@@ -213,7 +213,7 @@ class Linear(ABC):
             output = layout.unflatten(row, self.output_shape)
             yield Tap(output, source, self.weight_of(output, source) or ()), value
 
-    def stands(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
+    def of_weight(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
         """Where one weight stands in the matrix. Raises `UsageError` where entries are not copies,
         `IndexError` for a weight that there is not.
         """

@@ -16,7 +16,7 @@ from convfc_cli.layers.description import axes_of
 from convfc_cli.layers.linear import Read
 from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
-from convfc_cli.outline import Extent
+from convfc_cli.outline import FixedOutline
 from convfc_cli.plain import field
 from convfc_cli.taps import Index, colouring, count_taps, elements_between
 
@@ -60,11 +60,11 @@ class LocallyConnected(Blockwise):
         self.kernel, self.bias = checked(kernel, bias, self._far if transposed else self._near)
 
     @cached_property
-    def outline(self) -> Extent:
+    def outline(self) -> FixedOutline:
         """A matrix with the entries of a convolution, each with a weight of its own."""
         shapes = (self._near, self._far) if self.transposed else (self._far, self._near)
         nnz = prod(self.kernel.shape[:2]) * prod(map(count_taps, self.axes))
-        return Extent(*shapes, self.kernel.shape, nnz)
+        return FixedOutline(*shapes, self.kernel.shape, nnz)
 
     def with_kernel(self, kernel: Array, bias: Array | None = None) -> Self:
         return type(self)(kernel, self.axes, bias, transposed=self.transposed)

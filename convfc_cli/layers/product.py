@@ -20,7 +20,7 @@ from convfc_cli.layers.blockwise import BlockRows, cuts
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.description import described, restored
 from convfc_cli.layers.diagonal import Diagonal
-from convfc_cli.layers.linear import Linear, Read, Slab, Sums, Weights
+from convfc_cli.layers.linear import Linear, OutputSums, Read, Slab, Weights
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Kept, Outline, Sized
 from convfc_cli.plain import plain
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Sparse = csr_array[Any, tuple[int, int]]
 
 
-LARGEST_WORK = 2**34
+MAX_WORK = 2**34
 """Products of two weights that are made for one matrix: some minutes."""
 
 NEAR = 4
@@ -42,7 +42,7 @@ NEAR = 4
 MOST_FACTORS = 64
 """Layers of one chain."""
 
-LARGEST = 2**25
+MAX_ELEMENTS = 2**25
 """Elements of a tensor between two of them: several vectors of that length are made."""
 
 
@@ -68,9 +68,9 @@ def check_chain(layers: Sequence[Outline | Linear]) -> None:
     if len(layers) > MOST_FACTORS:
         raise Refused(f"a chain of {len(layers)} layers; at most {MOST_FACTORS} are multiplied")
     shapes = (layers[0].input_shape, *(layer.output_shape for layer in layers))
-    if (largest := max(map(prod, shapes))) > LARGEST:
+    if (largest := max(map(prod, shapes))) > MAX_ELEMENTS:
         raise Refused(
-            f"a chain of layers with a tensor of {largest} elements; at most {LARGEST} are "
+            f"a chain of layers with a tensor of {largest} elements; at most {MAX_ELEMENTS} are "
             f"multiplied through"
         )
 
@@ -143,9 +143,9 @@ class Product(Linear):
         self._made: tuple[Layout, list[tuple[SparseRows, Array]], Array] | None = None
 
     @cached_property
-    def outline(self) -> "Filled":
+    def outline(self) -> "ProductOutline":
         """A matrix whose entries are sums over the paths through the factors."""
-        return Filled(self)
+        return ProductOutline(self)
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -235,7 +235,7 @@ class Product(Linear):
         """How many entries the row of each output has, (output_shape): where paths lead, found by
         multiplying the factors' patterns. Raises `Refused` where that takes too long.
         """
-        if self._work > LARGEST_WORK:
+        if self._work > MAX_WORK:
             raise Refused(
                 f"a chain of {len(self.factors)} layers takes too long to multiply, some "
                 f"{self._work:.2g} products of weights: compose fewer layers"
@@ -271,13 +271,15 @@ class Product(Linear):
             widths = np.maximum(widths, held)
         return widths.astype(np.int64), work
 
-    def block(self, layout: Layout, first: int, last: int) -> "Block":
+    def block(self, layout: Layout, first: int, last: int) -> "ProductRows":
         """The rows [first, last) in float64."""
         pattern = self._multiplied(layout, first, last, _pattern)
         values = self._multiplied(layout, first, last, as_float64)
-        return Block(pattern.indptr, pattern.indices, _aligned(pattern, values))
+        return ProductRows(pattern.indptr, pattern.indices, _aligned(pattern, values))
 
-    def block_with_scale(self, layout: Layout, first: int, last: int) -> tuple["Block", Array]:
+    def block_with_scale(
+        self, layout: Layout, first: int, last: int
+    ) -> tuple["ProductRows", Array]:
         """These rows, and of each entry the magnitudes of its terms, added up."""
         block = self.block(layout, first, last)
         scale = self._multiplied(layout, first, last, lambda w: np.abs(as_float64(w)))
@@ -324,7 +326,7 @@ class Product(Linear):
     def _counted(self, layout: Layout, rows: range) -> Array:
         return layout.vector(self.counts)[rows.start : rows.stop]
 
-    def sums(self, x: Array, layout: Layout, most: int) -> Iterator[Sums]:
+    def sums(self, x: Array, layout: Layout, most: int) -> Iterator[OutputSums]:
         """Through one factor after another: roundings add up, and magnitudes multiply."""
         answer = as_float64(x)
         scale = np.abs(answer)
@@ -339,11 +341,13 @@ class Product(Linear):
         for first in range(0, len(vectors[0]), most):
             part = slice(first, min(first + most, len(vectors[0])))
             inside = range(part.start, part.stop)
-            yield Sums(inside, vectors[0][part], vectors[1][part], np.full(len(inside), terms))
+            yield OutputSums(
+                inside, vectors[0][part], vectors[1][part], np.full(len(inside), terms)
+            )
 
 
 @dataclass(frozen=True)
-class Block:
+class ProductRows:
     """Some rows of a product, before they are rounded."""
 
     indptr: Array
@@ -351,7 +355,7 @@ class Block:
     values: Array
 
 
-class Filled(Sized):
+class ProductOutline(Sized):
     """The outline of a product: how many entries it has is found by multiplying its patterns."""
 
     kernel_shape: tuple[int, ...] = ()
@@ -440,7 +444,7 @@ def _picked(rows: SparseRows, chosen: Array, change: Weights, *, whole: bool) ->
     return csr_array((change(data), indices, indptr), shape=(len(lengths), rows.shape[1]))
 
 
-def _aligned(pattern: "Sparse | Block", values: "Sparse") -> Array:
+def _aligned(pattern: "Sparse | ProductRows", values: "Sparse") -> Array:
     """The values at all places of the pattern: SciPy's sums drop those that cancel."""
     if len(values.indices) == len(pattern.indices):
         return values.data

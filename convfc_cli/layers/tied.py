@@ -75,7 +75,7 @@ class TiedLinear(Linear):
     @abstractmethod
     def weight_of(self, output: Index, source: Index) -> Index | None: ...
 
-    def stands(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
+    def of_weight(self, kernel: Index) -> Iterator[tuple[Tap, Any]]:
         layout = Layout()
         wanted = place(layout, kernel, self.kernel.shape, "kernel")
         rows = self.matrix(layout, kernel_index=True)

@@ -34,7 +34,7 @@ class Sequential(Protocol):
 
 
 class Rows(Protocol):
-    """The rows of a stored matrix, from front to back: see `Stored.rows`."""
+    """The rows of a stored matrix, from front to back: see `StoredMatrix.rows`."""
 
     def rows(self, counts: Array) -> Iterator[Block]:
         """Yield the rows in order, as many in each block as `counts` says."""
@@ -63,7 +63,7 @@ class CsrReader:
         self._row = self._entry = 0
 
     def rows(self, counts: Array) -> Iterator[Block]:
-        """The next len(counts) rows; see `Stored.rows`."""
+        """The next len(counts) rows; see `StoredMatrix.rows`."""
         if self._row == 0 and int(self._indptr.read(1)[0]) != 0:
             raise WrongContents("indptr does not begin with 0")
         stored = self._indptr.read(len(counts))

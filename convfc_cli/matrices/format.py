@@ -18,7 +18,7 @@ Progress = Callable[[int], None]
 """Is told how many bytes have been written, or read, since it was last told."""
 
 
-class Stored(ABC):
+class StoredMatrix(ABC):
     """One matrix of an open file."""
 
     name: str
@@ -30,7 +30,7 @@ class Stored(ABC):
     stated_digest: object
     """The digest that the file carries."""
 
-    structural: bool
+    explicit_zeros: bool
     """Whether zeros can be stored as entries: a file in dense form tells no zero from another."""
 
     stores_transpose: bool = False
@@ -82,15 +82,15 @@ class MatrixFormat(ABC):
     """One line for the README's table."""
 
     stores_transpose: bool = False
-    """Whether files of this kind are stored by columns: see `Stored.stores_transpose`."""
+    """Whether files of this kind are stored by columns: see `StoredMatrix.stores_transpose`."""
 
-    several: bool = False
+    multi_layer: bool = False
     """Whether one file holds the matrices of several layers."""
 
-    numbered: bool = True
+    has_kernel_index: bool = True
     """Whether it has room for a kernel_index."""
 
-    def beside(self, path: Path) -> list[Path]:
+    def sidecar(self, path: Path) -> list[Path]:
         """The operator file that is written beside the one at `path`, where that has no room for
         metadata.
         """
@@ -100,7 +100,7 @@ class MatrixFormat(ABC):
         """The operator file that the one at `path` is read with: an earlier version called it
         otherwise.
         """
-        return self.beside(path)
+        return self.sidecar(path)
 
     def check_holds(self, matrix: Matrix, name: str) -> None:
         """Raise `MalformedInput` where the metadata of a file of this kind say another form."""
@@ -123,16 +123,16 @@ class MatrixFormat(ABC):
 
     @abstractmethod
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
-        """Write a file of these matrices (one, unless `several`) in bounded memory.
+        """Write a file of these matrices (one, unless `multi_layer`) in bounded memory.
 
         In one pass, to an output that need not seek.
         """
 
     @abstractmethod
-    def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
+    def open(self, source: Input, sidecar: Input | None = None) -> tuple[StoredMatrix, ...]:
         """Read the metadata of each matrix and make ready to read its rows.
 
-        `beside` is the operator file where the format has one; by default it is looked for
+        `sidecar` is the operator file where the format has one; by default it is looked for
         beside the file. Raises `MalformedInput`, and `WrongContents` where the parts
         contradict each other.
         """

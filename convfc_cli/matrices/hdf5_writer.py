@@ -22,7 +22,7 @@ import numpy as np
 from convfc_cli.errors import Defect
 from convfc_cli.hdf5.tree import library
 from convfc_cli.matrices.format import Progress
-from convfc_cli.matrices.schema import Member
+from convfc_cli.matrices.schema import ArrayMember
 from convfc_cli.matrices.stored_zip import write_all
 
 Attributes = Mapping[str, str | list[int]]
@@ -37,14 +37,14 @@ PAGE = 4096
 class Array:
     """An array of a file, and its attributes."""
 
-    member: Member
+    member: ArrayMember
     attributes: Attributes = field(default_factory=dict)
 
     @classmethod
     def text(cls, name: str, text: str) -> "Array":
         """A single text."""
         raw = np.frombuffer(text.encode(), np.uint8)
-        return cls(Member(name, (), library().string_dtype("utf-8", len(raw)), lambda: [raw]))
+        return cls(ArrayMember(name, (), library().string_dtype("utf-8", len(raw)), lambda: [raw]))
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def write(
 
 def _laid_out(
     attributes: Attributes, folders: Sequence[Folder]
-) -> tuple["_Frame", list[tuple[int, Member]]]:
+) -> tuple["_Frame", list[tuple[int, ArrayMember]]]:
     """All of a file but its arrays, and where in it each of those begins."""
     frame = _Frame()
-    placed: list[tuple[int, Member]] = []
+    placed: list[tuple[int, ArrayMember]] = []
     with closing(_new_file(frame)) as file:
         root = library().h5g.open(file, b"/")
         _set_attributes(root, attributes)
@@ -107,7 +107,7 @@ def _plan(kind: Any) -> Any:
     return plan
 
 
-def _group(root: Any, folder: Folder) -> Iterator[tuple[int, Member]]:
+def _group(root: Any, folder: Folder) -> Iterator[tuple[int, ArrayMember]]:
     """Make a group; yields its arrays, and where each begins."""
     h5 = library()
     group = h5.h5g.create(root, folder.name.encode(), gcpl=_plan(h5.h5p.GROUP_CREATE))

@@ -35,7 +35,7 @@ from convfc_cli.files import Input
 from convfc_cli.layers.product import MOST_FACTORS
 from convfc_cli.matrices import schema
 from convfc_cli.matrices.blocks import Block, Rows, Sequential
-from convfc_cli.matrices.format import MatrixFormat, Progress, Stored
+from convfc_cli.matrices.format import MatrixFormat, Progress, StoredMatrix
 from convfc_cli.matrices.matrix import (
     Matrix,
     Origin,
@@ -46,7 +46,7 @@ from convfc_cli.matrices.matrix import (
     stated_digest,
 )
 from convfc_cli.matrices.npy_header import KINDS, header, read_header
-from convfc_cli.matrices.stored_zip import Chunk, Member, StoredZip, skeleton
+from convfc_cli.matrices.stored_zip import Chunk, StoredZip, ZipMember, skeleton
 from convfc_cli.outline import Outline
 from convfc_cli.zips import open_zip
 
@@ -96,7 +96,7 @@ class NpzFormat(MatrixFormat):
             container.add(f"{member.name}.npy", _reported(head, member.chunks(), progress))
         container.close()
 
-    def _members(self, matrix: Matrix) -> Iterator[schema.Member]:
+    def _members(self, matrix: Matrix) -> Iterator[schema.ArrayMember]:
         yield schema.whole("convfc", np.array(describe(matrix)))
         if matrix.spec.sparse:  # without them, nobody takes an operator file for a matrix
             yield schema.whole("format", np.array(matrix.form.encode()))
@@ -107,9 +107,9 @@ class NpzFormat(MatrixFormat):
             yield schema.bias(matrix)
         layer = matrix.layer
         for name, (shape, dtype) in self.arrays(matrix.spec, layer.outline, layer.dtype).items():
-            yield schema.Member(name, shape, dtype, partial(self.values, matrix, name, shape))
+            yield schema.ArrayMember(name, shape, dtype, partial(self.values, matrix, name, shape))
 
-    def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
+    def open(self, source: Input, sidecar: Input | None = None) -> tuple[StoredMatrix, ...]:
         return (_StoredNpz(source, self),)
 
 
@@ -126,7 +126,7 @@ def stated_form(source: Input) -> object:
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > schema.LONGEST_TEXT:
                 return None
             with archive.open(info) as file:
-                text = _Member(source.name, file, info.file_size).whole()
+                text = _ArrayReader(source.name, file, info.file_size).whole()
         return json.loads(str(text)).get("form")
     except (*_UNREADABLE, MalformedInput):
         return None
@@ -148,8 +148,8 @@ def _reported(
         progress(chunk.nbytes)
 
 
-class _StoredNpz(Stored):
-    structural = True
+class _StoredNpz(StoredMatrix):
+    explicit_zeros = True
 
     def __init__(self, source: Input, kind: NpzFormat) -> None:
         self.name, self._kind = source.name, kind
@@ -171,8 +171,8 @@ class _StoredNpz(Stored):
         layer = self.matrix.layer
         self._arrays = kind.arrays(self.matrix.spec, layer.outline, layer.dtype)
         self._check_members()
-        self._kernel_index: _Member | None = None
-        self._streams: list[_Member] = []
+        self._kernel_index: _ArrayReader | None = None
+        self._streams: list[_ArrayReader] = []
         if self.matrix.spec.sparse:
             try:
                 self._open_rows()
@@ -259,7 +259,7 @@ class _StoredNpz(Stored):
             raise MalformedInput(f"{source.name} holds more than its members")
         # A file of ours is known byte for byte; one written anew by numpy has another frame.
         if any(info.flag_bits & 8 for info in infos):
-            members = [Member(info.filename, info.file_size, info.CRC) for info in infos]
+            members = [ZipMember(info.filename, info.file_size, info.CRC) for info in infos]
             end = 0
             for offset, expected in skeleton(members):
                 source.file.seek(offset)
@@ -283,15 +283,17 @@ class _StoredNpz(Stored):
         except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:
             raise MalformedInput(f"{self.name} is damaged: {error}") from error
 
-    def _member(self, name: str, *, limit: int | None = None, kinds: str = KINDS) -> "_Member":
+    def _member(self, name: str, *, limit: int | None = None, kinds: str = KINDS) -> "_ArrayReader":
         if not self._has(name):
             raise MalformedInput(f"{self.name} has no member {name}")
         info = self._zip.getinfo(f"{name}.npy")
         if limit is not None and info.file_size > limit:
             raise MalformedInput(f"{self.name}: {name} has {info.file_size} bytes, too many")
-        return _Member(f"{self.name}: {name}", self._open(info.filename), info.file_size, kinds)
+        return _ArrayReader(
+            f"{self.name}: {name}", self._open(info.filename), info.file_size, kinds
+        )
 
-    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "_Member":
+    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "_ArrayReader":
         """One of the arrays of the entries; whole numbers may be wider than they need to be."""
         member = self._member(name)
         if dtype.kind == "i" and member.dtype not in schema.INDICES:
@@ -305,7 +307,7 @@ class _StoredNpz(Stored):
         return member
 
 
-class _Member:
+class _ArrayReader:
     """An array in a member, read from front to back."""
 
     def __init__(self, name: str, file: IO[bytes], size: int, kinds: str = KINDS) -> None:

@@ -73,7 +73,7 @@ class MatrixOperator(LinearOperator):
     def tap(self, row: int, column: int) -> tuple[Tap, Any]:
         """An entry, and its weight; None for a structural zero."""
         output, source, kernel = self.entry(row, column)
-        found = ((tap, w) for tap, w in self.layer.reads(output) if tap.input == source)
+        found = ((tap, w) for tap, w in self.layer.of_output(output) if tap.input == source)
         return next(found, (Tap(output, source, kernel or ()), None))
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from convfc_cli import discovery
 from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.files import Input
-from convfc_cli.matrices.format import MatrixFormat, Stored
+from convfc_cli.matrices.format import MatrixFormat, StoredMatrix
 from convfc_cli.naming import Label, first_few, pick
 
 
@@ -39,7 +39,7 @@ def by_form(form: str) -> MatrixFormat:
     return by_suffix(Path("matrix.npy" if form == "dense" else "matrix.npz"), form)
 
 
-def stored(source: Input) -> tuple[Stored, ...]:
+def stored(source: Input) -> tuple[StoredMatrix, ...]:
     """The matrices of a file, whatever its kind; raises `MalformedInput` if it is none."""
     for kind in formats().values():
         if kind.recognises(source):
@@ -54,7 +54,7 @@ def stored(source: Input) -> tuple[Stored, ...]:
     raise MalformedInput(f"{source.name} is not a matrix file that convfc writes ({known})")
 
 
-def one(found: Sequence[Stored], layer: str | None, where: str) -> Stored:
+def one(found: Sequence[StoredMatrix], layer: str | None, where: str) -> StoredMatrix:
     """The matrix of the layer that is meant (see `naming.pick`), or the only one there is."""
     if layer is None:
         if len(found) == 1:

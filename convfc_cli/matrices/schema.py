@@ -45,7 +45,7 @@ HDF5's.
 
 
 @dataclass(frozen=True)
-class Member:
+class ArrayMember:
     """An array of a file: `chunks` makes its values when they are to be written, not before."""
 
     name: str
@@ -59,21 +59,21 @@ class Member:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def whole(name: str, values: Values) -> Member:
+def whole(name: str, values: Values) -> ArrayMember:
     """An array that is there already."""
-    return Member(name, values.shape, values.dtype, lambda: [np.ascontiguousarray(values)])
+    return ArrayMember(name, values.shape, values.dtype, lambda: [np.ascontiguousarray(values)])
 
 
-def weights(matrix: Matrix) -> Iterator[Member]:
+def weights(matrix: Matrix) -> Iterator[ArrayMember]:
     """What every form has: all of the layer but its geometry."""
     for name, array in matrix.layer.arrays().items():
         yield whole(name, array)
 
 
-def bias(matrix: Matrix) -> Member:
+def bias(matrix: Matrix) -> ArrayMember:
     """The bias of every output."""
     chunks = partial(_bias, matrix)
-    return Member("bias", (matrix.layer.outline.rows,), matrix.layer.dtype, chunks)
+    return ArrayMember("bias", (matrix.layer.outline.rows,), matrix.layer.dtype, chunks)
 
 
 def _bias(matrix: Matrix) -> list[Values]:
@@ -104,7 +104,7 @@ def values(matrix: Matrix, name: str, length: int) -> Iterable[Values]:
     return stream.chunks()
 
 
-def members(matrix: Matrix) -> Iterator[Member]:
+def members(matrix: Matrix) -> Iterator[ArrayMember]:
     """The arrays of a matrix, in the order in which they are written."""
     yield from weights(matrix)
     if matrix.form != "csr":
@@ -112,7 +112,7 @@ def members(matrix: Matrix) -> Iterator[Member]:
     yield bias(matrix)
     layer = matrix.layer
     for name, (shape, dtype) in compressed(matrix.spec, layer.outline, layer.dtype).items():
-        yield Member(name, shape, dtype, partial(values, matrix, name, *shape))
+        yield ArrayMember(name, shape, dtype, partial(values, matrix, name, *shape))
 
 
 def names(matrix: Matrix) -> set[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.files import Input, sibling
-from convfc_cli.matrices.format import MatrixFormat, Stored
+from convfc_cli.matrices.format import MatrixFormat, StoredMatrix
 from convfc_cli.matrices.formats import npz
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.outline import Outline
@@ -24,13 +24,13 @@ from convfc_cli.outline import Outline
 class WithoutMetadata(MatrixFormat):
     """A kind that is read with the operator file beside it."""
 
-    numbered = False
+    has_kernel_index = False
 
-    def beside(self, path: Path) -> list[Path]:
+    def sidecar(self, path: Path) -> list[Path]:
         return [path.with_name(f"{path.name}.operator.npz")]
 
     def read_with(self, path: Path) -> list[Path]:
-        written = self.beside(path)
+        written = self.sidecar(path)
         older = path.with_name(f"{path.stem}.operator.npz")
         return [older] if os.path.lexists(older) and not os.path.lexists(written[0]) else written
 
@@ -38,9 +38,9 @@ class WithoutMetadata(MatrixFormat):
         beside = npz.FORMAT.size(spec.operator(), outline, dtype, origin)
         return self.own_size(spec, outline, dtype) + beside
 
-    def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
-        if beside is not None:
-            return (self._read(source, beside),)
+    def open(self, source: Input, sidecar: Input | None = None) -> tuple[StoredMatrix, ...]:
+        if sidecar is not None:
+            return (self._read(source, sidecar),)
         if source.path is None:
             raise UsageError(
                 f"{source.name} holds a {self.forms[0]} matrix without its metadata: name the "
@@ -52,16 +52,16 @@ class WithoutMetadata(MatrixFormat):
                 f"{source.name} needs {operator.name} beside it, which convfc writes with it: "
                 f"it is not there"
             )
-        with sibling(operator) as beside:
-            return (self._read(source, beside),)
+        with sibling(operator) as sidecar:
+            return (self._read(source, sidecar),)
 
-    def _read(self, source: Input, beside: Input) -> Stored:
-        (operator,) = npz.FORMAT.open(beside)
+    def _read(self, source: Input, sidecar: Input) -> StoredMatrix:
+        (operator,) = npz.FORMAT.open(sidecar)
         matrix = operator.matrix
         if matrix.form != "operator":
-            raise MalformedInput(f"{beside.name} is not an operator file, but {matrix.form}")
+            raise MalformedInput(f"{sidecar.name} is not an operator file, but {matrix.form}")
         matrix = replace(matrix, spec=replace(matrix.spec, form=self.forms[0]))
-        stored = self.stored(source, matrix, beside.name)
+        stored = self.stored(source, matrix, sidecar.name)
         stored.stated_digest = operator.stated_digest
         return stored
 
@@ -70,14 +70,14 @@ class WithoutMetadata(MatrixFormat):
         """At most so many bytes of the file itself; see `size`."""
 
     @abstractmethod
-    def stored(self, source: Input, matrix: Matrix, beside: str) -> "StoredBeside":
+    def stored(self, source: Input, matrix: Matrix, beside: str) -> "StoredWithSidecar":
         """The file, which should hold `matrix` by the operator file that is called `beside`.
 
         Raises as `open` does.
         """
 
 
-class StoredBeside(Stored):
+class StoredWithSidecar(StoredMatrix):
     """What such a file holds: the rows, and no checksum of them."""
 
     def __init__(self, source: Input, matrix: Matrix) -> None:

@@ -33,7 +33,7 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
-class Member:
+class ZipMember:
     """A finished member: its name, its size in bytes and the CRC-32 of its content."""
 
     name: str
@@ -46,7 +46,7 @@ class StoredZip:
 
     def __init__(self, out: Sink) -> None:
         self._out = out
-        self._members: list[Member] = []
+        self._members: list[ZipMember] = []
 
     def add(self, name: str, chunks: Iterable[Chunk]) -> None:
         """Write one member, as its chunks come."""
@@ -57,7 +57,7 @@ class StoredZip:
             crc = zlib.crc32(view, crc)
             size += len(view)
             write_all(self._out, view)
-        self._members.append(Member(name, size, crc))
+        self._members.append(ZipMember(name, size, crc))
         write_all(self._out, _descriptor(self._members[-1]))
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class StoredZip:
         write_all(self._out, _directory(self._members))
 
 
-def skeleton(members: Iterable[Member]) -> Iterator[tuple[int, bytes]]:
+def skeleton(members: Iterable[ZipMember]) -> Iterator[tuple[int, bytes]]:
     """(offset, bytes) of all that stands in such a file beside the members' contents, in order."""
     members = list(members)
     offset = 0
@@ -102,11 +102,11 @@ def _local_header(name: str) -> bytes:
     return fixed + encoded + extra
 
 
-def _descriptor(member: Member) -> bytes:
+def _descriptor(member: ZipMember) -> bytes:
     return struct.pack("<4sLQQ", b"PK\7\x08", member.crc, member.size, member.size)
 
 
-def _directory(members: list[Member]) -> bytes:
+def _directory(members: list[ZipMember]) -> bytes:
     records, offset = [], 0
     for member in members:
         name = member.name.encode()

@@ -18,7 +18,7 @@ from convfc_cli.matrices import decimals
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.matrix import Matrix, Spec
-from convfc_cli.matrices.sidecar import StoredBeside, WithoutMetadata
+from convfc_cli.matrices.sidecar import StoredWithSidecar, WithoutMetadata
 from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.outline import Outline
 from convfc_cli.streams import CHUNK, SparseRows
@@ -98,8 +98,8 @@ def _rows_of(indptr: Array, start: int, stop: int) -> Array:
     return np.repeat(np.arange(low, high), np.diff(bounds))
 
 
-class _StoredLines(StoredBeside):
-    structural = True
+class _StoredLines(StoredWithSidecar):
+    explicit_zeros = True
 
     def __init__(self, kind: Lines, source: Input, matrix: Matrix, beside: str) -> None:
         super().__init__(source, matrix)

@@ -4,12 +4,12 @@ import numpy as np
 
 from convfc_cli.arrays import bits
 from convfc_cli.errors import WrongContents
-from convfc_cli.matrices.format import Stored
+from convfc_cli.matrices.format import StoredMatrix
 from convfc_cli.proof.report import ROUNDING, Finding
 from convfc_cli.rounding import RuntimeResult, worst_ratio
 
 
-def bias_findings(stored: Stored) -> list[Finding]:
+def bias_findings(stored: StoredMatrix) -> list[Finding]:
     """What is found of the bias of a file that stores one. Raises `WrongContents`."""
     bias, matrix = stored.bias(), stored.matrix
     if bias is None:

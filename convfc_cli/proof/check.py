@@ -15,7 +15,7 @@ from convfc_cli.arrays import Array, bits
 from convfc_cli.errors import WrongContents
 from convfc_cli.layers.linear import Linear, Slab
 from convfc_cli.matrices.blocks import Block
-from convfc_cli.matrices.format import Stored
+from convfc_cli.matrices.format import StoredMatrix
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.proof.report import Finding, WrongEntry
 from convfc_cli.streams import CHUNK
@@ -28,17 +28,17 @@ class Subject:
     matrix: Matrix
     """The matrix whose rows are stored: where the file is stored by columns, the transpose."""
 
-    structural: bool
+    explicit_zeros: bool
     """Whether zeros can be stored as entries."""
 
     stores_transpose: bool = False
     """Whether so: a row here is a column of the file's matrix."""
 
     @classmethod
-    def of(cls, stored: Stored) -> "Subject":
+    def of(cls, stored: StoredMatrix) -> "Subject":
         """What an open file stores."""
         matrix = stored.matrix.transposed() if stored.stores_transpose else stored.matrix
-        return cls(matrix, stored.structural, stored.stores_transpose)
+        return cls(matrix, stored.explicit_zeros, stored.stores_transpose)
 
     @property
     def layer(self) -> Linear:
@@ -84,7 +84,7 @@ class Subject:
         zero = np.zeros((), self.layer.dtype)[()]
         for column in sorted(found.keys() | expected.keys()):
             have, want = found.get(column), expected.get(column)
-            if self.structural and (have is None) != (want is None):
+            if self.explicit_zeros and (have is None) != (want is None):
                 break
             have, want = have if have is not None else zero, want if want is not None else zero
             if have.tobytes() != want.tobytes():
@@ -101,7 +101,7 @@ class Subject:
         entry is stored.
         """
         summed = expected is not None
-        if not self.structural:
+        if not self.explicit_zeros:
             zero = np.zeros((), self.layer.dtype)[()]
             expected = zero if expected is None else expected
             found = zero if found is None else found

@@ -107,7 +107,7 @@ class Impulses(Check):
         if self._expected is None:
             return
         columns, values = self._expected.columns[:, part], self._expected.values[:, part]
-        expected = columns >= 0 if self._subject.structural else values != 0
+        expected = columns >= 0 if self._subject.explicit_zeros else values != 0
         counts = np.diff(block.indptr)
         rows = np.repeat(np.arange(len(counts)), counts)
         colour = self._colour[block.indices]
@@ -228,7 +228,7 @@ class Impulses(Check):
         found = dict(zip(block.indices[stored].tolist(), bits(block.data[stored]), strict=True))
         lit = columns[:, row] >= 0
         expected = dict(zip(columns[lit, row].tolist(), values[lit, row], strict=True))
-        if not self._subject.structural:
+        if not self._subject.explicit_zeros:
             expected = {column: value for column, value in expected.items() if value}
         column = next(
             column

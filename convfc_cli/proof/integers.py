@@ -51,7 +51,7 @@ class Integers(Check):
             self._most = _room(terms, self._width)
             x = random.integers(0, self._most, layer.input_shape, endpoint=True)
             self._x = subject.vector(x.astype(np.float64))
-            self._limbs = _limbs(layer.dtype, self._width, structural=subject.structural)
+            self._limbs = _limbs(layer.dtype, self._width, explicit_zeros=subject.explicit_zeros)
             self._ask(layer, x.astype(np.float32))
         self._sums = [np.zeros_like(answer) for answer in self._answers]
 
@@ -106,11 +106,11 @@ def _room(terms: int, width: int) -> int:
     return EXACT // (terms << width)
 
 
-def _limbs(dtype: np.dtype[Any], width: int, *, structural: bool) -> list[Weights]:
+def _limbs(dtype: np.dtype[Any], width: int, *, explicit_zeros: bool) -> list[Weights]:
     """The bits of an entry, `width` at a time, the lowest plus one as in `probes.planes`."""
 
     def limb(shift: int, one: int) -> Weights:
         low = np.uint64((1 << width) - 1)
         return lambda w: (bits(w).astype(np.uint64) >> np.uint64(shift) & low) + np.uint64(one)
 
-    return [limb(k, int(structural and not k)) for k in range(0, 8 * dtype.itemsize, width)]
+    return [limb(k, int(explicit_zeros and not k)) for k in range(0, 8 * dtype.itemsize, width)]

@@ -24,7 +24,7 @@ from convfc_cli.matrices.blocks import Block
 from convfc_cli.proof.check import Check, Subject, product
 from convfc_cli.proof.report import Finding
 
-LARGEST = 2**32
+MAX_BYTES = 2**32
 """Bytes of the vectors that a proof holds."""
 
 PROBES = 3
@@ -42,7 +42,7 @@ class Probes(Check):
     def __init__(self, subject: Subject, inputs: Sequence[Array], strength: str) -> None:
         self._subject, self._inputs, self._strength = subject, inputs, strength
         self._vectors = [subject.vector(x) for x in inputs]
-        self._planes = planes(subject.layer.dtype, structural=subject.structural)
+        self._planes = planes(subject.layer.dtype, explicit_zeros=subject.explicit_zeros)
         self._expected: list[list[Array]] = []
 
     def expect(self, slab: Slab) -> None:
@@ -62,13 +62,13 @@ class Probes(Check):
         return Finding(self.name, True, f"{told}: {promise}", self._strength, "the oracle")
 
 
-def planes(dtype: np.dtype[Any], *, structural: bool) -> list[Weights]:
+def planes(dtype: np.dtype[Any], *, explicit_zeros: bool) -> list[Weights]:
     """The bits of an entry as integers of at most 2**32: one function a 32-bit half.
 
     The lowest half plus one, so that an entry that is stored as zero differs from one that is not
     stored at all; not so for a dense file, which cannot tell them apart.
     """
-    one = np.uint64(1 if structural else 0)
+    one = np.uint64(1 if explicit_zeros else 0)
     if dtype.itemsize <= 4:
         return [lambda w: bits(w).astype(np.uint64) + one]
     low, high = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -87,10 +87,10 @@ def check_size(inputs: int, outputs: int, probes: int) -> None:
     probe and two more, and one of the outputs.
     """
     size = 8 * (inputs * (probes + 2) + outputs)
-    if size > LARGEST:
+    if size > MAX_BYTES:
         raise Refused(
             f"a proof of a layer with {inputs} inputs and {outputs} outputs takes {size} bytes, "
-            f"more than {LARGEST}: convert --no-verify, or verify with fewer --probes, takes less"
+            f"more than {MAX_BYTES}: convert --no-verify, or verify with fewer --probes, takes less"
         )
 
 

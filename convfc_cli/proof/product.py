@@ -51,7 +51,7 @@ class Factors(Check):
         return Finding(self.name, True, told, self._strength, "the oracle")
 
     def _prove(self, layer: Linear) -> int:
-        subject = Subject(Matrix(layer, Spec(self._layout)), structural=True)
+        subject = Subject(Matrix(layer, Spec(self._layout)), explicit_zeros=True)
         inputs = [uniform(self._seed, probe, layer.input_shape) for probe in range(self._count)]
         probes = Probes(subject, inputs, self._strength)
         rows = layer.matrix(self._layout)
@@ -91,7 +91,7 @@ class ProductEntries(Check):
         places = places_of(expected.indptr, expected.indices, width)
         stored = places_of(block.indptr, block.indices, width)
         wrong = np.setdiff1d(stored, places, assume_unique=True)
-        if self._subject.structural:
+        if self._subject.explicit_zeros:
             missing = np.setdiff1d(places, stored, assume_unique=True)
             wrong = np.sort(np.concatenate((wrong, missing)))
         if not len(wrong):

@@ -1,7 +1,7 @@
 """Level 0, structure: before any arithmetic, for sparse products trust the indices they are given.
 
 That rows have the lengths which the geometry counts is seen when they are read
-(`matrices.format.Stored.rows`), before memory is taken for them.
+(`matrices.format.StoredMatrix.rows`), before memory is taken for them.
 """
 
 import numpy as np
@@ -50,7 +50,7 @@ class Structure(Check):
 
     def finding(self) -> Finding:
         row, column = self._subject.words
-        if not self._subject.structural:
+        if not self._subject.explicit_zeros:
             told = f"{self._subject.rows:,} {row}s of {self._subject.columns:,} entries"
             return Finding(self.name, True, told, "every row", "the geometry")
         if self._entries != self._subject.nonzeros:

@@ -26,7 +26,7 @@ from convfc_cli.arrays import bits
 from convfc_cli.errors import Defect, UsageError, WrongContents
 from convfc_cli.layers.description import unbiased
 from convfc_cli.layers.linear import Linear
-from convfc_cli.matrices.format import Progress, Stored
+from convfc_cli.matrices.format import Progress, StoredMatrix
 from convfc_cli.matrices.matrix import Matrix, digest
 from convfc_cli.proof.bias import bias_findings
 from convfc_cli.proof.check import Check, Subject
@@ -89,7 +89,7 @@ USUAL = Proof()
 
 
 def verify(
-    stored: Stored,
+    stored: StoredMatrix,
     proof: Proof = USUAL,
     *,
     original: Matrix | None = None,
@@ -175,7 +175,12 @@ class _Pass:
     """One pass over what a file stores: the bias, then all rows, shown to every check."""
 
     def __init__(
-        self, stored: Stored, proof: Proof, seed: int, node: RunnableLayer, findings: list[Finding]
+        self,
+        stored: StoredMatrix,
+        proof: Proof,
+        seed: int,
+        node: RunnableLayer,
+        findings: list[Finding],
     ) -> None:
         """What is found is appended to `findings`."""
         self._stored = stored
@@ -190,7 +195,7 @@ class _Pass:
         """Raises `WrongContents` at the first thing that is wrong."""
         import scipy.sparse  # noqa: F401 - before any check is charged with it
 
-        if self._stored.structural:
+        if self._stored.explicit_zeros:
             self._findings += self._timed("bias", bias_findings, self._stored)
         checks = self._checks()
         self._walk(checks, progress)
@@ -269,7 +274,7 @@ def _nothing_stored(proof: Proof) -> list[Finding]:
     ]
 
 
-def _digest_finding(stored: Stored) -> Finding:
+def _digest_finding(stored: StoredMatrix) -> Finding:
     holds = stored.stated_digest == digest(stored.matrix.layer)
     if holds:
         told = "geometry, kernel and bias are as they were written"

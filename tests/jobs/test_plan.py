@@ -23,7 +23,7 @@ from convfc_cli.layers.product import Product, composed
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec, describe, longest
 from convfc_cli.matrices.schema import LONGEST_DESCRIPTION
-from convfc_cli.outline import Extent
+from convfc_cli.outline import FixedOutline
 from convfc_cli.taps import IndexMap
 from tests.support import crafted
 from tests.support.cli_models import arrays, net, run
@@ -71,7 +71,7 @@ def held(form: str, layer: Linear, spec: Spec) -> bool:
 @given(data=st.data())
 def test_a_file_is_as_large_as_planned_or_a_little_smaller(kind, form, layer, data) -> None:
     case, spec = data.draw(copies(layer)), data.draw(specs())
-    numbered = form in ("csr", "csc", "coo") and kind.numbered and data.draw(st.booleans())
+    numbered = form in ("csr", "csc", "coo") and kind.has_kernel_index and data.draw(st.booleans())
     if not held(form, case.layer, spec):
         return
     matrix = Matrix(case.layer, replace(spec, form=form, kernel_index=numbered), data.draw(ORIGINS))
@@ -83,7 +83,7 @@ def test_a_file_is_as_large_as_planned_or_a_little_smaller(kind, form, layer, da
     planned = kind.size(matrix.spec, outline, dtype, matrix.origin)
     text = longest(outline, matrix.origin) - len(describe(matrix))
     assert 0 <= text <= 1500
-    files = 2 if kind.beside(Path("x")) else 1
+    files = 2 if kind.sidecar(Path("x")) else 1
     loose = actual if kind.name in ("edges", "mtx") else 0
     assert actual <= planned <= actual + loose + 4 * text * files + 5_000
 
@@ -113,7 +113,7 @@ def test_a_product_is_never_larger_than_planned(kind, form, chain, spec, origin,
         assert actual <= kind.size(matrix.spec, outline, layer.dtype, origin)
 
 
-def listed(product: Product) -> Extent:
+def listed(product: Product) -> FixedOutline:
     """The outline of a product as a listing has it, that reads no kernel of a convolution."""
     return filled([f.index_map if isinstance(f, Convolution) else f for f in product.factors])
 

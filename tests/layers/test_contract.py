@@ -323,13 +323,13 @@ def test_what_an_element_reads_and_feeds_is_told_by_rising_place(kind, data):
     layer, layout = case.layer, Layout()
     output = data.draw(st.sampled_from(brute.indices(case.output_shape)))
     source = data.draw(st.sampled_from(brute.indices(case.input_shape)))
-    found = [(tap.output, tap.input, tap.kernel) for tap, _ in layer.reads(output)]
+    found = [(tap.output, tap.input, tap.kernel) for tap, _ in layer.of_output(output)]
     own = [(o, i, place) for (o, i), place in case.entries.items() if o == output]
     assert found == sorted(own, key=lambda tap: layout.flatten(tap[1], case.input_shape))
-    fed = [(tap.output, tap.input, tap.kernel) for tap, _ in layer.feeds(source)]
+    fed = [(tap.output, tap.input, tap.kernel) for tap, _ in layer.of_input(source)]
     own = [(o, i, place) for (o, i), place in case.entries.items() if i == source]
     assert fed == sorted(own, key=lambda tap: layout.flatten(tap[0], case.output_shape))
-    for tap, value in (*layer.reads(output), *layer.feeds(source)):
+    for tap, value in (*layer.of_output(output), *layer.of_input(source)):
         assert value.tobytes() == case.kernel[tap.kernel].tobytes()
     assert layer.weight_of(output, source) == case.entries.get((output, source))
 
@@ -342,7 +342,7 @@ def test_where_a_weight_stands_is_told(kind, data, most):
     kernel = data.draw(st.sampled_from(brute.indices(case.kernel.shape)))
     with pytest.MonkeyPatch.context() as patch:
         block_sizes(patch, most)
-        found = list(case.layer.stands(kernel))
+        found = list(case.layer.of_weight(kernel))
     places = [(tap.output, tap.input) for tap, _ in found]
     assert len(set(places)) == len(places)
     assert set(places) == {pair for pair, place in case.entries.items() if place == kernel}
@@ -357,9 +357,9 @@ def test_where_a_weight_stands_is_told(kind, data, most):
 def test_an_index_out_of_range_is_an_index_error(kind, data):
     layer = data.draw(copies(kind)).layer
     asked = {
-        layer.reads: layer.output_shape,
-        layer.feeds: layer.input_shape,
-        layer.stands: layer.outline.kernel_shape,
+        layer.of_output: layer.output_shape,
+        layer.of_input: layer.input_shape,
+        layer.of_weight: layer.outline.kernel_shape,
     }
     for look_up, shape in asked.items():
         for wrong in (shape, (-1,) * len(shape), (0,) * (len(shape) + 1), (0,) * (len(shape) - 1)):

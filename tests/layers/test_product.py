@@ -197,14 +197,14 @@ def test_what_an_output_of_a_product_reads_has_sums_and_no_weights(chain, data):
     output = data.draw(st.sampled_from(brute.indices(chain.output_shape)))
     source = data.draw(st.sampled_from(brute.indices(chain.input_shape)))
     values = chain.values()
-    found = {(tap.output, tap.input): float(value) for tap, value in chain.layer.reads(output)}
+    found = {(tap.output, tap.input): float(value) for tap, value in chain.layer.of_output(output)}
     assert found == {pair: float(value) for pair, value in values.items() if pair[0] == output}
-    fed = {(tap.output, tap.input): float(value) for tap, value in chain.layer.feeds(source)}
+    fed = {(tap.output, tap.input): float(value) for tap, value in chain.layer.of_input(source)}
     assert fed == {pair: float(value) for pair, value in values.items() if pair[1] == source}
-    assert all(tap.kernel == () for tap, _ in chain.layer.reads(output))
+    assert all(tap.kernel == () for tap, _ in chain.layer.of_output(output))
     assert chain.layer.weight_of(output, source) is None
     with pytest.raises(UsageError, match="copies of no weight"):
-        chain.layer.stands((0,))
+        chain.layer.of_weight((0,))
     with pytest.raises(UsageError, match="kernel_index"):
         chain.layer.matrix(Layout(), kernel_index=True)
 

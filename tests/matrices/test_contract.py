@@ -81,7 +81,7 @@ def test_what_is_written_is_sniffed_read_back_equal_and_verified(kind, form, spe
     matrix = example(form, spec, dtype)
     path = crafted.written(kind, matrix, tmp_path)
     renamed = path.rename(path.with_suffix(".bin"))  # no suffix helps, the content does
-    if kind.beside(path):
+    if kind.sidecar(path):
         crafted.sidecar(path).rename(crafted.sidecar(renamed))
     with opened(renamed) as source:
         found = registry.stored(source)[0].matrix
@@ -145,7 +145,7 @@ def test_progress_counts_the_bytes_of_the_arrays(kind, form):
     assert all(done >= 0 for done in told)
     assert 0 < sum(told) <= size
     if form == "dense":  # with kernel and bias, unless they lie in a file of their own
-        assert sum(told) == 12 * 48 * 4 + (0 if kind.beside(Path("x.npy")) else 72)
+        assert sum(told) == 12 * 48 * 4 + (0 if kind.sidecar(Path("x.npy")) else 72)
 
 
 @every_case

@@ -143,10 +143,10 @@ def test_the_command_proves_and_maps_every_kind(name, folder):
         assert done.out == f"proven\t{path}\trounding bound\n"
     else:
         assert done.succeeded().out == f"proven\t{path}\tevery entry\n"
-    output = next(o for o in brute.indices(layer.output_shape) if list(layer.reads(o)))
+    output = next(o for o in brute.indices(layer.output_shape) if list(layer.of_output(o)))
     told = run("map", path, "--output", ",".join(map(str, output)), "--json").succeeded()
     found = json.loads(told.out)
-    expected = list(layer.reads(output))
+    expected = list(layer.of_output(output))
     assert [tuple(line["input"]) for line in found] == [tap.input for tap, _ in expected]
     assert [line["weight"] for line in found] == [value.item() for _, value in expected]
     source = ",".join(map(str, expected[0][0].input))

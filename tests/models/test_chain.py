@@ -432,7 +432,7 @@ def test_another_model_is_not_where_a_chain_came_from(network, tmp_path):
 
 
 def test_a_chain_that_takes_too_long_to_multiply_is_refused(network, monkeypatch):
-    monkeypatch.setattr(product, "LARGEST_WORK", 10_000)
+    monkeypatch.setattr(product, "MAX_WORK", 10_000)
     out = network.parent / "a.npz"
     error = run("convert", network, "--compose", "pad:fc", "-o", out).failed(5)
     assert "compose fewer layers" in error

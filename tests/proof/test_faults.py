@@ -214,8 +214,8 @@ def test_every_fault_is_seen(shard, record_property):
 
 def files_in_turn(number):
     """Three of all, one of them of a kind that is slower to make."""
-    slow = [file for file in FILES if file[0].several]
-    fast = [file for file in FILES if not file[0].several]
+    slow = [file for file in FILES if file[0].multi_layer]
+    fast = [file for file in FILES if not file[0].multi_layer]
     turn = number + number // SHARDS
     return [slow[turn % len(slow)], fast[turn % len(fast)], fast[(turn + 1) % len(fast)]]
 
@@ -272,7 +272,7 @@ def right_files(random, layer):
         origin = replace(drawn_origin(random), position=position)
         by_kind.setdefault(kind, []).append(Matrix(layer, spec, origin))
     for kind, matrices in by_kind.items():
-        if kind.several:
+        if kind.multi_layer:
             data = rendered_together(kind, matrices)
             if random.integers(12) == 0:
                 options = [{}, {"chunks": True}, {"compression": "gzip", "shuffle": True}]

@@ -25,7 +25,7 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import blocks, registry
 from convfc_cli.matrices.blocks import Block
-from convfc_cli.matrices.format import Stored
+from convfc_cli.matrices.format import StoredMatrix
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.proof import check, impulses, integers, probes
 from convfc_cli.proof.check import Check, Subject, shown
@@ -56,13 +56,13 @@ few_examples = settings(max_examples=max(10, settings().max_examples // 6))
 SEEDS = st.integers(0, 2**32)
 
 
-def stored_of(kind: Any, matrix: Matrix, data: bytes | None = None) -> Stored:
+def stored_of(kind: Any, matrix: Matrix, data: bytes | None = None) -> StoredMatrix:
     data = rendered(kind, matrix) if data is None else data
     (found,) = kind.open(crafted.in_memory(data), crafted.beside(kind, matrix))
     return found
 
 
-def walked(stored: Stored, make: Callable[[Subject], Check], most: int = 40) -> Finding:
+def walked(stored: StoredMatrix, make: Callable[[Subject], Check], most: int = 40) -> Finding:
     """What one check finds when it is shown the rows and no other check is."""
     subject = Subject.of(stored)
     check = make(subject)
@@ -378,7 +378,7 @@ def test_probes_pass_over_the_zeros_of_a_dense_file_to_the_entry_that_is_wrong()
 # --- what is wrong in the runtime ---------------------------------------------------------------
 
 
-def disagreement(stored: Stored, make: Callable[[Subject], Check]) -> str:
+def disagreement(stored: StoredMatrix, make: Callable[[Subject], Check]) -> str:
     """Why a check does not hold: the file is wrong by it, or the runtime does not run the layer."""
     try:
         finding = walked(stored, make)
@@ -643,7 +643,7 @@ def test_float32_has_every_number_that_is_sent_through_it_and_not_all_of_the_nex
 
 
 @pytest.mark.parametrize(
-    ("bits", "dtype", "structural", "planes"),
+    ("bits", "dtype", "explicit_zeros", "planes"),
     [
         (0x89ABCDEF, np.uint32, True, [0x89ABCDF0]),
         (0x89ABCDEF, np.uint32, False, [0x89ABCDEF]),
@@ -655,10 +655,10 @@ def test_float32_has_every_number_that_is_sent_through_it_and_not_all_of_the_nex
     ],
 )
 def test_an_entry_is_its_bits_in_halves_the_lower_plus_one_where_zeros_are_stored(
-    bits, dtype, structural, planes
+    bits, dtype, explicit_zeros, planes
 ):
     weights = np.array([bits], dtype).view(f"f{np.dtype(dtype).itemsize}")
-    made = [plane(weights) for plane in probes.planes(weights.dtype, structural=structural)]
+    made = [plane(weights) for plane in probes.planes(weights.dtype, explicit_zeros=explicit_zeros)]
     assert [int(part[0]) for part in made] == planes
     assert all(part.dtype == np.uint64 for part in made)
 

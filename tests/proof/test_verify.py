@@ -159,7 +159,7 @@ def test_rows_are_told_right_however_the_file_is_cut_into_blocks(
         return
     contents = crafted.arrays(rendered(NPZ, example("csr", spec)))
     row, column = row_of(contents, 50), int(contents["indices"][50])
-    if kind.several:
+    if kind.multi_layer:
         place = ("dense", (row, column)) if form == "dense" else ("data", 50)
 
         def change(file):
@@ -171,7 +171,7 @@ def test_rows_are_told_right_however_the_file_is_cut_into_blocks(
         dense = np.load(io.BytesIO(data))
         dense[row, column] = 77
         data = crafted.npy(dense)
-    elif kind.beside(Path("matrix")):
+    elif kind.sidecar(Path("matrix")):
         data = crafted.with_value(kind, spec, data, (row, column), 77)
     else:
         contents = crafted.arrays(data)
@@ -282,14 +282,14 @@ def test_probes_and_seeds_draw_other_numbers_each_time():
 def test_a_layer_with_more_inputs_than_memory_is_refused_with_both_sizes(monkeypatch):
     data = rendered(NPZ, example())
     needed = 8 * (48 * 5 + 12)
-    monkeypatch.setattr(probes, "LARGEST", needed)
+    monkeypatch.setattr(probes, "MAX_BYTES", needed)
     assert crafted.checked(data).ok
-    monkeypatch.setattr(probes, "LARGEST", needed + 8 * 48 * 6)
+    monkeypatch.setattr(probes, "MAX_BYTES", needed + 8 * 48 * 6)
     assert crafted.checked(data, exhaustive=True).ok
-    monkeypatch.setattr(probes, "LARGEST", needed + 8 * 48 * 6 - 1)
+    monkeypatch.setattr(probes, "MAX_BYTES", needed + 8 * 48 * 6 - 1)
     with pytest.raises(Refused):
         crafted.checked(data, exhaustive=True)
-    monkeypatch.setattr(probes, "LARGEST", needed - 1)
+    monkeypatch.setattr(probes, "MAX_BYTES", needed - 1)
     with pytest.raises(Refused) as error:
         crafted.checked(data)
     assert str(needed) in str(error.value)

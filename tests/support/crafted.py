@@ -28,7 +28,7 @@ from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
-from convfc_cli.matrices.format import MatrixFormat, Stored
+from convfc_cli.matrices.format import MatrixFormat, StoredMatrix
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.naming import stem
 from convfc_cli.proof.report import Report
@@ -76,7 +76,7 @@ def written(kind: MatrixFormat, matrix: Matrix, folder: Path, name: str = "matri
     path = folder / f"{name}{kind.suffixes[0]}"
     with open(path, "wb") as out:
         kind.write([matrix], out, lambda done: None)
-    if kind.beside(path):
+    if kind.sidecar(path):
         operator = replace(matrix, spec=matrix.spec.operator())
         with open(sidecar(path), "wb") as out:
             registry.by_form("operator").write([operator], out, lambda done: None)
@@ -112,7 +112,7 @@ def checked(source: Path | bytes, **options: Any) -> Report:
 PROOF = {field.name for field in fields(Proof)}
 
 
-def proven(stored: Stored, **options: Any) -> Report:
+def proven(stored: StoredMatrix, **options: Any) -> Report:
     """`verify` with the fields of a `Proof` and its own options side by side."""
     asked = {name: options.pop(name) for name in PROOF & options.keys()}
     return verify(stored, Proof(**asked), **options)
@@ -234,7 +234,7 @@ def copied(data: bytes, **options: Any) -> bytes:
 
 def beside(kind: MatrixFormat, matrix: Matrix) -> Input | None:
     """The operator file that a file of this kind needs, in memory."""
-    if not kind.beside(Path("matrix")):
+    if not kind.sidecar(Path("matrix")):
         return None
     operator = replace(matrix, spec=matrix.spec.operator())
     return in_memory(rendered(registry.by_form("operator"), operator))
@@ -263,9 +263,9 @@ class File:
     def of(cls, kind: MatrixFormat, matrix: Matrix) -> "File":
         """The file as the code under test writes it."""
         data, operator = rendered(kind, matrix), None
-        if kind.several:
+        if kind.multi_layer:
             return cls(kind, matrix, data, operator, _hdf5_contents(data))
-        if not kind.beside(Path("matrix")):
+        if not kind.sidecar(Path("matrix")):
             return cls(kind, matrix, data, operator, arrays(data))
         beside = replace(matrix, spec=matrix.spec.operator())
         operator = rendered(registry.by_form("operator"), beside)
@@ -274,14 +274,14 @@ class File:
 
     def written(self, contents: dict[str, Array]) -> list[bytes]:
         """The file with other contents, as numpy or h5py writes it, and the one beside it."""
-        if self.kind.several:
+        if self.kind.multi_layer:
             return [edited(self.data, partial(_refill, before=self.contents, contents=contents))]
         if self.operator is None:
             return [saved(contents)]
         operator = {name: value for name, value in contents.items() if name != "dense"}
         return [npy(contents["dense"]), saved(operator)]
 
-    def opened(self, files: list[bytes]) -> Stored:
+    def opened(self, files: list[bytes]) -> StoredMatrix:
         """The one matrix of what `written` gives."""
         return self.kind.open(*map(in_memory, files))[0]
 

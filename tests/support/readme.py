@@ -46,7 +46,7 @@ def table(name: str) -> str:
                 f"`{kind.name}`",
                 ", ".join(f"`{suffix}`" for suffix in kind.suffixes),
                 ", ".join(f"`{form}`" for form in kind.forms),
-                "all" if kind.several else "one",
+                "all" if kind.multi_layer else "one",
                 kind.summary,
             )
             for kind in matrices.formats().values()

@@ -31,7 +31,7 @@ from convfc_cli.files import Input
 from convfc_cli.hdf5.tree import SIGNATURE, Dataset, Group, open_tree
 from convfc_cli.matrices import hdf5_writer, schema
 from convfc_cli.matrices.blocks import Block, CsrReader, dense_chunks, dense_rows
-from convfc_cli.matrices.format import MatrixFormat, Progress, Stored
+from convfc_cli.matrices.format import MatrixFormat, Progress, StoredMatrix
 from convfc_cli.matrices.hdf5_writer import Array, Attributes, Folder
 from convfc_cli.matrices.matrix import (
     SCHEMA,
@@ -64,7 +64,7 @@ class Hdf5(MatrixFormat):
     suffixes = (".h5", ".hdf5")
     forms = ("csr", "operator", "dense")
     summary = "one group for each layer, which `anndata.io.read_elem` and binsparse open"
-    several = True
+    multi_layer = True
 
     def recognises(self, source: Input) -> bool:
         return source.head.startswith(SIGNATURE)
@@ -84,7 +84,7 @@ class Hdf5(MatrixFormat):
         folders = list(map(_folder, names, matrices))
         hdf5_writer.write(out, {"convfc": SCHEMA}, folders, progress)
 
-    def open(self, source: Input, beside: Input | None = None) -> tuple[Stored, ...]:
+    def open(self, source: Input, sidecar: Input | None = None) -> tuple[StoredMatrix, ...]:
         root = open_tree(source)
         _check_root(source, root)
         found = []
@@ -146,11 +146,11 @@ def _arrays(matrix: Matrix) -> Iterator[Array]:
         yield Array(member)
     if matrix.form == "dense":
         chunks = partial(dense_chunks, matrix)
-        member = schema.Member("dense", matrix.shape, matrix.layer.dtype, chunks)
+        member = schema.ArrayMember("dense", matrix.shape, matrix.layer.dtype, chunks)
         yield Array(member, _DENSE_ATTRIBUTES)
 
 
-class _StoredHdf5(Stored):
+class _StoredHdf5(StoredMatrix):
     """The matrix of a group.
 
     What its arrays and attributes say is held to the geometry when rows or bias are first asked
@@ -169,7 +169,7 @@ class _StoredHdf5(Stored):
         self.matrix = restore(text, name, lambda member: self._dataset(member).read())
         FORMAT.check_holds(self.matrix, name)
         self.stated_digest = stated_digest(text)
-        self.structural = self.matrix.form != "dense"
+        self.explicit_zeros = self.matrix.form != "dense"
         self._check_members()
         self._row = 0
 
@@ -178,10 +178,10 @@ class _StoredHdf5(Stored):
         _ = self._checked
 
     def bias(self) -> Values:
-        return self._checked["bias"].read() if self.structural else self.matrix.bias
+        return self._checked["bias"].read() if self.explicit_zeros else self.matrix.bias
 
     def rows(self, counts: Values) -> Iterator[Block]:
-        if not self.structural:
+        if not self.explicit_zeros:
             first, self._row = self._row, self._row + len(counts)
             yield from dense_rows(first, len(counts), self.matrix.shape[1], self._dense)
             return
@@ -243,7 +243,7 @@ class _StoredHdf5(Stored):
                 )
         dtypes = {name: dataset.dtype for name, dataset in self._datasets.items()}
         _check_attributes(self._group, _attributes(matrix, dtypes))
-        if not self.structural:
+        if not self.explicit_zeros:
             _check_attributes(self._datasets["dense"], _DENSE_ATTRIBUTES)
         return self._datasets
 

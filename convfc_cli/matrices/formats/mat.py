@@ -20,13 +20,13 @@ from convfc_cli.files import Input
 from convfc_cli.matrices.blocks import Block, CsrReader
 from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.matrix import Matrix, Spec
-from convfc_cli.matrices.sidecar import StoredBeside, WithoutMetadata
+from convfc_cli.matrices.sidecar import StoredWithSidecar, WithoutMetadata
 from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.outline import Outline
 
 MAGIC = b"MATLAB 5.0 MAT-file"
 
-LARGEST = 2**31
+MAX_BYTES = 2**31
 """Bytes that a variable of a level 5 file has less than."""
 
 _HEADER = (MAGIC + b", written by convfc").ljust(116) + bytes(8) + struct.pack("<H", 0x0100) + b"IM"
@@ -92,7 +92,7 @@ FORMAT = Mat()
 
 
 def _parts(spec: Spec, outline: Outline) -> list[_Part]:
-    """The four arrays; the last ends where the file does. Raises `Refused` beyond `LARGEST`."""
+    """The four arrays; the last ends where the file does. Raises `Refused` beyond `MAX_BYTES`."""
     (rows, columns), nnz, outputs = spec.shape(outline), outline.nnz, outline.rows
     bias = [("bias", _REAL, outputs)]
     sparse = [("indices", _WHOLE, nnz), ("indptr", _WHOLE, columns + 1), ("data", _REAL, nnz)]
@@ -100,9 +100,9 @@ def _parts(spec: Spec, outline: Outline) -> list[_Part]:
     for variable in (bias, sparse):
         sizes = [length * dtype.itemsize for _, dtype, length in variable]
         total = 40 + sum(8 + size + -size % 8 for size in sizes)
-        if total >= LARGEST:
+        if total >= MAX_BYTES:
             raise Refused(
-                f"a variable of a .mat file has less than {LARGEST} bytes, and of a matrix of "
+                f"a variable of a .mat file has less than {MAX_BYTES} bytes, and of a matrix of "
                 f"{rows} x {columns} with {nnz} nonzeros one has {total}: name it *.npz or *.h5, "
                 f"or --form operator writes no entries"
             )
@@ -141,8 +141,8 @@ def _converted(values: Array, dtype: np.dtype[Any]) -> Array:
     return found
 
 
-class _StoredMat(StoredBeside):
-    structural = True
+class _StoredMat(StoredWithSidecar):
+    explicit_zeros = True
     stores_transpose = True
 
     def __init__(self, source: Input, matrix: Matrix, beside: str) -> None:

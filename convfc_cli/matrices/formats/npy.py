@@ -16,7 +16,7 @@ from convfc_cli.matrices.blocks import Block, dense_chunks, dense_rows
 from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.npy_header import header, read_header
-from convfc_cli.matrices.sidecar import StoredBeside, WithoutMetadata
+from convfc_cli.matrices.sidecar import StoredWithSidecar, WithoutMetadata
 from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.outline import Outline
 
@@ -50,8 +50,8 @@ class Npy(WithoutMetadata):
 FORMAT = Npy()
 
 
-class _StoredNpy(StoredBeside):
-    structural = False
+class _StoredNpy(StoredWithSidecar):
+    explicit_zeros = False
 
     def __init__(self, source: Input, matrix: Matrix, beside: str) -> None:
         super().__init__(source, matrix)

@@ -123,7 +123,7 @@ class _BsrReader:
         self._kept: Block | None = None
 
     def rows(self, counts: Values) -> Iterator[Block]:
-        """The next len(counts) rows; see `Stored.rows`."""
+        """The next len(counts) rows; see `StoredMatrix.rows`."""
         high, wide = self._shape
         done = 0
         if self._kept is not None:

@@ -61,7 +61,7 @@ class _CooReader:
         self._row = self._entry = 0
 
     def rows(self, counts: Values) -> Iterator[Block]:
-        """The next len(counts) rows; see `Stored.rows`."""
+        """The next len(counts) rows; see `StoredMatrix.rows`."""
         for part, indptr in stretches(counts):
             entries = int(indptr[-1])
             first, self._row = self._row, self._row + part.stop - part.start

@@ -27,7 +27,7 @@ from convfc_cli.models.keras.config import Config, Layer, Shape, modern
 from convfc_cli.models.keras.convolution import lora, merged, sizes, truth, whole
 from convfc_cli.models.keras.shapes import ends
 from convfc_cli.models.keras.weights import variables
-from convfc_cli.outline import Extent
+from convfc_cli.outline import FixedOutline
 from convfc_cli.taps import IndexMap
 
 PASSING = frozenset(
@@ -121,16 +121,16 @@ def extent(
     kernel: tuple[int, ...],
     nnz: int,
     **more: Any,
-) -> Extent:
-    """The outline of a layer of these sizes; `more` is as `Extent` has it. Raises `GeometryError`
-    where they cannot be.
+) -> FixedOutline:
+    """The outline of a layer of these sizes; `more` is as `FixedOutline` has it. Raises
+    `GeometryError` where they cannot be.
     """
     for shape in (source, output):
         if not shape or min(shape) < 1 or max(shape) > LARGEST:
             raise GeometryError(f"its input {source} makes an output of shape {output}")
     if max(prod(source), prod(output), nnz) >= 2**63:
         raise GeometryError(f"its matrix, {output} by {source}, is beyond 64-bit indices")
-    return Extent(source, output, kernel, nnz, **more)
+    return FixedOutline(source, output, kernel, nnz, **more)
 
 
 # Layers that move numbers.
@@ -140,7 +140,7 @@ def _gathered(
     given: Given, output: tuple[int, ...], nnz: int, move: Callable[[Array], Array]
 ) -> ResolvedLayer:
     """A layer that does to numbers what `move` does to a tensor of their places; -1 is zero."""
-    outline = extent(given.shape, output, (1,), nnz, held=8 * prod(output), biases=0)
+    outline = extent(given.shape, output, (1,), nnz, extra_bytes=8 * prod(output), biases=0)
 
     def load() -> Gather:
         check_size(given.shape)
@@ -274,7 +274,7 @@ def _averaged(
         return Product([summed(channels, 1), shares])
 
     made = index.output_shape
-    factors = (index, Extent(made, made, (1, *made[1:]), index.rows, biases=0))
+    factors = (index, FixedOutline(made, made, (1, *made[1:]), index.rows, biases=0))
     outline = extent(given.shape, made, (), index.nnz, factors=factors)
     return ResolvedLayer(outline, load, "float32")
 
@@ -289,7 +289,9 @@ def _averaged_whole(given: Given) -> ResolvedLayer:
         one = Gather((channels, *(1,) * given.rank), np.arange(channels))
         return Product([average.load(), one])
 
-    flat = Extent(average.outline.output_shape, (channels,), (1,), channels, held=8 * channels)
+    flat = FixedOutline(
+        average.outline.output_shape, (channels,), (1,), channels, extra_bytes=8 * channels
+    )
     factors = (average.outline, flat)
     outline = extent(given.shape, (channels,), (), average.outline.nnz, factors=factors)
     return ResolvedLayer(outline, load, "float32")

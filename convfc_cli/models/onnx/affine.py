@@ -18,7 +18,7 @@ from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.models.onnx.site import LinearNode, ResolvedNode, Shape
 from convfc_cli.models.sizes import Sizes
-from convfc_cli.outline import Extent
+from convfc_cli.outline import FixedOutline
 
 EPSILON = float(np.float32(1e-5))
 """What is added to a variance by default; attributes are float32."""
@@ -48,7 +48,7 @@ def gemm(site: LinearNode, shape: Shape) -> ResolvedNode:
         layer = load()
         return _magnitudes(layer, magnitudes) + np.abs(as_float64(layer.bias_tensor()))
 
-    outline = Extent(shape, (outputs,), (outputs, inputs), inputs * outputs)
+    outline = FixedOutline(shape, (outputs,), (outputs, inputs), inputs * outputs)
     return ResolvedNode(outline, load, site.type_of(1), rounded)
 
 
@@ -86,7 +86,7 @@ def matmul(site: LinearNode, shape: Shape) -> ResolvedNode:
         return Dense(kernel if site.place else kernel.T, before, after)
 
     nnz = made * read * prod((*before, *after))
-    outline = Extent(shape, (*before, made, *after), (made, read), nnz, biases=0)
+    outline = FixedOutline(shape, (*before, made, *after), (made, read), nnz, biases=0)
     return ResolvedNode(outline, load, site.type_of(other))
 
 
@@ -145,7 +145,7 @@ def batch_normalization(site: LinearNode, shape: Shape) -> ResolvedNode:
             return magnitudes * factor + shift + mean
 
     kernel_shape = (channels, *(1,) * (len(shape) - 1))
-    outline = Extent(shape, shape, kernel_shape, prod(shape), biases=channels)
+    outline = FixedOutline(shape, shape, kernel_shape, prod(shape), biases=channels)
     return ResolvedNode(outline, load, site.type_of(1), rounded)
 
 
@@ -168,7 +168,7 @@ def arithmetic(fold: Fold) -> Callable[[LinearNode, Shape], ResolvedNode]:
 
         nnz = prod(shape)
         return ResolvedNode(
-            Extent(shape, shape, own, nnz, biases=prod(own)), load, site.type_of(other)
+            FixedOutline(shape, shape, own, nnz, biases=prod(own)), load, site.type_of(other)
         )
 
     return build

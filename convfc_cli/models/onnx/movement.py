@@ -21,7 +21,7 @@ from convfc_cli.layers.gather import Gather
 from convfc_cli.models.onnx.attributes import text
 from convfc_cli.models.onnx.constants import value
 from convfc_cli.models.onnx.site import LinearNode, ResolvedNode, Shape, check_tensors
-from convfc_cli.outline import Extent
+from convfc_cli.outline import FixedOutline
 
 END = 2**31 - 1
 """From here on an end of a slice means that of the axis, however long it is."""
@@ -54,7 +54,9 @@ def moved(move: Move) -> Callable[[LinearNode, Shape], ResolvedNode]:
             source = tried(np.arange(prod(shape)).reshape(1, *shape))[0]
             return Gather(shape, source, kernel=np.ones(1, site.weights))
 
-        outline = Extent(shape, output[1:], (1,), prod(output), held=8 * prod(output), biases=0)
+        outline = FixedOutline(
+            shape, output[1:], (1,), prod(output), extra_bytes=8 * prod(output), biases=0
+        )
         return ResolvedNode(outline, load, site.dtype)
 
     return build
@@ -88,7 +90,9 @@ def pad(site: LinearNode, shape: Shape) -> ResolvedNode:
 
     nnz = prod(len(kept) for kept, _, _ in axes) if mode == "constant" else prod(output)
     return ResolvedNode(
-        Extent(shape, output, (1,), nnz, held=8 * prod(output), biases=0), load, site.dtype
+        FixedOutline(shape, output, (1,), nnz, extra_bytes=8 * prod(output), biases=0),
+        load,
+        site.dtype,
     )
 
 

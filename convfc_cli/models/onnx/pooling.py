@@ -18,7 +18,7 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
 from convfc_cli.models.onnx.attributes import pads_of, per_axis, text
 from convfc_cli.models.onnx.site import LinearNode, ResolvedNode, Shape, check_tensors
-from convfc_cli.outline import Extent
+from convfc_cli.outline import FixedOutline
 from convfc_cli.taps import IndexMap
 
 
@@ -60,12 +60,12 @@ def global_average_pool(site: LinearNode, shape: Shape) -> ResolvedNode:
     return _means(site, shape[0], axes, [(size,) for size in shape[1:]], "NOTSET")
 
 
-def _shared(index: IndexMap, counts: Any) -> Extent:
+def _shared(index: IndexMap, counts: Any) -> FixedOutline:
     """The outline of sums over windows, each divided by a count of its own."""
     made, shares = index.output_shape, (1, *map(len, counts))
-    return Extent(
+    return FixedOutline(
         *(index.input_shape, made, (), index.nnz),
-        factors=(index, Extent(made, made, shares, prod(made), biases=0)),
+        factors=(index, FixedOutline(made, made, shares, prod(made), biases=0)),
     )
 
 
