@@ -85,7 +85,8 @@ def inspect(
     found = read(model, options.shapes(input_shapes), options.described(rest))
     entries = found.select([], include) or found.others
     if not entries:
-        holds = f" (it holds {first_few(found.operators)})" if found.operators else ""
+        operators = found.graph.operators() if found.graph else ()
+        holds = f" (it holds {first_few(operators)})" if operators else ""
         raise UsageError(
             f"{found.name} has no convolution and no other linear layer{holds}: there is nothing "
             f"to list"

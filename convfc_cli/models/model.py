@@ -17,6 +17,28 @@ from convfc_cli.models.request import Request
 from convfc_cli.naming import pick
 
 
+class Network:
+    """The parsed graph of a whole model, for what walks it; each reader extends it with its own."""
+
+    def operators(self) -> tuple[str, ...]:
+        """Name all that the file says that the network computes; none where it does not say."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a reader lists of a model."""
+
+    entries: tuple[Entry, ...]
+    """Its convolutions."""
+
+    lister: Callable[[], tuple[Entry, ...]] = tuple
+    """Lists the other linear layers, numbered on from the convolutions."""
+
+    graph: Network | None = None
+    """The network; None of weights alone."""
+
+
 @dataclass(frozen=True)
 class Model:
     """An open model: its layers, in the model's order.
@@ -31,24 +53,26 @@ class Model:
 
     name: str
     kind: str
-    entries: tuple[Entry, ...]
-    """Its convolutions."""
-
+    listing: Listing
     sha256: str
     path: Path | None = None
-    lister: Callable[[], tuple[Entry, ...]] = tuple
-    """Lists the other linear layers, numbered on from the convolutions."""
-
     beside: Callable[[], Iterable[Path]] = tuple
     """Names the other files that it is read from, whether they are there or not."""
 
-    operators: tuple[str, ...] = ()
-    """Of all that the file says that the network computes; none where it does not say."""
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Its convolutions."""
+        return self.listing.entries
+
+    @property
+    def graph(self) -> Network | None:
+        """The network as its reader has it; None of weights alone."""
+        return self.listing.graph
 
     @cached_property
     def others(self) -> tuple[Entry, ...]:
         """Its other linear layers: pooling, batch normalization, padding, dense layers."""
-        return self.lister()
+        return self.listing.lister()
 
     @cached_property
     def readers(self) -> dict[str, list[Entry]]:

@@ -10,7 +10,7 @@ from convfc_cli.hdf5.tree import is_hdf5, open_tree
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.hdf5 import nir
 from convfc_cli.models.hdf5.shards import Shards, is_sharded, shards
-from convfc_cli.models.model import Model, ModelFormat
+from convfc_cli.models.model import Listing, Model, ModelFormat
 from convfc_cli.models.request import Request
 from convfc_cli.models.weights_alone import Tree, candidates, described
 
@@ -34,9 +34,9 @@ class Hdf5(ModelFormat):
 
     def open(self, source: Input, request: Request) -> Model:
         found = shards(source) if is_sharded(source) else None
-        entries = _entries(source, found, request)
+        listing = Listing(_entries(source, found, request))
         return Model(
-            *(source.name, self.name, entries, source.sha256(), source.path),
+            *(source.name, self.name, listing, source.sha256(), source.path),
             beside=lambda: found.paths if found else (),
         )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from convfc_cli.errors import MalformedInput, Refused
+from convfc_cli.models.model import Network
 from convfc_cli.models.sizes import Account, agreed
 
 Shape = tuple[int | None, ...] | None
@@ -77,7 +78,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(Network):
     """A model: its layers in order, the inputs among them, and the tensors that it returns."""
 
     layers: tuple[Layer, ...]

@@ -8,21 +8,17 @@ import json
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
 
 from convfc_cli.errors import MalformedInput, Refused, Unsupported
 from convfc_cli.files import HEAD, Input, free_space
 from convfc_cli.hdf5.tree import Group, is_hdf5, open_tree
 from convfc_cli.models.keras.config import LARGEST, Layer, parse
-from convfc_cli.models.keras.listing import Entries, Origin, list_layers
+from convfc_cli.models.keras.listing import Origin, list_layers
 from convfc_cli.models.keras.weights import Legacy, Store, Weights
-from convfc_cli.models.model import Model, ModelFormat
+from convfc_cli.models.model import Listing, Model, ModelFormat
 from convfc_cli.models.request import Request, Shapes
 from convfc_cli.models.weights_alone import candidates, described
 from convfc_cli.zips import open_zip
-
-Listed = tuple[Entries, Callable[[], Entries]]
-"""The convolutions, and what lists the other linear layers."""
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
@@ -55,19 +51,19 @@ class Keras(ModelFormat):
 
     def open(self, source: Input, request: Request) -> Model:
         if source.head.startswith(b"PK\3\4"):
-            entries, lister = _zipped(source, request)
+            listing = _zipped(source, request)
         else:
-            entries, lister = _legacy(source, request)
-        return Model(source.name, self.name, entries, source.sha256(), source.path, lister)
+            listing = _legacy(source, request)
+        return Model(source.name, self.name, listing, source.sha256(), source.path)
 
 
 FORMAT = Keras()
 
 
-def _legacy(source: Input, request: Request) -> Listed:
+def _legacy(source: Input, request: Request) -> Listing:
     root = open_tree(source)
     if request.weights is not None:
-        return described(root, request.weights, request.shapes), tuple
+        return Listing(described(root, request.weights, request.shapes))
     text = root.attribute("model_config")
     if not isinstance(text, str):
         raise MalformedInput(f"{source.name}: its model_config is not text")
@@ -82,7 +78,7 @@ def _legacy(source: Input, request: Request) -> Listed:
     return _entries(source, model, Legacy(weights), Origin(keras1, theano), request.shapes, root)
 
 
-def _zipped(source: Input, request: Request) -> Listed:
+def _zipped(source: Input, request: Request) -> Listing:
     try:
         with open_zip(source.file, source.name) as archive:
             if len(archive.infolist()) > MOST_MEMBERS:
@@ -96,7 +92,7 @@ def _zipped(source: Input, request: Request) -> Listed:
             f"{source.name} is a damaged .keras file: {str(error).lower()}"
         ) from error
     if request.weights is not None:
-        return described(root, request.weights, request.shapes), tuple
+        return Listing(described(root, request.weights, request.shapes))
     return _entries(source, parse(config, source.name), Store(root), Origin(), request.shapes, root)
 
 
@@ -107,10 +103,10 @@ def _entries(
     origin: Origin,
     shapes: Shapes,
     root: Group,
-) -> Listed:
+) -> Listing:
     """The layers of a model; where its configuration names none, what may be kernels."""
     if model is None:
-        return candidates(root), tuple
+        return Listing(candidates(root))
     try:
         return list_layers(model, source.name, weights, origin, shapes)
     except (MalformedInput, Refused) as error:

@@ -36,6 +36,7 @@ from convfc_cli.models.keras.hints import Hints
 from convfc_cli.models.keras.shapes import ATTENTIONS
 from convfc_cli.models.keras.walk import WRAPPERS, Call, Place, Walk, after, batch_axes
 from convfc_cli.models.keras.weights import Remembered, Weights
+from convfc_cli.models.model import Listing
 from convfc_cli.models.producer import Producer, Reason
 from convfc_cli.models.request import Shapes
 from convfc_cli.models.sizes import Account, agreed
@@ -55,12 +56,10 @@ class Origin:
 
 FITS = "--layout channels-last fits the Dense layer behind it"
 
-Entries = tuple[Entry, ...]
-
 
 def list_layers(
     model: Layer, name: str, weights: Weights, origin: Origin, shapes: Shapes
-) -> tuple[Entries, Callable[[], Entries]]:
+) -> Listing:
     """All convolutions of a model, in the order of its configuration, and what lists its other
     linear layers.
 
@@ -91,7 +90,7 @@ class _Reading:
         walk.calls.sort(key=lambda call: call.place)
         return walk
 
-    def listed(self, walk: Walk) -> tuple[Entries, Callable[[], Entries]]:
+    def listed(self, walk: Walk) -> Listing:
         """The entries of its calls, as `list_layers` returns them."""
         hints = Hints(self.graph, len(walk.calls), partial(self._fits, walk))
         make = self._entries(walk, hints.hint)
@@ -101,18 +100,18 @@ class _Reading:
                 entries += make.convolutions(len(entries), call)
         linear = [call for call in walk.calls if call.linear]
         count = len(entries)
-        return tuple(entries), lambda: tuple(
-            make.linear(number, call) for number, call in enumerate(linear, count)
-        )
+
+        def others() -> tuple[Entry, ...]:
+            return tuple(make.linear(number, call) for number, call in enumerate(linear, count))
+
+        return Listing(tuple(entries), others, self.graph)
 
     def _entries(self, walk: Walk, hint: Callable[[Call, Sequence[int]], str]) -> "_Entries":
         places = (call.place for call in walk.calls)
         names = dict(zip(places, _numbered(walk.calls), strict=True))
         return _Entries(self.graph, self.weights, self.origin, hint, names)
 
-    def sized(
-        self, plain: Walk, given: Mapping[str, Sequence[int]], name: str
-    ) -> tuple[Entries, Callable[[], Entries]]:
+    def sized(self, plain: Walk, given: Mapping[str, Sequence[int]], name: str) -> Listing:
         """The layers with shapes that the user gives, each held against all that the file says."""
         try:
             walk = self.walk(given)

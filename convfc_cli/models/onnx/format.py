@@ -49,15 +49,12 @@ class Onnx(ModelFormat):
         folder = None if source.path is None else source.path.absolute().parent
         if folder is not None:
             budget.current().earn(external_size(model.graph, folder))
-        entries, lister = list_layers(model, source.name, folder, request.shapes)
         return Model(
             name=source.name,
             kind=self.name,
-            entries=entries,
+            listing=list_layers(model, source.name, folder, request.shapes),
             sha256=source.sha256(),
             path=source.path,
-            lister=lister,
-            operators=tuple(sorted({node.op_type for node in model.graph.node})),
             beside=lambda: _external_files(model, folder),
         )
 

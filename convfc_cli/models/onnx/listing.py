@@ -7,7 +7,7 @@ Sizes are those of `sizes`.
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import onnx
 from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
 from convfc_cli.models.entry import Draft, Entry, resolve
+from convfc_cli.models.model import Listing, Network
 from convfc_cli.models.onnx.check import check
 from convfc_cli.models.onnx.dataflow import Links, Walked
 from convfc_cli.models.onnx.linear import KINDS, listed
@@ -69,23 +70,33 @@ NAME = 16
 """Bytes that a name in a function counts for besides its own: inlining makes it longer."""
 
 
-Lister = Callable[[], tuple[Entry, ...]]
+@dataclass(frozen=True)
+class NodeGraph(Network):
+    """An ONNX model as its file has it, and its nodes with the functions inlined."""
+
+    model: onnx.ModelProto
+    nodes: tuple[Walked, ...]
+    """Every node with its scope, those of inner graphs where their node stands."""
+
+    links: Links
+    """What makes the tensor that a node reads."""
+
+    def operators(self) -> tuple[str, ...]:
+        return tuple(sorted({node.op_type for node in self.model.graph.node}))
 
 
-def list_layers(
-    model: onnx.ModelProto, name: str, folder: Path | None, shapes: Shapes
-) -> tuple[tuple[Entry, ...], Lister]:
+def list_layers(model: onnx.ModelProto, name: str, folder: Path | None, shapes: Shapes) -> Listing:
     """All convolutions of a model, in the order of its nodes, and what lists its other linear
     layers, for which more sizes may have to be found.
     """
-    begun = _seconds()
+    begun, in_file = _seconds(), model
     check(model, name)
     if model.functions:
         _check_expansion(model, name)
         model = _inlined(model, name)
         check(model, name)
     top, settled = scope_of(model, shapes, name, folder)
-    nodes = list(walk(top))
+    nodes = tuple(walk(top))
     links = Links(nodes)
     for tensor in settled:
         _check_needed(tensor, nodes, name)
@@ -98,8 +109,9 @@ def list_layers(
         if left.seconds < took:
             return None
         try:
-            found, others = list_layers(model, name, folder, {**shapes, tensor: sizes})
-            entry = found[position] if position < len(found) else others()[position - len(found)]
+            found = list_layers(model, name, folder, {**shapes, tensor: sizes})
+            beyond = position - len(found.entries)
+            entry = found.entries[position] if beyond < 0 else found.lister()[beyond]
         except Contradiction as error:
             return error.excess or None
         except ConvfcError:
@@ -127,7 +139,7 @@ def list_layers(
                 found.append(listed(entry, site, fits, sized=bool(shapes)))
         return tuple(found)
 
-    return tuple(entries), others
+    return Listing(tuple(entries), others, NodeGraph(in_file, nodes, links))
 
 
 def _seconds() -> float:
