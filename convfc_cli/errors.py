@@ -3,7 +3,7 @@
 ConvfcError
 ├── WrongContents (1)       a well-formed file whose contents are not what they should be
 ├── UsageError (2)          the request cannot be carried out as it was put
-│   ├── OutputExists        the destination is there and --force was not given
+│   ├── OutputExists        the destination is there, and nobody asked to replace it
 │   ├── SizeMissing         a size that the model leaves open was not given
 │   └── WeightsAlone        a file stores weights but not how they are applied, and no option did
 ├── MalformedInput (3)      the input is damaged, cut short, or not what it says it is
@@ -13,8 +13,10 @@ ConvfcError
 ├── OutputFailed (6)        the output could not be written
 └── Defect (70)             convfc itself is wrong; please report it
 
-This module imports nothing.
+This module imports nothing but what a hint is.
 """
+
+from convfc_cli.hints import Hint
 
 
 class ConvfcError(Exception):
@@ -30,6 +32,10 @@ class ConvfcError(Exception):
     """
 
     exit_code = 70
+
+    def __init__(self, message: object = "", *hints: Hint) -> None:
+        super().__init__(message)
+        self.hints = hints
 
     def without_frames(self) -> "ConvfcError":
         """Return the same error, cut loose from where it was raised.
@@ -60,7 +66,7 @@ class OutputExists(UsageError):
 class SizeMissing(UsageError):
     """The model leaves a size open that the matrix needs.
 
-    `hint` is a value of --input-shape that would settle it, for instance.
+    `hint` is a shape that would settle it, for instance: NAME=1,3,224,224.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -69,14 +75,14 @@ class SizeMissing(UsageError):
 
 
 class WeightsAlone(UsageError):
-    """A file stores weights but not how they are applied, and no options described it.
+    """A file stores weights but not how they are applied, and no request described it.
 
-    `hint` has options that would, for example.
+    `example` is a `Request` that would, if the guess is right.
     """
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, example: object = None) -> None:
         super().__init__(message)
-        self.hint = hint
+        self.example = example
 
 
 class MalformedInput(ConvfcError):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from convfc_cli.errors import MalformedInput, OutputExists, OutputFailed, Refused, UsageError
+from convfc_cli.hints import Advice, Hint
 
 STDIN = "standard input"
 
@@ -250,13 +251,11 @@ def check_replaceable(path: Path, *, force: bool) -> None:
     except OSError as error:
         raise OutputFailed(f"cannot write {path}: {_reason(error)}") from error
     if stat.S_ISDIR(mode):
-        raise UsageError(f"{path} is a folder: -o names another place")
+        raise UsageError(f"{path} is a folder", Hint(Advice.ELSEWHERE))
     if not stat.S_ISREG(mode):
-        raise UsageError(
-            f"{path} is not a regular file: -o names another place, and -o - streams the bytes"
-        )
+        raise UsageError(f"{path} is not a regular file", Hint(Advice.STREAM))
     if not force:
-        raise OutputExists(f"{path} exists: --force replaces it, -o names another place")
+        raise OutputExists(f"{path} exists", Hint(Advice.REPLACE))
 
 
 def make_folder(path: Path) -> None:
@@ -285,8 +284,8 @@ def claimed(folder: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UsageError(
-                    f"another run is writing into {folder}: wait until it ends, or -o names "
-                    f"another place"
+                    f"another run is writing into {folder}: wait until it ends",
+                    Hint(Advice.ELSEWHERE),
                 ) from error
             # Not only closed: a child that was forked meanwhile still has it open.
             stack.callback(fcntl.flock, handle, fcntl.LOCK_UN)

@@ -79,7 +79,7 @@ def pick(wanted: str, labels: Sequence[Label], where: str) -> Label:
     1
     """
     if not wanted:
-        raise UsageError("-l is empty: name a layer, or @0 for the first")
+        raise UsageError("the name of a layer is empty: name one, or @0 for the first")
     if re.fullmatch("@[0-9]+", wanted):
         position = wanted[1:].lstrip("0") or "0"  # as a text: it may have any number of digits
         for label in labels:

@@ -75,7 +75,7 @@ def test_what_was_written_can_be_read_before_it_takes_its_name(tmp_path: Path) -
 def test_an_existing_file_is_replaced_only_by_force(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(OutputExists, match="--force replaces it"), replacing(path):
+    with pytest.raises(OutputExists, match="exists"), replacing(path):
         pytest.fail("nothing is begun")
     assert path.read_bytes() == b"old"
     with replacing(path, force=True) as out:
@@ -233,7 +233,7 @@ def test_a_folder_is_no_destination(tmp_path: Path) -> None:
 def test_a_device_or_a_pipe_is_no_destination(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place in (Path("/dev/null"), tmp_path / "pipe"):
-        with pytest.raises(UsageError, match="-o -"), replacing(place, force=True):
+        with pytest.raises(UsageError, match="is not a regular file"), replacing(place, force=True):
             pass
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convfc_cli.cli import options
+from convfc_cli.cli.hints import worded
 from convfc_cli.cli.output import Reporter, is_terminal, print_json, say
 from convfc_cli.layout import ORDERS
-from convfc_cli.matrices.vocabulary import FORMS
+from convfc_cli.vocabulary import FORMS
 
 if TYPE_CHECKING:
     from convfc_cli.jobs.result import Conversion
@@ -165,7 +166,7 @@ def convert(
     hint = open_ones[0].hint if open_ones else ""
     for _, error in done.failures:
         way = f" (such as --input-shape {hint})" if hint and error is open_ones[0] else ""
-        say(f"convfc: error: {error}{way}")
+        say(f"convfc: error: {worded(error)}{way}")
     if done.plan.folder is not None and done.results:  # without any there is no manifest
         others = unlisted(done.plan.folder, [result.item.path for result in done.results])
         if others:

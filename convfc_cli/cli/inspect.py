@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convfc_cli.cli import options
+from convfc_cli.cli.hints import describing
 from convfc_cli.cli.output import (
     console,
     is_terminal,
@@ -129,9 +130,10 @@ def inspect(
         command = with_size(arguments, missing[0].hint)
         way = f"for example: {command}" if command else "specify them with --input-shape"
         say(f"sizes are open; {way}", quiet=quiet)
-    alone = [entry.error.hint for entry in entries if isinstance(entry.error, WeightsAlone)]
-    if alone:
-        command = f"{shell_command(['convfc', 'convert', model])} {alone[0]}"
+    alone = [entry.error.example for entry in entries if isinstance(entry.error, WeightsAlone)]
+    if alone and alone[0] is not None:
+        options_of_it = describing(alone[0], sized=False)
+        command = shell_command(["convfc", "convert", model, *options_of_it])
         say(
             f"weights alone: describe how they are applied, for example by {command} "
             f"(and --stride, --pad, --dilation, --groups, --transposed)",

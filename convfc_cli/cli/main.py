@@ -19,6 +19,7 @@ import click
 
 from convfc_cli import __version__
 from convfc_cli.cli import convert, inspect, map, options, verify
+from convfc_cli.cli.hints import describing, worded
 from convfc_cli.cli.output import say, with_size
 from convfc_cli.errors import ConvfcError, Refused, SizeMissing, WeightsAlone
 
@@ -190,15 +191,14 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
         command = with_size(arguments, error.hint)
         way = f"specify it, for example: {command}" if command else "specify it with --input-shape"
         return _line(f"error: {error}; {way}", error.exit_code)
-    if isinstance(error, WeightsAlone) and error.hint:
+    if isinstance(error, WeightsAlone) and error.example is not None:
         from convfc_cli.naming import shell_command
 
         sized = any(argument.startswith("--input-shape") for argument in arguments)
-        hint = error.hint.partition(" --input-shape ")[0] if sized else error.hint
-        command = f"{shell_command(['convfc', *arguments])} {hint}"
+        command = shell_command(["convfc", *arguments, *describing(error.example, sized=sized)])
         return _line(f"error: {error}; if so, for example: {command}", error.exit_code)
     if isinstance(error, ConvfcError):
-        return _line(f"error: {error}", error.exit_code)
+        return _line(f"error: {worded(error)}", error.exit_code)
     if isinstance(error, MemoryError):
         return _line(
             "error: out of memory; convert -l or --no-verify, verify with fewer checks take less",

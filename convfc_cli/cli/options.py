@@ -10,6 +10,7 @@ import click
 
 from convfc_cli.cli.output import LONGEST_SIZE
 from convfc_cli.errors import OutputFailed
+from convfc_cli.vocabulary import PADS
 
 if TYPE_CHECKING:  # generic since click 8.4, and only for type checkers
     _ParamType = click.ParamType[Any]
@@ -140,8 +141,6 @@ class PadType(_ParamType):
             )
         return tuple((int(end[1]), int(end[2] or end[1])) for end in ends if end)
 
-
-PADS = ("valid", "same", "same-lower", "causal")
 
 _BARE = (
     click.option(

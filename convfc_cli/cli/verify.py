@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convfc_cli.cli import options
+from convfc_cli.cli.hints import worded
 from convfc_cli.cli.output import (
     Reporter,
     is_terminal,
@@ -17,13 +18,17 @@ from convfc_cli.cli.output import (
     printable,
     say,
 )
-from convfc_cli.errors import ConvfcError, UsageError, gravest
+from convfc_cli.errors import ConvfcError, Unsupported, UsageError, WrongContents, gravest
+from convfc_cli.vocabulary import MOST_PROBES, PROBES, RUNTIMES
 
 if TYPE_CHECKING:
     from convfc_cli.proof.report import Report
 
 File = tuple[str | Path, dict[str, Any] | None] | ConvfcError
 """A file and what its folder's manifest says of it, or why there is none."""
+
+UNDONE = Unsupported.exit_code
+"""The exit code where a check could not be made as asked."""
 
 EPILOG = """\b
 Examples:
@@ -48,8 +53,8 @@ Examples:
 @options.weights
 @click.option(
     "--probes",
-    type=click.IntRange(1, 8),
-    default=3,
+    type=click.IntRange(1, MOST_PROBES),
+    default=PROBES,
     show_default=True,
     help="Random probes: a wrong file passes with probability at most 2^-32 for each.",
 )
@@ -68,7 +73,7 @@ Examples:
 )
 @click.option(
     "--against",
-    type=click.Choice(["onnxruntime", "reference"]),
+    type=click.Choice(RUNTIMES),
     help="Also run the layer in another runtime, with --model the model's own node where it is "
     "ONNX, on whole numbers (equal bit for bit) and on real ones (within rounding). reference: "
     "ONNX's evaluator.",
@@ -120,21 +125,27 @@ def verify(
                     reporter.stop()
                     reports.append(report)
                     told.append(report.to_json())
-                    codes.append((4 if report.undone else 0) if report.ok else 1)
+                    codes.append(_exit_code(report))
                     if not as_json:
                         _print(report, table=human and not quiet)
                     _say(report)
         except ConvfcError as error:
             if len(files) == 1 and not reports and not as_json:
                 raise
-            say(f"convfc: error: {error}")
+            say(f"convfc: error: {worded(error)}")
             codes.append(error.exit_code)
             name = None if isinstance(file, ConvfcError) else str(file[0])
-            told.append({"file": name, "verdict": "error", "error": str(error)})
+            told.append({"file": name, "verdict": "error", "error": worded(error)})
     if as_json:
         print_json(told)
     say(_counted(reports, len(codes)), quiet=quiet)
     ctx.exit(gravest(codes))
+
+
+def _exit_code(report: "Report") -> int:
+    if not report.ok:
+        return WrongContents.exit_code
+    return UNDONE if report.undone else 0
 
 
 def _counted(reports: "list[Report]", files: int) -> str:

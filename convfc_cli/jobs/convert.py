@@ -144,10 +144,10 @@ def stream(
 ) -> None:
     """Write one layer's npz to an output that need not seek. Nothing is read back."""
     if options.form == "dense":
-        raise UsageError("a stream carries an npz: --form dense needs a file, -o NAME.npy")
+        raise UsageError("a stream carries an npz: the form dense needs a file, NAME.npy")
     opened, entries = select(model, selection, request)
     if len(entries) > 1:
-        raise UsageError(f"a stream carries one layer, not {len(entries)}: name it with -l")
+        raise UsageError(f"a stream carries one layer, not {len(entries)}: name it")
     folded = selection.fold_bn
     plan = make_plan(opened, entries, "stream.npz", options, fold_bn=folded, to_disk=False)
     observer.planned(plan)
@@ -308,7 +308,7 @@ def _write(
         if options.proof is not None:
             sources = [_reread(path, file) for path, file in zip(paths, files, strict=True)]
             reports = _read_back(kind, sources, made, options.proof, observer)
-        # From here until the new manifest stands, the folder is incomplete. Without --force there
+        # From here until the new manifest stands, the folder is incomplete. Without `force` there
         # was no manifest; one that has appeared is that of another run, and stays.
         if plan.folder is not None and options.force:
             (plan.folder / MANIFEST).unlink(missing_ok=True)

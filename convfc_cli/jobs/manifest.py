@@ -97,7 +97,7 @@ def check_length(told: Sequence[tuple[str, str]]) -> None:
     if len(told) > MOST or length > LONGEST:
         raise Refused(
             f"the manifest of {len(told)} matrices would have up to {length} bytes; at most "
-            f"{MOST} and {LONGEST} are read back: pick layers, -l, or write a file of all, -o *.h5"
+            f"{MOST} and {LONGEST} are read back: pick layers, or write a file of all, *.h5"
         )
 
 

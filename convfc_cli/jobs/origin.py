@@ -11,6 +11,7 @@ from convfc_cli.errors import (
     WeightsAlone,
     WrongContents,
 )
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.matrices.matrix import Matrix, Origin
 from convfc_cli.models import chain
 from convfc_cli.models.entry import Entry
@@ -63,8 +64,8 @@ def find_again(model: Model, matrix: Matrix) -> tuple[Matrix, RunnableLayer | No
             return original, None if changed else entry.runnable()
     if any(isinstance(entry.error, WeightsAlone) for entry in model.entries):
         raise UsageError(
-            f"{model.name} has weights alone: to compare, repeat how they are used, --weight, "
-            f"--kernel-order and what else was said for {origin.layer!r}"
+            f"{model.name} has weights alone: to compare, repeat how they are used",
+            Hint(Advice.DESCRIBE, (origin.layer,)),
         )
     raise WrongContents(f"{model.name} has no {called}")
 

@@ -21,6 +21,7 @@ from convfc_cli.errors import (
     gravest,
 )
 from convfc_cli.files import STDIN, check_replaceable, free_space, human
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.jobs.manifest import MANIFEST, check_length, is_ours
 from convfc_cli.jobs.origin import origin_of
 from convfc_cli.layout import Layout
@@ -35,8 +36,10 @@ from convfc_cli.naming import stem
 from convfc_cli.proof.probes import check_size
 from convfc_cli.proof.verify import USUAL, Proof
 
+ELSEWHERE = Hint(Advice.ELSEWHERE)
+
 CEILING = 8 * 2**30
-"""The most that is written unless --max-bytes says otherwise; half the free disk if less."""
+"""The most that is written by default; half the free disk if less."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def make_plan(
     folder, file = _destination(model, output)
     kind, form = _resolve_format(entries, file, options)
     if options.flip_kernel is not None and (fold_bn or any(entry.parts for entry in entries)):
-        raise UsageError("--flip-kernel goes with single layers, not --compose or --fold-bn")
+        raise UsageError("kernels of single layers are flipped, not those of chains")
     proof = options.proof if to_disk and form != "operator" else None
     width = max(3, len(str(len(model.entries) - 1)))
     items: list[Item] = []
@@ -182,11 +185,11 @@ def _resolve_format(
         kind = matrix_formats.by_suffix(file, options.form)
     suffix = kind.suffixes[0]
     if file is not None and len(entries) > 1 and not kind.multi_layer:
-        names = " ".join(f"-l @{entry.position}" for entry in entries[:3])
         roomy = _suffixes(lambda kind: kind.multi_layer)
         raise UsageError(
-            f"{len(entries)} layers do not fit into one file {file}: pick one ({names} ...), or "
-            f"name a folder, ending in /, or a file that holds several, {roomy}"
+            f"{len(entries)} layers do not fit into one file {file}: pick one, or name a folder, "
+            f"ending in /, or a file that holds several, {roomy}",
+            Hint(Advice.LAYERS, (entries[0].position,)),
         )
     form = options.form or kind.forms[0]
     if form not in kind.forms:
@@ -194,7 +197,7 @@ def _resolve_format(
         raise UsageError(f"a {suffix} file does not hold the form {form}: name it *{wanted}")
     if options.kernel_index and not kind.has_kernel_index and form == "csr":
         roomy = _suffixes(lambda kind: kind.has_kernel_index)
-        raise UsageError(f"a {suffix} file has no room for --kernel-index: name it {roomy}")
+        raise UsageError(f"a {suffix} file has no room for a kernel_index: name it {roomy}")
     return kind, form
 
 
@@ -258,7 +261,7 @@ def _destination(
         return Path(f"{name}.fc"), None
     text = os.fspath(output)
     if not text:
-        raise UsageError("-o is empty: name a file, a folder, or - for standard output")
+        raise UsageError("the output is empty: name a file or a folder")
     if text.endswith(("/", os.sep)) or Path(text).is_dir():
         return Path(text), None
     return None, Path(text)
@@ -281,40 +284,36 @@ def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
         limit = f"where {human(free)} are free"
     else:
         limit = f"above the ceiling of {human(ceiling)}"
-    ways = []
+    hints = []
     if len(plan.items) > 1:
         smallest = min(plan.items, key=lambda item: item.size)
-        ways.append(f"-l @{smallest.entry.position} picks layers")
+        hints.append(Hint(Advice.LAYERS, (smallest.entry.position,)))
     if largest[0].spec.form == "dense":
-        ways.append("--form csr writes the nonzeros alone")
-    ways.append("--form operator writes no entries")
+        hints.append(Hint(Advice.FORM, ("csr", "the nonzeros alone")))
+    hints.append(Hint(Advice.FORM, ("operator", "no entries")))
     if plan.size <= free:
-        ways.append(f"--max-bytes {plan.size + plan.size // 50} allows it")
-    raise Refused(
-        f"{what} would take {human(plan.size)}, {limit} (largest: {names}): {'; '.join(ways)}"
-    )
+        hints.append(Hint(Advice.ALLOW, (plan.size + plan.size // 50,)))
+    raise Refused(f"{what} would take {human(plan.size)}, {limit} (largest: {names})", *hints)
 
 
 def _check_destinations(plan: Plan, options: Options) -> None:
     paths = [path for item in plan.items for path in (item.path, *item.beside)]
     if plan.folder is not None:
         if plan.folder.exists() and not plan.folder.is_dir():
-            raise OutputExists(f"{plan.folder} exists and is not a folder: -o names another place")
+            raise OutputExists(f"{plan.folder} exists and is not a folder", ELSEWHERE)
         paths.insert(0, plan.folder / MANIFEST)
-    # What --force does not replace comes first, lest an error name --force in vain.
+    # What `force` does not replace comes first, lest an error hint at it in vain.
     there = {path: identity for path in paths if (identity := _identity(path))}
     model = plan.model
     read = [_identity(file) for file in (model.path, *model.beside())] if there else []
     for path, identity in there.items():
         if identity in read:
             raise UsageError(
-                f"{path} is the model itself, or a file that it keeps weights in: -o names "
-                f"another place"
+                f"{path} is the model itself, or a file that it keeps weights in", ELSEWHERE
             )
         if plan.folder is not None and path == plan.folder / MANIFEST and not is_ours(path):
             raise UsageError(
-                f"{path} is not a manifest that convfc wrote, and --force does not replace it: "
-                f"-o names another folder"
+                f"{path} is not a manifest that convfc wrote, and is never replaced", ELSEWHERE
             )
     for force in (True, options.force):
         for path in paths:

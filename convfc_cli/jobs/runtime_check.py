@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from convfc_cli.errors import Defect, Refused, WrongContents
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
@@ -39,7 +40,8 @@ def run_original(entry: Entry, layer: Linear) -> Finding:
     if finding.holds is False:
         raise WrongContents(
             f"layer {entry.name}: {finding.detail}; one of them misreads the model, so nothing is "
-            f"written (--no-verify writes it all the same; please report the model)"
+            f"written",
+            Hint(Advice.NO_PROOF),
         )
     return replace(finding, detail=finding.detail + note)
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.files import opened
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.models import chain
 from convfc_cli.models import registry as model_formats
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.model import Model
 from convfc_cli.models.request import Request, Shapes
+from convfc_cli.models.sizes import GIVEN
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.compose and (self.layers or self.include):
-            raise UsageError("--compose says itself which layers: it goes without -l and --include")
+            raise UsageError("chains are composed in place of single layers: name no layers beside")
 
 
 def names(given: Sequence[str] | str) -> tuple[str, ...]:
@@ -66,14 +68,14 @@ def select(
         return model, tuple(chain.compose(model, between) for between in selection.compose)
     entries = model.select(selection.layers, selection.include)
     if not entries:
-        hint = ": --include linear takes its other linear layers" if model.others else ""
-        raise UsageError(f"{model.name} has no convolution: there is nothing to do{hint}")
+        hints = [Hint(Advice.INCLUDE)] if model.others else []
+        raise UsageError(f"{model.name} has no convolution: there is nothing to do", *hints)
     return model, entries
 
 
 def _sized(entry: Entry, shape: Sequence[int]) -> Entry:
     """The layer on an input of this shape, with its batch."""
     try:
-        return entry.settled(entry.channels_first(shape[1:]), "--input-shape")
+        return entry.settled(entry.channels_first(shape[1:]), GIVEN)
     except MalformedInput as error:
-        raise UsageError(f"layer {entry.name}: {error} (see --input-shape)") from error
+        raise UsageError(f"layer {entry.name}: {error} (with {GIVEN})") from error

@@ -18,9 +18,9 @@ from convfc_cli.layers import registry
 from convfc_cli.layers.description import described, restored
 from convfc_cli.layers.linear import Linear, Read
 from convfc_cli.layout import Layout
-from convfc_cli.matrices.vocabulary import FORMS, NUMBERED, SPARSE
 from convfc_cli.outline import Outline
 from convfc_cli.plain import plain
+from convfc_cli.vocabulary import FORMS, NUMBERED, SPARSE
 
 SCHEMA = "convfc/1"
 
@@ -75,13 +75,13 @@ class Spec:
             raise UsageError(f"form {self.form!r} is not one of {', '.join(FORMS)}")
         if self.kernel_index and self.form not in NUMBERED:
             raise UsageError(
-                f"--kernel-index needs stored nonzeros, one by one; the form is {self.form} "
+                f"a kernel_index needs stored nonzeros, one by one; the form is {self.form} "
                 f"(it goes with {', '.join(NUMBERED)})"
             )
         if self.form == "bsr" and self.layout.axes(2)[-1] != 0:
             raise UsageError(
                 f"the form bsr stores the channels of a position as a block, and the layout "
-                f"{self.layout.order} scatters them: add --layout channels-last, or take the "
+                f"{self.layout.order} scatters them: take the layout channels-last, or the "
                 f"form csr"
             )
 

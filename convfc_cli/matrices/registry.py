@@ -60,7 +60,7 @@ def one(found: Sequence[StoredMatrix], layer: str | None, where: str) -> StoredM
         if len(found) == 1:
             return found[0]
         names = first_few([stored.matrix.origin.layer for stored in found])
-        raise UsageError(f"{where} holds {len(found)} matrices: say which layer's, -l ({names})")
+        raise UsageError(f"{where} holds {len(found)} matrices: say which layer's ({names})")
     origins = [stored.matrix.origin for stored in found]
     labels = [Label(o.position, o.layer, o.output, o.weight) for o in origins]
     return found[labels.index(pick(layer, labels, where))]

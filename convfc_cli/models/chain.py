@@ -31,13 +31,13 @@ those beside it."""
 def compose(model: Model, between: str) -> Entry:
     """The chain FIRST:LAST of a model as one layer.
 
-    FIRST and LAST are layers, as `-l` takes them; FIRST may also be the tensor that the first layer
+    FIRST and LAST are layers (see `naming.pick`); FIRST may also be the tensor that the first layer
     reads. A name may have colons in it. Raises `UsageError` where there is no such chain, saying
     what interrupts it, and the error of a layer that cannot be converted.
     """
     places = [place for place, letter in enumerate(between) if letter == ":"]
     if not places:
-        raise UsageError(f"--compose {between!r}: write FIRST:LAST, two layers or one and the same")
+        raise UsageError(f"the chain {between!r}: write FIRST:LAST, two layers or one and the same")
     found: dict[tuple[int, ...], list[Entry]] = {}
     reasons = []
     for place in places:
@@ -52,11 +52,11 @@ def compose(model: Model, between: str) -> Entry:
         return chained(parts)
     if found:
         told = " or ".join(f"@{places[0]}:@{places[-1]}" for places in found)
-        raise UsageError(f"--compose {between!r} names several chains: say {told}")
+        raise UsageError(f"{between!r} names several chains: say {told}")
     raise (
         reasons[-1]
         if len(reasons) == 1
-        else UsageError(f"--compose {between!r} names no chain: {'; '.join(map(str, reasons))}")
+        else UsageError(f"{between!r} names no chain: {'; '.join(map(str, reasons))}")
     )
 
 
@@ -157,8 +157,8 @@ def normalized(model: Model, entry: Entry) -> Entry:
         if other.op == NORMALIZATION and other.producer is None
     ]
     if len(found) > 1:
-        names = " or ".join(f"--compose {entry.name}:{other.name}" for other in found)
-        raise UsageError(f"several batch normalizations read {entry.name!r}: {names} says which")
+        names = " or ".join(f"{entry.name}:{other.name}" for other in found)
+        raise UsageError(f"several batch normalizations read {entry.name!r}: compose {names}")
     return chained([entry, *found])
 
 

@@ -16,10 +16,11 @@ from convfc_cli.errors import (
     UsageError,
     WeightsAlone,
 )
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.linear import Linear
 from convfc_cli.models.producer import Producer
-from convfc_cli.models.sizes import Account, Sizes, agreed
+from convfc_cli.models.sizes import GIVEN, Account, Sizes, agreed
 from convfc_cli.naming import Label
 from convfc_cli.outline import Outline
 from convfc_cli.runtimes.runtime import RunnableLayer
@@ -213,8 +214,8 @@ class Entry:
         try:
             if self.flipped is None:
                 raise UsageError(
-                    "its file does not say whether the kernels are flipped (Theano's) or not: "
-                    "--flip-kernel or --no-flip-kernel says it"
+                    "its file does not say whether the kernels are flipped (Theano's) or not",
+                    Hint(Advice.FLIP),
                 )
             layer = resolved.load()
         except ConvfcError as error:
@@ -267,8 +268,8 @@ class Entry:
             raise self._named(error) from error
         if real is None:
             raise UsageError(
-                f"layer {self.name} ({self.op}) states no scale: without --dequantize its matrix "
-                f"is one of whole numbers"
+                f"layer {self.name} ({self.op}) states no scale: its matrix can only be "
+                f"one of whole numbers"
             )
         return replace(self._on(real), source=None, dequantized=True)
 
@@ -298,8 +299,6 @@ def resolve(draft: Draft, source: LayerSource, *, sized: bool = False) -> Entry:
         except ConvfcError as worse:
             return draft(source=source, error=worse)
     except GeometryError as error:
-        return draft(
-            source=source, error=UsageError(f"{error} (see --input-shape)") if sized else error
-        )
+        return draft(source=source, error=UsageError(f"{error} (with {GIVEN})") if sized else error)
     except ConvfcError as error:
         return draft(source=source, error=error)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from convfc_cli.errors import MalformedInput, UsageError
 
+GIVEN = "the given shape"
+"""What the user says of a tensor, as a message names it."""
+
 Sizes = tuple[int | None, ...]
 """A shape, None for each size that is open."""
 
@@ -19,7 +22,7 @@ class Account:
 
     sizes: Sequence[int | None] | None
     source: str
-    """`--input-shape`, `the file`, `shape inference`: as a message names it."""
+    """`GIVEN`, `the file`, `shape inference`: as a message names it."""
 
     given: bool = False
     """Whether it is the user's."""

@@ -25,9 +25,10 @@ from convfc_cli.hdf5.floats import check_numbers, dtype_name, numbers
 from convfc_cli.hdf5.tree import Dataset
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models.entry import Entry, LayerSource, ResolvedLayer
-from convfc_cli.models.request import Shapes, WeightsSpec
-from convfc_cli.naming import shell_command
+from convfc_cli.models.request import Request, Shapes, WeightsSpec
+from convfc_cli.models.sizes import GIVEN
 from convfc_cli.taps import IndexMap
+from convfc_cli.vocabulary import PADS
 
 SPATIAL = "dhw"
 """The letters of spatial axes, in the order in which tensors have them."""
@@ -116,9 +117,9 @@ def candidates(tree: Tree) -> tuple[Entry, ...]:
             weight.name,
             "weights",
             error=WeightsAlone(
-                f"its file does not say what its axes are, nor how it is used: --kernel-order and "
-                f"--input-shape do (bias: {bias or 'none'})",
-                _hint(tree, weight, bias),
+                f"its file does not say what its axes are, nor how it is used: their order and "
+                f"the size of its input do (bias: {bias or 'none'})",
+                _example(tree, weight, bias),
             ),
             stored=weight.shape(),
             weight=weight.name,
@@ -130,7 +131,7 @@ def candidates(tree: Tree) -> tuple[Entry, ...]:
     )
 
 
-def _hint(tree: Tree, weight: Weight, bias: str | None) -> str:
+def _example(tree: Tree, weight: Weight, bias: str | None) -> Request:
     """A description that would do, for instance: with an order that such names often have, and by
     which the layer has an output channel for each value of the bias.
     """
@@ -151,10 +152,9 @@ def _hint(tree: Tree, weight: Weight, bias: str | None) -> str:
     size = 64
     while size < max(sizes[letter] for letter in spatial):
         size *= 2
-    inputs = ",".join(map(str, (1, sizes["i"], *(size,) * len(spatial))))
-    options = ["--weight", name, "--bias", bias or "none", "--kernel-order", order]
-    options += ["--transposed"] if order in (f"io{spatial}", f"{spatial}oi") else []
-    return shell_command([*options, "--input-shape", inputs])
+    transposed = order in (f"io{spatial}", f"{spatial}oi")
+    spec = WeightsSpec(name, order, bias=bias or "", transposed=transposed)
+    return Request({None: (1, sizes["i"], *(size,) * len(spatial))}, spec)
 
 
 def _is_optimizers(dataset: Dataset) -> bool:
@@ -216,28 +216,28 @@ class Geometry:
         examples = EXAMPLES.get(rank, EXAMPLES[2])
         if not 1 <= rank <= 3 or len(set(letters)) != len(letters) or set(letters) not in wanted:
             raise UsageError(
-                f"--kernel-order {spec.order!r} must name each axis once: o and i (or i and m for "
-                f"depthwise) and {spatial or 'hw'}, such as {examples}"
+                f"the kernel order {spec.order!r} must name each axis once: o and i (or i and m "
+                f"for depthwise) and {spatial or 'hw'}, such as {examples}"
             )
         if len(stored) != len(letters):
             raise UsageError(
-                f"--kernel-order {spec.order} names {len(letters)} axes; {spec.weight} has "
+                f"the kernel order {spec.order} names {len(letters)} axes; {spec.weight} has "
                 f"{len(stored)}, {stored}"
             )
         if "m" in letters and (spec.transposed or spec.groups != 1):
-            raise UsageError("a depthwise order (with m) goes without --transposed and --groups")
+            raise UsageError("a depthwise order (with m) goes without transposed and groups")
         for option in ("stride", "dilation", "output_padding"):
-            _per_axis(getattr(spec, option), rank, f"--{option.replace('_', '-')}")
+            _per_axis(getattr(spec, option), rank, option)
         if not isinstance(spec.pad, str):
-            _per_axis(spec.pad, rank, "--pad")
+            _per_axis(spec.pad, rank, "pad")
         elif spec.transposed:
             raise UsageError(
-                f"--pad {spec.pad} is ambiguous for a transposed convolution: give numbers"
+                f"the padding {spec.pad} is ambiguous for a transposed convolution: give numbers"
             )
-        elif spec.pad not in ("valid", "same", "same-lower", "causal"):
-            raise UsageError(f"--pad {spec.pad!r} is not one of valid, same, same-lower, causal")
+        elif spec.pad not in PADS:
+            raise UsageError(f"the padding {spec.pad!r} is not one of {', '.join(PADS)}")
         if any(spec.output_padding) and not spec.transposed:
-            raise UsageError("--output-padding goes with --transposed")
+            raise UsageError("an output padding goes with a transposed convolution")
         return cls(spec, stored, rank, dict(zip(letters, stored, strict=True)))
 
     @property
@@ -276,8 +276,8 @@ class Geometry:
         """All of the layer but its weights, over an input of (channels, *spatial)."""
         if len(shape) != self.rank + 1 or shape[0] != self.channels:
             raise UsageError(
-                f"--input-shape 1,{','.join(map(str, shape))} does not fit {self.spec.weight}: its "
-                f"kernel of {self.stored} in the order {self.spec.order} with --groups "
+                f"{GIVEN} 1,{','.join(map(str, shape))} does not fit {self.spec.weight}: its "
+                f"kernel of {self.stored} in the order {self.spec.order} with groups "
                 f"{self.groups} reads 1,{self.channels} and {self.rank} spatial sizes, batch and "
                 f"channels first"
             )
@@ -361,12 +361,12 @@ def _per_axis(values: Sequence[Any], rank: int, option: str) -> Sequence[Any]:
 def _own(shapes: Shapes, name: str) -> tuple[int, ...] | None:
     """(channels, *spatial) of the layer's input, as it is given."""
     if len(shapes) > 1:
-        raise UsageError(f"--input-shape is given {len(shapes)} times; there is one layer, {name}")
+        raise UsageError(f"{len(shapes)} shapes are given; there is one layer, {name}")
     for tensor, shape in shapes.items():
         if tensor not in (None, name):
-            raise UsageError(f"--input-shape names {tensor!r}; the layer is {name!r}")
+            raise UsageError(f"{GIVEN} names {tensor!r}; the layer is {name!r}")
         if len(shape) < 3:
-            raise UsageError(f"--input-shape {','.join(map(str, shape))}: give 1,C,H,W")
+            raise UsageError(f"{GIVEN} {','.join(map(str, shape))}: give 1,C,H,W")
         return tuple(shape[1:])
     return None
 
@@ -390,7 +390,7 @@ def _bias(tree: Tree, spec: WeightsSpec, weight: Weight) -> Weight | None:
         return _weight(tree, spec.bias)
     if spec.bias is None:
         for name in _biases(tree, weight):
-            raise UsageError(f"{name} lies beside {weight.name}: say --bias {name}, or --bias none")
+            raise UsageError(f"{name} lies beside {weight.name}: say that it is the bias, or none")
     return None
 
 

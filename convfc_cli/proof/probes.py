@@ -27,12 +27,6 @@ from convfc_cli.proof.report import Finding
 MAX_BYTES = 2**32
 """Bytes of the vectors that a proof holds."""
 
-PROBES = 3
-"""Probes by default: a wrong matrix passes with probability at most 2**-96."""
-
-MOST_PROBES = 8
-"""More probes add nothing: the seed has 256 bits of entropy."""
-
 
 class Probes(Check):
     """The entries as integers, times random integers, against the oracle."""
@@ -90,7 +84,7 @@ def check_size(inputs: int, outputs: int, probes: int) -> None:
     if size > MAX_BYTES:
         raise Refused(
             f"a proof of a layer with {inputs} inputs and {outputs} outputs takes {size} bytes, "
-            f"more than {MAX_BYTES}: convert --no-verify, or verify with fewer --probes, takes less"
+            f"more than {MAX_BYTES}: fewer probes take less, and no proof takes none"
         )
 
 

@@ -34,13 +34,14 @@ from convfc_cli.proof.impulses import EXHAUSTIVE_VECTORS, Impulses, most_rows
 from convfc_cli.proof.integers import Integers
 from convfc_cli.proof.kernel_index import KernelIndex, numbered
 from convfc_cli.proof.levels import of_entries
-from convfc_cli.proof.probes import MOST_PROBES, PROBES, check_size, uniform
+from convfc_cli.proof.probes import check_size, uniform
 from convfc_cli.proof.reals import Reals
 from convfc_cli.proof.report import EVERY_ENTRY, SEEDED, Finding, Report, WrongEntry
 from convfc_cli.proof.structure import Structure
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtime, runtimes
 from convfc_cli.runtimes.runtime import RunnableLayer, Runtime, as_read
+from convfc_cli.vocabulary import MOST_PROBES, PROBES
 
 T = TypeVar("T")
 
@@ -63,7 +64,7 @@ class Proof:
     """Also every entry, one by one."""
 
     against: str | None = None
-    """Also another runtime, by its name: one of `runtimes.registry.NAMES`."""
+    """Also another runtime, by its name: one of `vocabulary.RUNTIMES`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.probes <= MOST_PROBES:
@@ -145,7 +146,7 @@ def verify(
 
 _KNOWN_SEED = (
     "nothing is proven, for the seed was given, and a file can be crafted to pass the probes of a "
-    "known seed; without --seed it is proven"
+    "known seed; with a random one it is proven"
 )
 """What is said where a seed that was given takes the promise away."""
 
@@ -167,7 +168,7 @@ def _trusted(layer: Linear, findings: Sequence[Finding], compared: bool) -> tupl
         if finding.check == Impulses.name and finding.holds
     ]
     if not compared:
-        trusted.append("kernel and geometry in the file: origin not checked, add --model")
+        trusted.append("kernel and geometry in the file: origin not checked without the model")
     return tuple(trusted)
 
 
@@ -269,7 +270,7 @@ def _nothing_stored(proof: Proof) -> list[Finding]:
     """What was asked of an operator file and cannot be."""
     asked = [Impulses.name] * proof.exhaustive + [Integers.name, Reals.name] * bool(proof.against)
     return [
-        Finding(name, None, "an operator file stores no entries (convert --form csr does)")
+        Finding(name, None, "an operator file stores no entries (the form csr does)")
         for name in asked
     ]
 

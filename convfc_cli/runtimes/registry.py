@@ -4,15 +4,13 @@ from importlib import import_module
 
 from convfc_cli.errors import UsageError
 from convfc_cli.runtimes.runtime import Runtime
-
-NAMES = ("onnxruntime", "reference")
-"""Those that a person can name, the preferred one first."""
+from convfc_cli.vocabulary import RUNTIMES
 
 
 def runtime(name: str) -> Runtime:
     """The runtime of this name. Raises `UsageError` where there is none, or none installed."""
-    if name not in NAMES:
-        raise UsageError(f"no runtime {name!r}: there are {', '.join(NAMES)}")
+    if name not in RUNTIMES:
+        raise UsageError(f"no runtime {name!r}: there are {', '.join(RUNTIMES)}")
     (found,) = (one for one in runtimes() if one.name == name)
     if missing := found.missing():
         raise UsageError(f"{name} is not installed: {missing}")
@@ -21,4 +19,4 @@ def runtime(name: str) -> Runtime:
 
 def runtimes() -> list[Runtime]:
     """All of them, the preferred one first, installed or not."""
-    return [import_module(f"convfc_cli.runtimes.{name}").RUNTIME for name in NAMES]
+    return [import_module(f"convfc_cli.runtimes.{name}").RUNTIME for name in RUNTIMES]

@@ -139,7 +139,7 @@ CASES: list[tuple[Callable[[Path], list[object]], int, str]] = [
     (existing_sidecar, 2, "c.npy.operator.npz exists"),
     (folder_in_the_way, 2, "is a folder"),
     (lambda folder: [LENET, "-o", "/dev/null/"], 2, "is not a folder"),
-    (lambda folder: [LENET, "-l", "@0", "-o", ""], 2, "-o is empty"),
+    (lambda folder: [LENET, "-l", "@0", "-o", ""], 2, "the output is empty"),
     (lambda folder: [LENET, "-l", "@0", "-o", "/dev/null"], 2, "/dev/null"),
     (lambda folder: [LENET, "--max-bytes", "1MB"], 5, "above the ceiling of 1.0 MB"),
     (lambda folder: ["/dev/zero"], 5, "is a device"),

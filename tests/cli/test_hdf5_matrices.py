@@ -152,7 +152,7 @@ def test_standard_input(file: Path, folder: Path, way: str) -> None:
 
 def test_map_asks_for_the_layer(file: Path) -> None:
     text = run("map", file, "--output", "0,0,0").failed(2)
-    assert text == "all.h5 holds 2 matrices: say which layer's, -l (node_conv2d, node_conv2d_1)"
+    assert text == "all.h5 holds 2 matrices: say which layer's (node_conv2d, node_conv2d_1)"
     assert "did you mean" in run("map", file, "-l", "node_conv2d_2", "--output", "0,0,0").failed(2)
     run("convert", LENET, "-l", "@1", "-o", "one.npz", "--no-verify").succeeded()
     expected = run("map", "one.npz", "--output", "3,2,1").succeeded().lines

@@ -97,10 +97,10 @@ def test_json_says_what_was_checked_and_what_is_trusted(matrix: Path, model: Pat
     assert found["nonzeros"] == arrays(matrix)["data"].size
     checks = [finding["check"] for finding in found["findings"]]
     assert checks == ["digest", "bias", "structure", "entries", "kernel_index"]
-    assert any("origin not checked, add --model" in text for text in found["trusted"])
+    assert any("origin not checked without the model" in text for text in found["trusted"])
     found = report(matrix, "--model", model)
     assert "origin" in [finding["check"] for finding in found["findings"]]
-    assert not any("--model" in text for text in found["trusted"])
+    assert not any("without the model" in text for text in found["trusted"])
 
 
 def test_quiet(matrix: Path) -> None:
@@ -599,7 +599,7 @@ def test_a_terminal_gets_a_table(matrix: Path, folder: Path) -> None:
     code, shown, others = terminal("verify", matrix, cwd=folder)
     assert code == 0
     assert "c.npz" in shown
-    assert "origin not checked, add --model" in " ".join(shown.split())
+    assert "origin not checked without the model" in " ".join(shown.split())
     assert COLOUR.search(shown)
     assert others["stderr"] == "1 of 1 proven\n"
     code, shown, _ = terminal("verify", matrix, cwd=folder, env={"NO_COLOR": "1"})

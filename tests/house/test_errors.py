@@ -39,7 +39,7 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
             assert int(code[1]) == kind.exit_code
         depth = len(kind.__mro__) - len(errors.ConvfcError.__mro__)
         assert line.index(kind.__name__) == 4 * depth
-    assert imports("convfc_cli.errors") == set()
+    assert imports("convfc_cli.errors") == {"convfc_cli.hints"}
 
 
 def test_every_option_says_what_it_does() -> None:

@@ -6,7 +6,8 @@
 from dataclasses import dataclass
 
 ROOMS = (
-    {"arrays", "discovery", "errors", "outline", "streams"},
+    {"hints"},
+    {"arrays", "discovery", "errors", "outline", "streams", "vocabulary"},
     {"budget", "contained", "files", "geometry", "layout", "naming", "plain", "zips"},
     {"direct", "hdf5", "taps"},
     {"toeplitz"},
@@ -52,7 +53,7 @@ APART = {
 }
 """(one, other): rooms of which the one does not reach the other, not even through a third."""
 
-LIGHT = ("errors", "layout", "matrices.vocabulary")
+LIGHT = ("errors", "hints", "layout", "vocabulary")
 """What a command may import before it knows what to do: modules without NumPy."""
 
 

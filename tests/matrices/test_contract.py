@@ -16,8 +16,8 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
-from convfc_cli.matrices.vocabulary import FORMS
 from convfc_cli.taps import IndexMap
+from convfc_cli.vocabulary import FORMS
 from tests.support import crafted
 from tests.support.crafted import (
     CASES,

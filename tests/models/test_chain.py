@@ -386,9 +386,9 @@ def test_names_may_have_colons_in_them(tmp_path):
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (("-l", "conv"), "-l"),
-        (("--include", "linear"), "--include"),
-        (("--flip-kernel",), "--flip-kernel"),
+        (("-l", "conv"), "in place of single layers"),
+        (("--include", "linear"), "in place of single layers"),
+        (("--flip-kernel",), "kernels of single layers are flipped"),
         (("--kernel-index",), "kernel_index"),
     ],
 )

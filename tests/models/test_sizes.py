@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convfc_cli.errors import MalformedInput, UsageError
-from convfc_cli.models.sizes import Account, agreed
+from convfc_cli.models.sizes import GIVEN, Account, agreed
 from tests.support.crafted import within
 
 FILE, INFERRED = "the file", "shape inference"
@@ -20,13 +20,13 @@ def test_what_one_leaves_open_another_settles() -> None:
 
 @pytest.mark.parametrize("other", [(1, 3, 8), (1, 3), ()])
 def test_the_users_against_the_files_is_a_usage_error(other: tuple[int, ...]) -> None:
-    accounts = [Account(other, "--input-shape", given=True), Account((1, 3, 9), FILE)]
+    accounts = [Account(other, GIVEN, given=True), Account((1, 3, 9), FILE)]
     for order in (accounts, accounts[::-1]):
         with pytest.raises(UsageError) as caught:
             agreed("x", *order)
         told = ",".join(map(str, other))
         assert str(caught.value) == (
-            f"the tensor 'x' is {told or 'a scalar'} by --input-shape, 1,3,9 by the file"
+            f"the tensor 'x' is {told or 'a scalar'} by the given shape, 1,3,9 by the file"
         )
 
 

@@ -332,7 +332,7 @@ def test_a_bias_beside_the_kernel_is_asked_about(folder: Path, kernel: str, bias
     told = [*describing("oihw", kernel), "--input-shape", "1,2,5,4"]
     before = listing(folder)
     complaint = run("convert", path, *told).failed(2)
-    assert f"{bias} lies beside {kernel}: say --bias {bias}, or --bias none" in complaint
+    assert f"{bias} lies beside {kernel}: say that it is the bias, or none" in complaint
     assert "--bias is empty" in run("convert", path, *told, "--bias", "").failed(2)
     assert complaint == run("inspect", path, *told).failed(2)
     assert listing(folder) == before
@@ -522,17 +522,17 @@ BAD: list[tuple[str, int, str]] = [
     ("--groups 3", 2, "reads 1,6 and 2 spatial sizes"),
     ("--groups 0", 2, "--groups"),
     ("--stride 0", 2, "stride is 0"),
-    ("--stride 1,2,3", 2, "--stride has 3 values for 2 spatial axes"),
+    ("--stride 1,2,3", 2, "stride has 3 values for 2 spatial axes"),
     ("--stride 1.5", 2, "'1.5' is not a size of each axis"),
     ("--dilation 0", 2, "dilation is 0"),
-    ("--dilation 1,1,1", 2, "--dilation has 3 values"),
+    ("--dilation 1,1,1", 2, "dilation has 3 values"),
     ("--dilation 3", 2, "kernel's span 7"),
     ("--pad -2", 2, "no output: size 5 with padding (-2, -2)"),
-    ("--pad 1,1,1", 2, "--pad has 3 values"),
+    ("--pad 1,1,1", 2, "pad has 3 values"),
     ("--pad full", 2, "'full' is not one of valid, same, same-lower, causal"),
     ("--pad 1:2:3", 2, "'1:2:3' is not one of"),
     ("--pad 2000000000000", 2, "outputs is 4000000000003; it must lie between 1 and 2**40"),
-    ("--output-padding 1", 2, "--output-padding goes with --transposed"),
+    ("--output-padding 1", 2, "an output padding goes with a transposed convolution"),
     ("--transposed --input-shape 1,3,5,4", 2, "reads 1,2 and 2 spatial sizes"),
     ("--transposed --pad same", 2, "is ambiguous for a transposed convolution: give numbers"),
     ("-l conv.wieght", 2, "has no layer 'conv.wieght': did you mean conv.weight?"),
@@ -555,11 +555,11 @@ TRANSPOSED_BAD = [
     ("--pad 2", "no output: 1 inputs spread over 3"),
     ("--output-padding 1", "output_padding 1 must be at least 0 and less than"),
     ("--output-padding 0,2 --stride 2", "output_padding 2 must be"),
-    ("--output-padding 1,1,1", "--output-padding has 3 values for 2 spatial axes"),
+    ("--output-padding 1,1,1", "output_padding has 3 values for 2 spatial axes"),
     ("--groups 2", "3 channels cannot be shared out over 2 groups"),
-    ("--pad causal", "--pad causal is ambiguous for a transposed convolution"),
-    ("--pad valid", "--pad valid is ambiguous for a transposed convolution"),
-    ("--kernel-order imhw", "a depthwise order (with m) goes without --transposed and --groups"),
+    ("--pad causal", "the padding causal is ambiguous for a transposed convolution"),
+    ("--pad valid", "the padding valid is ambiguous for a transposed convolution"),
+    ("--kernel-order imhw", "a depthwise order (with m) goes without transposed and groups"),
 ]
 
 
@@ -576,7 +576,7 @@ def test_a_description_of_a_transposed_layer_that_does_not_fit(
 def test_a_depthwise_order_goes_without_groups(folder: Path) -> None:
     path = weights(folder / "w.h5", {"k": ramp(3, 2, 3, 3)})
     given = [*describing("imhw", "k"), "--groups", "3", "--input-shape", "1,3,5,5"]
-    assert "goes without --transposed and --groups" in run("convert", path, *given).failed(2)
+    assert "goes without transposed and groups" in run("convert", path, *given).failed(2)
 
 
 @pytest.mark.parametrize("command", ["convert", "inspect", "verify"])
@@ -603,7 +603,7 @@ def test_one_layer_has_one_size(folder: Path) -> None:
     path = state(folder)
     more = ["--bias", "none", "--input-shape", "conv.weight=1,2,9,9"]
     complaint = run("convert", path, *PLAIN, *more).failed(2)
-    assert "--input-shape is given 2 times; there is one layer, conv.weight" in complaint
+    assert "2 shapes are given; there is one layer, conv.weight" in complaint
 
 
 def test_the_layer_answers_to_its_name(folder: Path) -> None:
@@ -655,7 +655,7 @@ def test_weights_alone_are_not_converted(folder: Path) -> None:
     for more in ([], ["-l", "conv.weight"], ["--input-shape", "1,2,5,4"], ["--keep-going"]):
         told = run("convert", path, *more).failed(2)
         assert "layer conv.weight (weights): its file does not say what its axes are" in told
-        assert "--kernel-order and --input-shape do (bias: conv.bias)" in told
+        assert "their order and the size of its input do (bias: conv.bias)" in told
     assert os.listdir() == ["w.h5"]
 
 
@@ -719,7 +719,7 @@ def test_a_command_for_matlab(folder: Path) -> None:
 
 def test_an_onnx_model_has_no_use_for_a_description(folder: Path) -> None:
     told = run("convert", LENET, *describing("oihw", "w"), "--input-shape", "1,1,28,28")
-    assert "--weight" in told.failed(2)
+    assert "for files of weights alone" in told.failed(2)
     assert os.listdir() == []
 
 
@@ -770,7 +770,7 @@ def test_candidates_as_json(folder: Path) -> None:
     first = found["layers"][0]
     assert (first["kernel_shape"], first["dtype"]) == ([3, 2, 3], "float32")
     assert (first["status"], first["input_shape"]) == ("weights alone", None)
-    assert "--kernel-order" in first["reason"]
+    assert "the size of its input do" in first["reason"]
     assert [item["dtype"] for item in found["layers"]] == ["float32", "float64", "float16"]
 
 
@@ -915,9 +915,9 @@ def test_the_api_holds_a_description_to_its_words(folder: Path) -> None:
     for spec, told in (
         (WeightsSpec("conv.weight", "oihw", "", pad="full"), "'full' is not one of"),
         (WeightsSpec("conv.weight", "oihw", "", pad="valid", transposed=True), "is ambiguous"),
-        (WeightsSpec("conv.weight", "oihw", "", stride=(1, 1, 1)), "--stride has 3 values"),
-        (WeightsSpec("conv.weight", "oihw", "", stride=()), "--stride has 0 values"),
-        (WeightsSpec("conv.weight", "oihw", "", output_padding=(0, 1)), "goes with --transposed"),
+        (WeightsSpec("conv.weight", "oihw", "", stride=(1, 1, 1)), "stride has 3 values"),
+        (WeightsSpec("conv.weight", "oihw", "", stride=()), "stride has 0 values"),
+        (WeightsSpec("conv.weight", "oihw", "", output_padding=(0, 1)), "goes with a transposed"),
     ):
         with pytest.raises(UsageError, match=told):
             convfc.read(path, weights=spec)

@@ -26,9 +26,9 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec, describe
-from convfc_cli.matrices.vocabulary import NUMBERED
 from convfc_cli.proof.verify import verify
 from convfc_cli.taps import IndexMap
+from convfc_cli.vocabulary import NUMBERED
 from tests.support import brute, crafted, faults
 from tests.support.crafted import File, example, rendered, suits, usual_layout
 from tests.support.faults import FAULTS, NOTHING, VERIFIED, Figures

@@ -38,9 +38,10 @@ from convfc_cli.proof.verify import Proof
 from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes import onnxruntime
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
-from convfc_cli.runtimes.registry import NAMES, runtime
+from convfc_cli.runtimes.registry import runtime
 from convfc_cli.runtimes.runtime import RunnableLayer, Runtime, as_read
 from convfc_cli.taps import IndexMap
+from convfc_cli.vocabulary import RUNTIMES
 from tests.support import crafted
 from tests.support.cli_models import net, run
 from tests.support.crafted import example, rendered, saved
@@ -109,7 +110,7 @@ def test_every_level_holds_of_a_right_file_whatever_its_weights(problem, spec, d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNTIMES)
 @few_examples
 @given(problem=problems(), spec=specs())
 def test_other_runtimes_agree_wherever_they_can_run_a_layer(name, problem, spec):

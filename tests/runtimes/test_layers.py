@@ -24,9 +24,10 @@ from convfc_cli.runtimes import onnxruntime, registry
 from convfc_cli.runtimes.onnx_known import known
 from convfc_cli.runtimes.onnx_node import TOO_LARGE, NodeRuntime, stated, unfit
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
-from convfc_cli.runtimes.registry import NAMES, runtime, runtimes
+from convfc_cli.runtimes.registry import runtime, runtimes
 from convfc_cli.runtimes.runtime import Runtime, as_read
 from convfc_cli.taps import IndexMap
+from convfc_cli.vocabulary import RUNTIMES
 from tests.support import brute
 from tests.support.cli_models import run
 from tests.support.models import conv_model, info, make_model, ramp, save, tensor
@@ -41,7 +42,7 @@ def asked(name: str) -> Runtime:
     return ORACLE if name == "oracle" else runtime(name)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "oracle"])
+@pytest.mark.parametrize("name", [*RUNTIMES, "oracle"])
 @some_examples
 @given(
     problem=problems(styles=("integers",)),
@@ -81,7 +82,7 @@ FAR = [
 
 @pytest.mark.parametrize("axis", FAR, ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNTIMES)
 def test_what_would_take_too_much_memory_is_not_run(name, axis, transposed):
     kernel = np.ones((1, 1, 2), np.float32)
     layer = Convolution(kernel, IndexMap(kernel.shape, (axis,), 1, transposed))
@@ -89,7 +90,7 @@ def test_what_would_take_too_much_memory_is_not_run(name, axis, transposed):
     assert asked(name).apply(layer, x) == TOO_LARGE
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNTIMES)
 def test_a_transposed_layer_of_more_products_than_memory_is_not_run(name):
     kernel = np.ones((1, 1, 2**15), np.float32)
     axis = Axis(2**15 + 2**15 - 1, 2**15, 2**15, 1, 1, 0)
@@ -115,11 +116,11 @@ def test_a_runtime_that_does_not_implement_a_dtype_says_so():
 
 def test_the_command_knows_the_same_names():
     (option,) = (found for found in cli.commands["verify"].params if found.name == "against")
-    assert tuple(option.type.choices) == NAMES
+    assert tuple(option.type.choices) == RUNTIMES
 
 
 def test_runtimes_say_what_they_are_and_what_is_missing(monkeypatch: Any) -> None:
-    assert [found.name for found in runtimes()] == list(NAMES)
+    assert [found.name for found in runtimes()] == list(RUNTIMES)
     assert runtime("reference").label.startswith("onnx.reference 1.")
     with pytest.raises(UsageError, match="no runtime 'torch': there are onnxruntime, reference"):
         runtime("torch")
@@ -237,7 +238,7 @@ def test_a_runtime_that_crashes_cannot_run_it() -> None:
 
 
 @on_linux
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNTIMES)
 @pytest.mark.parametrize("size", [2**28, 2**40])
 def test_a_node_that_takes_too_much_memory_cannot_be_run(name: str, size: int) -> None:
     """1 GiB, which a machine may have, and 4 TiB: an exception, an abort or a refusal."""
@@ -304,7 +305,7 @@ def wide(inputs: int, kernel: int) -> Convolution:
     return Convolution(np.ones((1, 1, kernel), np.float32), IndexMap((1, 1, kernel), (axis,)))
 
 
-@pytest.mark.parametrize("name", [*NAMES, "oracle"])
+@pytest.mark.parametrize("name", [*RUNTIMES, "oracle"])
 def test_a_layer_of_too_many_products_is_not_run(name: str) -> None:
     layer = wide(2**17, 2**16)
     begun = time.process_time()
@@ -315,7 +316,7 @@ def test_a_layer_of_too_many_products_is_not_run(name: str) -> None:
     assert name == "reference" or f"{LARGEST_PRODUCTS:,}" in told
 
 
-@pytest.mark.parametrize("name", [*NAMES, "oracle"])
+@pytest.mark.parametrize("name", [*RUNTIMES, "oracle"])
 def test_layers_that_are_run_draw_on_the_budget_of_the_command(name: str) -> None:
     layer, x = wide(9, 3), np.ones((2, 1, 9), np.float32)
     with budget.command() as whole:

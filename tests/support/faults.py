@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convfc_cli.matrices.vocabulary import FORMS, NUMBERED, SPARSE
+from convfc_cli.vocabulary import FORMS, NUMBERED, SPARSE
 from tests.support import brute
 from tests.support.crafted import LINKS, same
 

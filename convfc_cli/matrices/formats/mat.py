@@ -104,7 +104,7 @@ def _parts(spec: Spec, outline: Outline) -> list[_Part]:
             raise Refused(
                 f"a variable of a .mat file has less than {MAX_BYTES} bytes, and of a matrix of "
                 f"{rows} x {columns} with {nnz} nonzeros one has {total}: name it *.npz or *.h5, "
-                f"or --form operator writes no entries"
+                f"or take the form operator, which stores no entries"
             )
         if variable is bias:
             frame = _HEADER + _tag(_MATRIX, total) + _head(_DOUBLE_CLASS, 0, outputs, 1, b"bias")

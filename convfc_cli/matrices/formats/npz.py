@@ -10,8 +10,8 @@ from convfc_cli.matrices import schema
 from convfc_cli.matrices.blocks import CsrReader, Rows, Sequential
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.npz_base import NpzFormat, Values, is_zip, stated_form
-from convfc_cli.matrices.vocabulary import SPARSE
 from convfc_cli.outline import Outline
+from convfc_cli.vocabulary import SPARSE
 
 
 class Npz(NpzFormat):

@@ -71,7 +71,7 @@ def _blocks_of(outline: Outline) -> IndexMap:
     for another layer.
     """
     if not isinstance(outline, IndexMap):
-        raise UsageError("--form bsr has blocks of a convolution's channels: --form csr takes any")
+        raise UsageError("the form bsr has blocks of a convolution's channels; csr takes any")
     shape = (outline.groups, 1, *outline.kernel_shape[2:])
     return IndexMap(shape, outline.axes, outline.groups, outline.transposed)
 

@@ -20,7 +20,7 @@ class Hdf5(ModelFormat):
 
     name = "hdf5"
     summary = (
-        "NIR graphs; weights alone, described by `--weight`: Keras's `.weights.h5` (also sharded), "
+        "NIR graphs; weights alone, described by the user: Keras's `.weights.h5` (also sharded), "
         "PyTorch state dicts, Caffe, MATLAB v7.3"
     )
 

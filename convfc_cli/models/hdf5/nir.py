@@ -21,7 +21,7 @@ from convfc_cli.errors import (
 from convfc_cli.hdf5.tree import Group
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.request import Pads, Shapes, WeightsSpec
-from convfc_cli.models.sizes import Account, agreed, complete
+from convfc_cli.models.sizes import GIVEN, Account, agreed, complete
 from convfc_cli.models.weights_alone import Weight
 from convfc_cli.models.weights_alone import entry as described
 from convfc_cli.naming import first_few
@@ -52,7 +52,7 @@ def list_layers(root: Group, shapes: Shapes) -> tuple[Entry, ...]:
         given[names[0]] = given.pop(None)
     if unknown := [name for name in given if name not in names]:
         told = "needs a name" if unknown[0] is None else f"names {unknown[0]!r}"
-        raise UsageError(f"--input-shape {told}; there are {first_few(names) or 'no layers'}")
+        raise UsageError(f"{GIVEN} {told}; there are {first_few(names) or 'no layers'}")
     entries = tuple(
         _entry(position, name, kind, node, given.get(name))
         for position, (name, kind, node) in enumerate(found)
@@ -107,7 +107,7 @@ def _entry(position: int, name: str, kind: str, node: Group, given: Any) -> Entr
         sizes = agreed(
             name,
             Account(stated, "its node's input_shape"),
-            Account(given, "--input-shape", given=True),
+            Account(given, GIVEN, given=True),
         )
         own = None if sizes is None else complete(sizes[1:])
         return described(position, name, weight, bias, spec, own)

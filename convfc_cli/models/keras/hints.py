@@ -1,4 +1,4 @@
-"""What --input-shape might be, for a message: a shape that a Keras model can really be given."""
+"""Which shape might be given, for a message: a shape that a Keras model can really be given."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -39,7 +39,7 @@ from convfc_cli.models.keras.weights import Remembered, Weights
 from convfc_cli.models.model import Listing
 from convfc_cli.models.producer import Producer, Reason
 from convfc_cli.models.request import Shapes
-from convfc_cli.models.sizes import Account, agreed
+from convfc_cli.models.sizes import GIVEN, Account, agreed
 
 KERNELS = ("EinsumDense", *ATTENTIONS)
 """Classes of Keras's own whose kernels have the rank of a convolution's."""
@@ -116,7 +116,7 @@ class _Reading:
         try:
             walk = self.walk(given)
         except MalformedInput as error:
-            raise UsageError(f"{error} (see --input-shape)") from error
+            raise UsageError(f"{error} (with {GIVEN})") from error
         inputs = self.graph.inputs
         if missed := sorted(given.keys() - walk.met):
             raise UsageError(
@@ -127,7 +127,7 @@ class _Reading:
             if [call.shape for call in rest.calls] == [call.shape for call in walk.calls]:
                 shape = ",".join(map(str, given[tensor]))
                 raise UsageError(
-                    f"--input-shape {tensor}={shape} settles no layer's size: either they follow "
+                    f"{GIVEN} {tensor}={shape} settles no layer's size: either they follow "
                     f"from the rest, or no layer reads it; leave it out"
                 )
             _hold_to_making(rest, walk)
@@ -145,7 +145,7 @@ class _Reading:
                     continue
                 if not isinstance(make.of(before)[number].error, GeometryError):
                     raise UsageError(
-                        f"layer {entry.name} ({entry.op}): {entry.error} (see --input-shape)"
+                        f"layer {entry.name} ({entry.op}): {entry.error} (with {GIVEN})"
                     )
 
     def _fits(self, plain: Walk, given: Mapping[str, Sequence[int]]) -> bool:
@@ -173,7 +173,7 @@ def _hold_to_making(rest: Walk, walk: Walk) -> None:
             continue
         if len(shape) != len(layer.built):  # of a layer that is wrapped: with axes of its own
             continue
-        given = Account(shape, "--input-shape", given=True)
+        given = Account(shape, GIVEN, given=True)
         made = Account((None, *layer.built[1:]), f"the build_config of {call.name!r}")
         agreed(f"input of {call.name}", given, made)
 
@@ -207,7 +207,7 @@ def _named(graph: Graph, name: str, shapes: Shapes) -> dict[str, Sequence[int]]:
         if tensor is None:
             if len(graph.inputs) != 1:
                 inputs = ", ".join(graph.inputs)
-                raise UsageError(f"--input-shape needs a name: {name} has the inputs {inputs}")
+                raise UsageError(f"{GIVEN} needs a name: {name} has the inputs {inputs}")
             tensor = graph.inputs[0]
         given[tensor] = shape
     return given
@@ -359,7 +359,7 @@ class _Entries:
         told = f"{layer.kind} is {whose}, and what it computes is in no file"
         if large:
             shapes = ", ".join(f"{dataset.path} {dataset.shape}" for dataset in large[:3])
-            told += f"; --weight takes a kernel out of it: {shapes}"
+            told += f"; described as weights alone, a kernel is taken out of it: {shapes}"
         return Unsupported(told)
 
 

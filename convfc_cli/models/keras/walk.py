@@ -25,7 +25,7 @@ from convfc_cli.models.keras.convolution import READ, Attributes
 from convfc_cli.models.keras.linear import LINEAR, ORDERLESS, PASSING
 from convfc_cli.models.keras.shapes import SHAPES, output_shapes, without
 from convfc_cli.models.producer import Producer, Reason
-from convfc_cli.models.sizes import Account, agreed
+from convfc_cli.models.sizes import GIVEN, Account, agreed
 
 WRAPPERS = ("TimeDistributed", "SpectralNormalization")
 """Wrappers that apply their layer as it is; the latter's kernel is stored normalized."""
@@ -267,7 +267,7 @@ class Walk:
                 own = found[0] if found else _unknown(name)
                 if own.impossible:
                     raise GeometryError(own.impossible)
-                given = Account(self.given[tensor], "--input-shape", given=True)
+                given = Account(self.given[tensor], GIVEN, given=True)
                 shape = agreed(
                     tensor, given, Account(unbatched(own.shape), str(own.source.producer))
                 )
@@ -283,7 +283,7 @@ def _stated(name: str, own: Tensor, stated: Shape, source: str, alone: bool) -> 
     """
     if not alone:
         return replace(own, shape=without(own.shape, stated))
-    own_source = "--input-shape" if own.given else str(own.source.producer)
+    own_source = GIVEN if own.given else str(own.source.producer)
     account = Account(own.shape, own_source, given=own.given)
     return replace(own, shape=agreed(name, account, Account(unbatched(stated), source)))
 

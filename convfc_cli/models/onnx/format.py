@@ -40,7 +40,7 @@ class Onnx(ModelFormat):
         if request.weights is not None:
             raise UsageError(
                 f"{source.name} is an ONNX model and says itself how its weights are used: "
-                f"--weight is for files of weights alone"
+                f"a description is for files of weights alone"
             )
         from convfc_cli.models.onnx.constants import external_size
         from convfc_cli.models.onnx.listing import list_layers

@@ -103,7 +103,7 @@ class IntegerLayer(ResolvedLayer):
             return None
         if "B" in quantized.names and not quantized.constant("x_scale"):
             reason = f"the scale of its bias has the factor x_scale, {integer.RUN_TIME}"
-            raise Unsupported(f"{reason}: without --dequantize it is read")
+            raise Unsupported(f"{reason}: as whole numbers it is read")
         return IntegerLayer(self.outline, quantized.dequantized, self.dtype, quantized, real=True)
 
 

@@ -19,7 +19,7 @@ from convfc_cli.models.onnx.constants import decoded, folded, value
 from convfc_cli.models.onnx.operators import READERS
 from convfc_cli.models.onnx.qonnx import OPERATORS as QUANTIZERS
 from convfc_cli.models.onnx.scope import STANDARD, Facts, Inner, Scope, inner_by_node, operator
-from convfc_cli.models.sizes import Account, Sizes, agreed, complete, shown
+from convfc_cli.models.sizes import GIVEN, Account, Sizes, agreed, complete, shown
 
 FEW = 128
 """Elements of a constant that inference may want to read: a shape, an axis, a pad."""
@@ -27,7 +27,7 @@ FEW = 128
 MOST_REMEMBERED = 4096
 """Nodes whose outputs are kept for the next node that is the same."""
 
-GIVEN, INFERRED, STORED = "--input-shape", "shape inference", "its stored value"
+INFERRED, STORED = "shape inference", "its stored value"
 
 DECLARED = ("its declaration as an input", "its value_info", "its declaration as an output")
 

@@ -242,8 +242,8 @@ class OpenSize(SizeMissing):
 
     @property
     def hint(self) -> str:
-        """A value of --input-shape that the model takes; empty where none is found, or not on what
-        the command has left.
+        """A shape, NAME=1,3,224,224, that the model takes; empty where none is found, or not on
+        what the command has left.
         """
         if self._find is not None:
             find, self._find, self._hint = self._find, None, ""
@@ -263,7 +263,7 @@ class NodeSource(LayerSource):
 
     @abstractmethod
     def hint(self) -> str:
-        """A value of --input-shape that the model takes; empty where none is found."""
+        """A shape, NAME=1,3,224,224, that the model takes; empty where none is found."""
 
     def asking(self, error: SizeMissing) -> SizeMissing:
         return OpenSize(str(error), self.hint)
@@ -272,7 +272,7 @@ class NodeSource(LayerSource):
 def size_hint(
     scope: Scope, name: str, known: Sizes | None, rank: int, fit: Fit, beside: Sequence[Sizes] = ()
 ) -> str:
-    """What --input-shape might be, for instance: of an input of the model that is open, else of the
+    """Which shape might be given, for instance: of an input of the model that is open, else of the
     tensor of this name, of which so much is known, or so many axes. `beside` are the shapes of
     constants that it meets. Empty where nothing that is tried fits, or inference has failed.
     """

@@ -18,9 +18,9 @@ from convfc_cli import contained
 from convfc_cli.errors import ConvfcError, Refused, UsageError
 from convfc_cli.geometry import LARGEST
 from convfc_cli.models.onnx.scope import Facts, Scope, inner_graphs, operator
-from convfc_cli.models.onnx.shape_inference import GIVEN, Conflict, Pass, sizes_of
+from convfc_cli.models.onnx.shape_inference import Conflict, Pass, sizes_of
 from convfc_cli.models.request import Shapes
-from convfc_cli.models.sizes import Sizes, shown
+from convfc_cli.models.sizes import GIVEN, Sizes, shown
 
 
 class Contradiction(UsageError):
@@ -149,14 +149,14 @@ def _named(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, Sizes
     for given, wanted in shapes.items():
         sizes = tuple(map(int, wanted))
         if not sizes or min(sizes) < 1 or max(sizes) > LARGEST:
-            raise UsageError(f"a size of --input-shape {list(sizes)} is below 1 or beyond 2**40")
+            raise UsageError(f"a size of {GIVEN} {list(sizes)} is below 1 or beyond 2**40")
         if given is None:
             free = [key for key, info in inputs.items() if not _static(info)]
             choice = free if len(free) == 1 else list(inputs)
             if len(choice) != 1:
                 raise UsageError(
-                    f"{name} has {len(inputs)} inputs: say which, --input-shape NAME=..., with "
-                    f"NAME one of {', '.join(inputs)}"
+                    f"{name} has {len(inputs)} inputs: say which has the given shape, "
+                    f"one of {', '.join(inputs)}"
                 )
             given = choice[0]
         if given in weights:

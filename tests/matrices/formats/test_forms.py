@@ -145,7 +145,7 @@ def test_each_form_has_the_bytes_it_had_when_this_was_written(form, monkeypatch)
 def test_blocks_need_channels_side_by_side(transpose):
     with pytest.raises(UsageError) as error:
         Spec(Layout("channels-first"), "bsr", transpose=transpose)
-    for part in ("bsr", "channels-first", "--layout channels-last"):
+    for part in ("bsr", "channels-first", "the layout channels-last"):
         assert part in str(error.value)
 
 
@@ -739,8 +739,8 @@ def test_a_wrong_file_is_exit_code_1_and_a_damaged_one_3(folder: Path, form):
 def test_what_has_no_such_form_is_a_usage_error_of_one_line(folder: Path):
     model = net(folder / "m.onnx")
     for more, told in (
-        (("--form", "bsr"), "--layout channels-last"),
-        (("--form", "bsr", *LAYOUT, "--kernel-index"), "--kernel-index"),
+        (("--form", "bsr"), "the layout channels-last"),
+        (("--form", "bsr", *LAYOUT, "--kernel-index"), "kernel_index"),
         (("--form", "csc", "-o", "a.h5"), "name it *.npz"),
         (("--form", "coo", "-o", "a.npy"), "name it *.npz"),
     ):

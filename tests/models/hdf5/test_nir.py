@@ -113,7 +113,7 @@ def test_a_given_size_is_held_to_that_of_the_file(folder: Path) -> None:
     for other in ((1, 2, 9, 7), (1, 3, 5, 4), (1, 2, 5)):
         with pytest.raises(UsageError, match=r"\?,2,5,4 by its node's input_shape") as caught:
             convfc.read(path, other)
-        assert f"'c' is {','.join(map(str, other))} by --input-shape" in str(caught.value)
+        assert f"'c' is {','.join(map(str, other))} by the given shape" in str(caught.value)
 
 
 def test_a_size_that_the_file_leaves_open_is_given(folder: Path) -> None:
@@ -178,8 +178,8 @@ def test_sizes_go_to_nodes_by_name(folder: Path) -> None:
     assert run("convert", path, "-l", "b", "--input-shape", "1,3,6", "-o", "c.npz").succeeded()
     before = listing(folder)
     for given_shape, told in (
-        ("1,2,5,4", "--input-shape needs a name; there are a, b, n/a"),
-        ("x=1,2,5,4", "--input-shape names 'x'; there are a, b, n/a"),
+        ("1,2,5,4", "the given shape needs a name; there are a, b, n/a"),
+        ("x=1,2,5,4", "the given shape names 'x'; there are a, b, n/a"),
         ("a=1,3,5,4", "reads 1,2 and 2 spatial sizes"),
         ("a=1,2,5", "does not fit"),
         ("b=1,3,1", "no output: size 1"),

@@ -807,12 +807,12 @@ def test_an_open_size_is_asked_for_with_a_shape_that_would_do(tmp_path: Path) ->
     ("shapes", "told"),
     [
         ({"y": (1, 8, 6, 2)}, "no tensor 'y'"),
-        ((1, 8, 6), r"'x' is 1,8,6 by --input-shape, \?,\?,6,2 by the input 'x'"),
-        ((1, 2, 8, 6, 2), r"'x' is 1,2,8,6,2 by --input-shape, \?,\?,6,2 by the input"),
+        ((1, 8, 6), r"'x' is 1,8,6 by the given shape, \?,\?,6,2 by the input 'x'"),
+        ((1, 2, 8, 6, 2), r"'x' is 1,2,8,6,2 by the given shape, \?,\?,6,2 by the input"),
         ((1, 8, 6, 3), r"by the input 'x'$"),
-        ((1, 8, 7, 2), r"1,8,7,2 by --input-shape, \?,\?,6,2 by the input 'x'$"),
-        ({"p": (1, 4, 9, 2)}, r"1,4,9,2 by --input-shape, \?,\?,3,2 by MaxPooling2D 'p'$"),
-        ({"x": (1, 8, 6, 2), "p": (1, 5, 3, 2)}, r"'p' is 1,5,3,2 by --input-shape, \?,4,3,2 by"),
+        ((1, 8, 7, 2), r"1,8,7,2 by the given shape, \?,\?,6,2 by the input 'x'$"),
+        ({"p": (1, 4, 9, 2)}, r"1,4,9,2 by the given shape, \?,\?,3,2 by MaxPooling2D 'p'$"),
+        ({"x": (1, 8, 6, 2), "p": (1, 5, 3, 2)}, r"'p' is 1,5,3,2 by the given shape, \?,4,3,2 by"),
         ({"x": (1, 8, 6, 2), "p": (1, 4, 3, 2)}, "p=1,4,3,2 settles no layer's size"),
         ({"b": (1, 4, 2, 2)}, "b=1,4,2,2 settles no layer's size"),
         ({"x": (1, 8, 6, 2), "y": (1, 8, 6, 2)}, "no tensor 'y'"),
@@ -825,7 +825,9 @@ def test_shapes_that_do_not_fit(shapes: Any, told: str, tmp_path: Path) -> None:
 
 def test_a_shape_that_is_too_small_is_the_users(tmp_path: Path) -> None:
     """(2, 2) is (1, 1) where `b` is, whose kernel is 2 x 2; the file itself is sound."""
-    with pytest.raises(UsageError, match=r"layer b \(Conv2D\): no output.*\(see --input-shape\)"):
+    with pytest.raises(
+        UsageError, match=r"layer b \(Conv2D\): no output.*\(with the given shape\)"
+    ):
         entries(tmp_path, open_model(None, None, 2), weights("a", "b"), (1, 2, 2, 2))
 
 

@@ -311,23 +311,23 @@ def stated(item: Config, *shape: int | None) -> Config:
 DECLARED: dict[str, tuple[Config, str]] = {
     "what a layer was made for": (
         behind(built(conv("a", "lam"), 16, 16, 2)),
-        r"'input of a' is \?,5,5,2 by --input-shape, \?,16,16,2 by the build_config of 'a'",
+        r"'input of a' is \?,5,5,2 by the given shape, \?,16,16,2 by the build_config of 'a'",
     ),
     "what a later layer was made for": (
         behind(conv("a", "lam"), built(conv("b", "a"), 15, 15, 2)),
-        r"'input of b' is \?,4,4,2 by --input-shape, \?,15,15,2 by the build_config of 'b'",
+        r"'input of b' is \?,4,4,2 by the given shape, \?,15,15,2 by the build_config of 'b'",
     ),
     "what a layer is called on": (
         behind(stated(conv("a", "lam"), 16, 16, 2)),
-        r"'lam' is \?,5,5,2 by --input-shape, \?,16,16,2 by what 'a' is called on",
+        r"'lam' is \?,5,5,2 by the given shape, \?,16,16,2 by what 'a' is called on",
     ),
     "what a later layer is called on": (
         behind(conv("a", "lam"), stated(conv("b", "a"), 15, 15, 2)),
-        r"'a' is \?,4,4,2 by Conv2D 'a', \?,15,15,2 by what 'b' is called on \(see --input-shape\)",
+        r"'a' is \?,4,4,2 by Conv2D 'a', \?,15,15,2 by what 'b' is called on \(with the given",
     ),
     "a Reshape": (
         behind(conv("a", "lam"), layer("Reshape", "r", "a", target_shape=[225, 2])),
-        r"Reshape r: an input of 4,4,2 cannot take the shape 225,2 \(see --input-shape\)",
+        r"Reshape r: an input of 4,4,2 cannot take the shape 225,2 \(with the given shape\)",
     ),
     "a Dense kernel": (
         behind(
@@ -424,7 +424,7 @@ def test_a_layers_own_size_is_held_against_that_of_its_model(tmp_path: Path) -> 
     path = legacy(tmp_path / "m.h5", model, kernels("a", "b"))
     out = tmp_path / "o.npz"
     told = run("convert", path, "-l", "b", "--input-shape", "1,5,5,2", "-o", out).failed(2)
-    assert "'input of b' is 2,5,5 by --input-shape, 2,8,8 by the model, channels first" in told
+    assert "'input of b' is 2,5,5 by the given shape, 2,8,8 by the model, channels first" in told
     assert not out.exists()
     run("convert", path, "-l", "b", "--input-shape", "1,8,8,2", "-o", out).succeeded()
 
@@ -434,7 +434,7 @@ def test_a_layers_own_size_is_held_against_what_is_known_of_it(tmp_path: Path) -
     path = legacy(tmp_path / "m.h5", model, kernels("a"))
     out = tmp_path / "o.npz"
     told = run("convert", path, "-l", "a", "--input-shape", "1,7,9,2", "-o", out).failed(2)
-    assert "'input of a' is 2,7,9 by --input-shape, 2,?,6 by the model, channels first" in told
+    assert "'input of a' is 2,7,9 by the given shape, 2,?,6 by the model, channels first" in told
     run("convert", path, "-l", "a", "--input-shape", "1,7,6,2", "-o", out).succeeded()
 
 

@@ -257,7 +257,7 @@ def test_what_a_crash_of_inference_costs(tmp_path: Path, monkeypatch: pytest.Mon
     assert "the shape inference of" in str(second.error)
     assert "crashes (signal 6)" in str(second.error)
     assert listed(model, tmp_path, {"x": (1, 2, 9, 6)}).entries[0].error is None
-    with pytest.raises(Refused, match=r"--input-shape h=1,3,8,4 cannot be held .* crashes"):
+    with pytest.raises(Refused, match=r"the given shape h=1,3,8,4 cannot be held .* crashes"):
         listed(model, tmp_path, {"h": (1, 3, 8, 4)})
 
 

@@ -258,7 +258,7 @@ def test_a_size_given_where_the_model_has_its_own(given: Shape, tmp_path: Path) 
         only(folded_up(), tmp_path, {"r": given})
     told = ",".join(map(str, given))
     assert str(caught.value) == (
-        f"the tensor 'r' is {told} by --input-shape, 1,2,4,4 by shape inference"
+        f"the tensor 'r' is {told} by the given shape, 1,2,4,4 by shape inference"
     )
 
 
@@ -269,7 +269,7 @@ def test_a_given_size_and_one_that_follows_from_another(tmp_path: Path) -> None:
         [tensor("W", ramp(8, 3, 1, 1)), tensor("V", ramp(2, 8, 3, 3))],
     )
     shapes = {"x": (1, 3, 16, 16), "a": (1, 8, 5, 5)}
-    with pytest.raises(UsageError, match=r"'a' is 1,8,5,5 by --input-shape, 1,8,16,16 by shape"):
+    with pytest.raises(UsageError, match=r"'a' is 1,8,5,5 by the given shape, 1,8,16,16 by shape"):
         listed(model, tmp_path, shapes)
     shapes["a"] = (1, 8, 16, 16)
     found = listed(model, tmp_path, shapes)
@@ -296,7 +296,7 @@ def test_a_given_size_and_a_declared_output(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         only(foreign(), tmp_path, {"m": (1, 2, 5, 4)})
     told = str(caught.value)
-    assert told.startswith("--input-shape m=1,2,5,4 does not fit")
+    assert told.startswith("the given shape m=1,2,5,4 does not fit")
     assert "'y' is 1,3,11,9 by shape inference, 1,3,9,9 by its declaration as an output" in told
 
 
@@ -385,7 +385,7 @@ def test_a_size_that_nothing_needs_is_an_error(name: str, tmp_path: Path) -> Non
 def test_a_size_that_is_known_may_be_said_again(tmp_path: Path) -> None:
     given = {"x": (1, 2, 9, 6), "known": (1, 7), "y": (1, 3, 8, 4)}
     assert only(unneeded(), tmp_path, given).require().output_shape == (3, 8, 4)
-    with pytest.raises(UsageError, match=r"'known' is 1,8 by --input-shape, 1,7 by its declar"):
+    with pytest.raises(UsageError, match=r"'known' is 1,8 by the given shape, 1,7 by its declar"):
         only(unneeded(), tmp_path, {"known": (1, 8)})
     with pytest.raises(UsageError, match="'k' is a constant of"):
         only(unneeded(), tmp_path, {"k": (2,)})
@@ -492,5 +492,5 @@ def test_a_node_that_lacks_an_input_hides_no_other_size(tmp_path: Path) -> None:
     model.graph.node.add(op_type="EyeLike", input=[""], output=["eye"])
     found = listed(model, tmp_path).entries
     assert [entry.require().output_shape for entry in found][:2] == [(2, 8, 5), (2, 7, 4)]
-    with pytest.raises(UsageError, match="'a' is 1,2,5,5 by --input-shape, 1,2,8,5 by shape"):
+    with pytest.raises(UsageError, match="'a' is 1,2,5,5 by the given shape, 1,2,8,5 by shape"):
         listed(model, tmp_path, {"a": (1, 2, 5, 5)})

@@ -1,0 +1,39 @@
+"""Errors as the command line words them: the library's message, and its hints as options."""
+
+from convfc_cli.errors import ConvfcError
+from convfc_cli.hints import Advice
+
+WORDS = {
+    Advice.REPLACE: "--force replaces it, -o names another place",
+    Advice.ELSEWHERE: "-o names another place",
+    Advice.STREAM: "-o names another place, and -o - streams the bytes",
+    Advice.LAYERS: "-l @{} picks layers",
+    Advice.INCLUDE: "--include linear takes its other linear layers",
+    Advice.FORM: "--form {} writes {}",
+    Advice.ALLOW: "--max-bytes {} allows it",
+    Advice.NO_PROOF: "--no-verify writes it all the same; please report the model",
+    Advice.FLIP: "--flip-kernel or --no-flip-kernel says it",
+    Advice.DESCRIBE: "--weight, --kernel-order and what else was said for {!r}",
+}
+
+
+def worded(error: ConvfcError) -> str:
+    """The message of an error, with its hints."""
+    ways = [WORDS[hint.advice].format(*hint.values) for hint in error.hints]
+    return f"{error}: {'; '.join(ways)}" if ways else str(error)
+
+
+def describing(request: object, *, sized: bool) -> list[str]:
+    """The options that describe weights as a request does; its size too, unless it is given
+    already (`sized`).
+    """
+    from convfc_cli.models.request import Request
+
+    assert isinstance(request, Request)
+    assert request.weights is not None
+    weights = request.weights
+    options = ["--weight", weights.weight, "--bias", weights.bias or "none"]
+    options += ["--kernel-order", weights.order] + ["--transposed"] * weights.transposed
+    for shape in () if sized else request.shapes.values():
+        options += ["--input-shape", ",".join(map(str, shape))]
+    return options

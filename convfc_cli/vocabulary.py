@@ -1,0 +1,24 @@
+"""What a person can choose by name or number; without NumPy, so that the command line lists it."""
+
+SPARSE = ("csr", "csc", "coo", "bsr")
+"""The forms that store the nonzeros, by the names that SciPy has for them."""
+
+NUMBERED = ("csr", "csc", "coo")
+"""Those in which an entry can have a number of its own: its kernel_index."""
+
+FORMS = (*SPARSE, "dense", "operator")
+"""csr: the nonzeros by row; csc: by column; coo: one by one; bsr: in blocks; dense: every
+entry; operator: kernel, bias and geometry alone.
+"""
+
+PADS = ("valid", "same", "same-lower", "causal")
+"""The paddings that have a name."""
+
+RUNTIMES = ("onnxruntime", "reference")
+"""The runtimes that a layer can be run in, the preferred one first."""
+
+PROBES = 3
+"""Probes by default: a wrong matrix passes with probability at most 2**-96."""
+
+MOST_PROBES = 8
+"""More probes add nothing: the seed has 256 bits of entropy."""
