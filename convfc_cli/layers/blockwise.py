@@ -40,17 +40,17 @@ class Blockwise(TiedLinear):
     """A layer whose rows are made block by block."""
 
     @abstractmethod
-    def _counts(self, outputs: Array) -> Array:
+    def row_lengths(self, outputs: Array) -> Array:
         """How many inputs each of these outputs reads; outputs are flat, in C order."""
 
     @abstractmethod
-    def _entries(self, outputs: Array, layout: Layout) -> tuple[Array, Array]:
+    def row_entries(self, outputs: Array, layout: Layout) -> tuple[Array, Array]:
         """(columns, flat index of the weight) of all that these outputs read, one output after
         another, columns rising in each. Columns are in the order of the layout.
         """
 
     @abstractmethod
-    def _applied(self, x: Array, kernel: Array) -> Array:
+    def apply_kernel(self, x: Array, kernel: Array) -> Array:
         """The oracle: the outputs for x, with this kernel in x's dtype, without bias."""
 
     def matrix(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
@@ -60,14 +60,14 @@ class Blockwise(TiedLinear):
         weights = self.kernel.reshape(-1)
 
         def entries(rows: slice) -> tuple[Array, Array]:
-            columns, index = self._entries(outputs[rows], layout)
+            columns, index = self.row_entries(outputs[rows], layout)
             return columns, weights[index]
 
         def numbers(rows: slice) -> Array:
-            return self._entries(outputs[rows], layout)[1]
+            return self.row_entries(outputs[rows], layout)[1]
 
         shape = (len(outputs), prod(self.input_shape))
-        made = BlockRows.of(shape, self._counts(outputs), entries, self.dtype)
+        made = BlockRows.of(shape, self.row_lengths(outputs), entries, self.dtype)
         if not kernel_index:
             return made
         dtype = np.dtype(index_dtype(self.kernel.size))
@@ -75,7 +75,7 @@ class Blockwise(TiedLinear):
 
     def slabs(self, layout: Layout, most: int) -> Iterator[TiedSlab]:
         count = prod(self.output_shape)
-        whole, ones = Latest(self._applied), np.broadcast_to(np.uint64(1), self.input_shape)
+        whole, ones = Latest(self.apply_kernel), np.broadcast_to(np.uint64(1), self.input_shape)
         for first in range(0, count, most):
             rows = range(first, min(first + most, count))
             part = partial(self._part, whole, layout, rows)

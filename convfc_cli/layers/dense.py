@@ -111,10 +111,10 @@ class Dense(Blockwise):
     def most_colours(self) -> int:
         return int(self._weights.shape[1])
 
-    def _counts(self, outputs: Array) -> Array:
+    def row_lengths(self, outputs: Array) -> Array:
         return np.full(len(outputs), self._weights.shape[1])
 
-    def _entries(self, outputs: Array, layout: Layout) -> tuple[Array, Array]:
+    def row_entries(self, outputs: Array, layout: Layout) -> tuple[Array, Array]:
         axis, width = len(self.before), self.kernel.shape[1]
         steps = (1, width) if self.transposed else (width, 1)
         strides = layout.strides(self.input_shape)
@@ -136,7 +136,7 @@ class Dense(Blockwise):
         part: Array = weights(self._weights[rows.start : rows.stop])
         return part @ x
 
-    def _applied(self, x: Array, kernel: Array) -> Array:
+    def apply_kernel(self, x: Array, kernel: Array) -> Array:
         x = x.reshape(prod(self.before), -1, prod(self.after))
         y: Array = (kernel.T if self.transposed else kernel) @ x
         return y.reshape(self.output_shape)

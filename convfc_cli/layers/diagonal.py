@@ -82,10 +82,10 @@ class Diagonal(Blockwise):
     def most_colours(self) -> int:
         return 1
 
-    def _counts(self, outputs: Array) -> Array:
+    def row_lengths(self, outputs: Array) -> Array:
         return np.ones(len(outputs), np.int64)
 
-    def _entries(self, outputs: Array, layout: Layout) -> tuple[Array, Array]:
+    def row_entries(self, outputs: Array, layout: Layout) -> tuple[Array, Array]:
         columns, index = np.zeros((2, len(outputs)), np.int64)
         shape, kernel = self.input_shape, self.kernel
         steps = (*np.cumprod(kernel.shape[:0:-1], dtype=np.int64)[::-1], 1)
@@ -96,5 +96,5 @@ class Diagonal(Blockwise):
             index += place * step if size > 1 else 0
         return columns, index
 
-    def _applied(self, x: Array, kernel: Array) -> Array:
+    def apply_kernel(self, x: Array, kernel: Array) -> Array:
         return x * kernel

@@ -18,12 +18,13 @@ import numpy as np
 from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
+from convfc_cli.layers.compose import folds
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.locally_connected import LocallyConnected
-from convfc_cli.layers.product import check_chain, folds
+from convfc_cli.layers.product import check_chain
 from convfc_cli.outline import FixedOutline, Outline
 from convfc_cli.taps import IndexMap
 

@@ -118,12 +118,12 @@ class Gather(Blockwise):
         counts = np.bincount(flat[order], minlength=prod(self.far))
         return order, np.concatenate(([0], np.cumsum(counts)))
 
-    def _counts(self, outputs: Array) -> Array:
+    def row_lengths(self, outputs: Array) -> Array:
         if self.transposed:
             return np.diff(self._fed[1])[outputs]
         return (self.source.reshape(-1)[outputs] >= 0).astype(np.int64)
 
-    def _entries(self, outputs: Array, layout: Layout) -> tuple[Array, Array]:
+    def row_entries(self, outputs: Array, layout: Layout) -> tuple[Array, Array]:
         shape = self.input_shape
         if self.transposed:
             order, starts = self._fed
@@ -137,7 +137,7 @@ class Gather(Blockwise):
             columns = _places(sources[sources >= 0], shape, layout)
         return columns, np.zeros(len(columns), np.int64)
 
-    def _applied(self, x: Array, kernel: Array) -> Array:
+    def apply_kernel(self, x: Array, kernel: Array) -> Array:
         x, flat = x.reshape(-1), self.source.reshape(-1)
         y = np.zeros(prod(self.output_shape), x.dtype)
         for first in range(0, flat.size, CHUNK):

@@ -106,20 +106,20 @@ class LocallyConnected(Blockwise):
     def _colourings(self) -> list[tuple[int, int]]:
         return [colouring(axis, transposed=self.transposed) for axis in self.axes]
 
-    def _counts(self, outputs: Array) -> Array:
+    def row_lengths(self, outputs: Array) -> Array:
         counts = np.full(len(outputs), self.input_shape[0])
         places = np.unravel_index(outputs, self.output_shape)[1:]
         for axis, place in zip(self.axes, places, strict=True):
             counts *= sum(self._read(axis, place, t)[1].astype(int) for t in range(axis.kernel))
         return counts
 
-    def _entries(self, outputs: Array, layout: Layout) -> tuple[Array, Array]:
+    def row_entries(self, outputs: Array, layout: Layout) -> tuple[Array, Array]:
         """A grid of (outputs, channels read, kernel elements...), of which the taps are taken."""
         shape, n = self.input_shape, len(self.axes)
         step = max(1, GRID // (shape[0] * prod(axis.kernel for axis in self.axes)))
         if len(outputs) > step:  # a grid may have far more places than taps
             starts = range(0, len(outputs), step)
-            parts = [self._entries(outputs[start : start + step], layout) for start in starts]
+            parts = [self.row_entries(outputs[start : start + step], layout) for start in starts]
             return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
         strides = layout.strides(shape)
         channel, *places = (
@@ -155,7 +155,7 @@ class LocallyConnected(Blockwise):
         at, rest = np.divmod(place + axis.offset - element * axis.dilation, axis.stride)
         return at, (rest == 0) & (at >= 0) & (at < axis.outputs)
 
-    def _applied(self, x: Array, kernel: Array) -> Array:
+    def apply_kernel(self, x: Array, kernel: Array) -> Array:
         """Kernel element by kernel element: what all places read through theirs."""
         y = np.zeros(self.output_shape, x.dtype)
         contraction = "ob...,o...->b..." if self.transposed else "ob...,b...->o..."

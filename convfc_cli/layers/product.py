@@ -6,7 +6,7 @@ rounding may take them.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain, pairwise
 from math import prod
@@ -17,15 +17,13 @@ import numpy as np
 from convfc_cli.arrays import Array, as_float64, as_ones
 from convfc_cli.errors import GeometryError, Refused, UsageError
 from convfc_cli.layers.blockwise import BlockRows, cuts
-from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.description import described, restored
-from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.linear import Linear, OutputSums, Read, Slab, Weights
+from convfc_cli.layers.sparse_product import ProductRows, aligned, block_of_rows, pattern_of
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Kept, Outline, Sized
 from convfc_cli.plain import plain
 from convfc_cli.streams import CHUNK, SparseRows
-from convfc_cli.taps import IndexMap
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -36,29 +34,11 @@ if TYPE_CHECKING:
 MAX_WORK = 2**34
 """Products of two weights that are made for one matrix: some minutes."""
 
-NEAR = 4
-"""Rows that are needed are made with those in between, if that makes no more times the entries."""
-
 MOST_FACTORS = 64
 """Layers of one chain."""
 
 MAX_ELEMENTS = 2**25
 """Elements of a tensor between two of them: several vectors of that length are made."""
-
-
-def composed(factors: Sequence[Linear]) -> Linear:
-    """Layers applied one after another as one: a `Product`, or what it comes down to.
-
-    Numbers for each channel that a convolution's outputs are multiplied by go into its kernel, each
-    weight rounded once. Raises `GeometryError` where the layers do not follow on each other.
-    """
-    if any(factor.dtype.kind != "f" for factor in factors):
-        raise GeometryError("whole numbers are not multiplied: their sums may not fit int32")
-    found: list[Linear] = []
-    for factor in chain.from_iterable(map(parts, factors)):
-        folded = _folded(found[-1], factor) if found else None
-        found[-1:] = [folded] if folded is not None else [*found[-1:], factor]
-    return found[0] if len(found) == 1 else Product(found)
 
 
 def check_chain(layers: Sequence[Outline | Linear]) -> None:
@@ -73,38 +53,6 @@ def check_chain(layers: Sequence[Outline | Linear]) -> None:
             f"a chain of layers with a tensor of {largest} elements; at most {MAX_ELEMENTS} are "
             f"multiplied through"
         )
-
-
-def folds(before: Outline, after: Diagonal) -> bool:
-    """Whether a layer's outputs are multiplied channel by channel, and it is a convolution."""
-    arrays = (after.kernel, after.bias)
-    per_channel = all(prod(array.shape[1:]) == 1 for array in arrays if array is not None)
-    return isinstance(before, IndexMap) and before.output_shape == after.input_shape and per_channel
-
-
-def _folded(before: Linear, after: Linear) -> Convolution | None:
-    """A convolution and the numbers for each channel after it as one; None for anything else."""
-    if not isinstance(before, Convolution) or not isinstance(after, Diagonal):
-        return None
-    if not folds(before.index_map, after):
-        return None
-    index_map, dtype = before.index_map, np.result_type(before.dtype, after.dtype)
-    channels = index_map.output_shape[0]
-    scale = np.broadcast_to(as_float64(after.kernel).reshape(-1), channels)
-    kernel = as_float64(before.kernel)
-    with np.errstate(all="ignore"):  # untrusted weights may be anything
-        if index_map.transposed:  # (groups * near, depth, ...): depth channels of each group
-            near = len(kernel) // index_map.groups
-            by_row = np.repeat(scale.reshape(index_map.groups, -1), near, axis=0)
-            kernel = kernel * by_row.reshape(*kernel.shape[:2], *(1,) * (kernel.ndim - 2))
-        else:
-            kernel = kernel * scale.reshape(-1, *(1,) * (kernel.ndim - 1))
-        bias = np.zeros(channels)
-        if before.bias is not None:
-            bias = as_float64(before.bias) * scale
-        if after.bias is not None:
-            bias = bias + as_float64(after.bias).reshape(-1)
-        return Convolution(kernel.astype(dtype), index_map, bias.astype(dtype))
 
 
 class Product(Linear):
@@ -213,7 +161,7 @@ class Product(Linear):
                 return made.indices, made.values.astype(self.dtype)
 
         def columns(rows: slice) -> Array:
-            return self._multiplied(layout, rows.start, rows.stop, _pattern).indices
+            return self._multiplied(layout, rows.start, rows.stop, pattern_of).indices
 
         shape = (prod(self.output_shape), prod(self.input_shape))
         made = BlockRows.of(shape, layout.vector(self.counts), entries, self.dtype, CHUNK)
@@ -243,7 +191,7 @@ class Product(Linear):
         counts = np.zeros(prod(self.output_shape), np.int64)
         starts = np.concatenate(([0], np.cumsum(self._widths)))
         for first, last in pairwise(cuts(starts, CHUNK)):
-            counts[first:last] = np.diff(self._multiplied(Layout(), first, last, _pattern).indptr)
+            counts[first:last] = np.diff(self._multiplied(Layout(), first, last, pattern_of).indptr)
         return counts.reshape(self.output_shape)
 
     @property
@@ -271,19 +219,17 @@ class Product(Linear):
             widths = np.maximum(widths, held)
         return widths.astype(np.int64), work
 
-    def block(self, layout: Layout, first: int, last: int) -> "ProductRows":
+    def block(self, layout: Layout, first: int, last: int) -> ProductRows:
         """The rows [first, last) in float64."""
-        pattern = self._multiplied(layout, first, last, _pattern)
+        pattern = self._multiplied(layout, first, last, pattern_of)
         values = self._multiplied(layout, first, last, as_float64)
-        return ProductRows(pattern.indptr, pattern.indices, _aligned(pattern, values))
+        return ProductRows(pattern.indptr, pattern.indices, aligned(pattern, values))
 
-    def block_with_scale(
-        self, layout: Layout, first: int, last: int
-    ) -> tuple["ProductRows", Array]:
+    def block_with_scale(self, layout: Layout, first: int, last: int) -> tuple[ProductRows, Array]:
         """These rows, and of each entry the magnitudes of its terms, added up."""
         block = self.block(layout, first, last)
         scale = self._multiplied(layout, first, last, lambda w: np.abs(as_float64(w)))
-        return block, _aligned(block, scale)
+        return block, aligned(block, scale)
 
     def _multiplied(self, layout: Layout, first: int, last: int, change: Weights) -> "Sparse":
         """The rows [first, last) of the product of the factors' matrices, their entries changed."""
@@ -292,7 +238,7 @@ class Product(Linear):
         matrices, widths = self._matrices(layout)
         starts = np.concatenate(([0], np.cumsum(widths[first:last])))
         blocks = [
-            _rows_of(matrices, first + start, first + stop, change)
+            block_of_rows(matrices, first + start, first + stop, change)
             for start, stop in pairwise(cuts(starts, CHUNK))
         ]
         found: Sparse = blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")
@@ -346,15 +292,6 @@ class Product(Linear):
             )
 
 
-@dataclass(frozen=True)
-class ProductRows:
-    """Some rows of a product, before they are rounded."""
-
-    indptr: Array
-    indices: Array
-    values: Array
-
-
 class ProductOutline(Sized):
     """The outline of a product: how many entries it has is found by multiplying its patterns."""
 
@@ -389,73 +326,3 @@ def parts(layer: Linear) -> tuple[Linear, ...]:
 
 def _ones(weights: Array) -> Array:
     return np.ones(weights.shape)
-
-
-def _rows_of(
-    matrices: Sequence[tuple[SparseRows, Array]], first: int, last: int, change: Weights
-) -> "Sparse":
-    """The rows [first, last) of the product of matrices, the last of which is multiplied first."""
-    from scipy.sparse import csr_array
-
-    *others, (rows, _) = matrices
-    indptr, indices, data = rows.block(first, last)
-    found = csr_array((change(data), indices, indptr), shape=(last - first, rows.shape[1]))
-    for matrix in reversed(others):
-        found = _times(found, *matrix, change)
-    return found
-
-
-def _pattern(weights: Array) -> Array:
-    return np.ones(weights.shape, bool)
-
-
-def _times(left: "Sparse", rows: SparseRows, indptr: Array, change: Weights) -> "Sparse":
-    """left times a matrix, whose rows are made as they are needed, `CHUNK` entries at a time."""
-    from scipy.sparse import csr_array
-
-    needed = np.unique(left.indices)
-    ends = np.concatenate(([0], np.cumsum(indptr[needed + 1] - indptr[needed])))
-    total = None
-    for start, stop in pairwise(cuts(ends, CHUNK)):
-        chosen = needed[start:stop]
-        first, last = int(chosen[0]), int(chosen[-1]) + 1
-        near = int(indptr[last] - indptr[first]) <= NEAR * CHUNK
-        term = left[:, first:last] @ _picked(rows, chosen, change, whole=near)
-        total = term if total is None else total + term
-    if total is None:
-        dtype = change(np.zeros(0, np.float32)).dtype
-        return csr_array((left.shape[0], rows.shape[1]), dtype=dtype)
-    return total
-
-
-def _picked(rows: SparseRows, chosen: Array, change: Weights, *, whole: bool) -> "Sparse":
-    """These rows of a matrix, rising, the first of them row 0; those in between too if `whole`."""
-    from scipy.sparse import csr_array
-
-    if whole:
-        chosen = np.arange(chosen[0], chosen[-1] + 1)
-    breaks = np.flatnonzero(np.diff(chosen) > 1) + 1
-    runs = np.split(chosen, breaks)
-    blocks = [rows.block(int(run[0]), int(run[-1]) + 1) for run in runs]
-    lengths = np.zeros(int(chosen[-1] - chosen[0]) + 1, np.int64)
-    lengths[chosen - chosen[0]] = np.concatenate([np.diff(starts) for starts, _, _ in blocks])
-    indptr = np.concatenate(([0], np.cumsum(lengths)))
-    indices, data = (np.concatenate([block[k] for block in blocks]) for k in (1, 2))
-    return csr_array((change(data), indices, indptr), shape=(len(lengths), rows.shape[1]))
-
-
-def _aligned(pattern: "Sparse | ProductRows", values: "Sparse") -> Array:
-    """The values at all places of the pattern: SciPy's sums drop those that cancel."""
-    if len(values.indices) == len(pattern.indices):
-        return values.data
-    width = values.shape[1]
-    found = np.zeros(len(pattern.indices))
-    places = places_of(pattern.indptr, pattern.indices, width)
-    found[np.searchsorted(places, places_of(values.indptr, values.indices, width))] = values.data
-    return found
-
-
-def places_of(indptr: Array, indices: Array, width: int) -> Array:
-    """One rising number for the place of each entry, row * width + column."""
-    rows = np.repeat(np.arange(len(indptr) - 1, dtype=np.int64), np.diff(indptr))
-    return rows * width + indices

@@ -13,9 +13,10 @@ from typing import Any
 
 from convfc_cli import budget
 from convfc_cli.errors import ConvfcError, GeometryError, SizeMissing, Unsupported, UsageError
+from convfc_cli.layers.compose import composed
 from convfc_cli.layers.filling import filled
 from convfc_cli.layers.linear import Linear
-from convfc_cli.layers.product import check_chain, composed
+from convfc_cli.layers.product import check_chain
 from convfc_cli.layers.product import parts as factors
 from convfc_cli.models.entry import Entry, ResolvedLayer
 from convfc_cli.models.model import Model

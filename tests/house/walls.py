@@ -29,8 +29,10 @@ WITHIN = {
         {"linear"},
         {"description", "tied"},
         {"blockwise", "convolution"},
-        {"dense", "diagonal", "gather", "locally_connected"},
+        {"dense", "diagonal", "gather", "locally_connected", "sparse_product"},
         {"product"},
+        {"compose"},
+        {"filling"},
     ),
     "proof": (
         {"report"},

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 import convfc_cli as convfc
 from convfc_cli.files import human
 from convfc_cli.geometry import Axis
+from convfc_cli.layers.compose import composed
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.filling import filled
 from convfc_cli.layers.gather import Gather
 from convfc_cli.layers.linear import Linear
-from convfc_cli.layers.product import Product, composed
+from convfc_cli.layers.product import Product
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec, describe, longest
 from convfc_cli.matrices.schema import LONGEST_DESCRIPTION

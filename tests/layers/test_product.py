@@ -15,7 +15,7 @@ from convfc_cli.errors import (
     Refused,
     UsageError,
 )
-from convfc_cli.layers import product
+from convfc_cli.layers import product, sparse_product
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.description import described, restored
 from convfc_cli.layers.diagonal import Diagonal
@@ -58,7 +58,8 @@ def expected_rows(chain: Chain, spec: Spec) -> list[dict[int, Any]]:
 def test_a_product_has_an_entry_wherever_a_path_leads_and_it_is_their_sum(chain, spec, most):
     expected = expected_rows(chain, spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(product, "CHUNK", most)
+        for module in (product, sparse_product):
+            patch.setattr(module, "CHUNK", most)
         block_sizes(patch, most)
         rows = rows_of(chain.layer, spec)
         indptr, indices, data = rows.indptr.array(), rows.indices.array(), rows.data.array()

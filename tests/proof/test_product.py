@@ -13,7 +13,7 @@ from convfc_cli.errors import (
     UsageError,
     WrongContents,
 )
-from convfc_cli.layers import blockwise, product
+from convfc_cli.layers import blockwise, product, sparse_product
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layers.gather import Gather
@@ -283,13 +283,13 @@ def test_rows_are_told_right_in_files_of_many_blocks(entry, monkeypatch):
 
 
 def test_a_factor_with_its_zeros_in_wrong_places_is_a_defect(monkeypatch):
-    own = Diagonal._entries
+    own = Diagonal.row_entries
 
     def displaced(self: Any, outputs: Array, layout: Layout) -> tuple[Array, Array]:
         columns, index = own(self, outputs, layout)
         return (columns + 1) % 3, index
 
-    monkeypatch.setattr(Diagonal, "_entries", displaced)
+    monkeypatch.setattr(Diagonal, "row_entries", displaced)
     zeros = Product([Diagonal(np.zeros(1, F32), (3,))])
     with pytest.raises(Defect, match="the rows of a diagonal are not what it computes"):
         Factors(zeros, Layout(), 1, 3, "2^-96").finding()
@@ -320,8 +320,8 @@ def test_factors_that_do_not_compute_their_rows_are_a_defect(kind, monkeypatch):
     """The file cannot show it: its entries would be multiplied from the same wrong rows."""
     factor = EXAMPLES[kind]
     wrong = np.zeros_like if kind != "gather" else lambda x: 2 * x
-    own = type(factor)._applied
-    monkeypatch.setattr(type(factor), "_applied", lambda s, x, k: wrong(own(s, x, k)))
+    own = type(factor).apply_kernel
+    monkeypatch.setattr(type(factor), "apply_kernel", lambda s, x, k: wrong(own(s, x, k)))
     monkeypatch.setattr(Dense, "_part", blockwise.Blockwise._part)
     subject = Subject(Matrix(Product([factor])), True)
     with pytest.raises(Defect, match=f"the rows of a {factor.kind} are not what it computes"):
@@ -366,14 +366,15 @@ def test_the_rows_of_a_chain_with_a_wide_middle_are_multiplied_a_few_at_a_time(m
     """16 numbers, 4,096 in between, 16 again: few entries, each from many paths."""
     wide, narrow = random_dense(4096, 16), random_dense(16, 4096)
     layer, made = Product([wide, narrow]), []
-    rows_of = product._rows_of
+    block_of_rows = product.block_of_rows
 
     def watched(matrices: Any, first: int, last: int, change: Any) -> Any:
         made.append(last - first)
-        return rows_of(matrices, first, last, change)
+        return block_of_rows(matrices, first, last, change)
 
-    monkeypatch.setattr(product, "_rows_of", watched)
-    monkeypatch.setattr(product, "CHUNK", 2**13)
+    monkeypatch.setattr(product, "block_of_rows", watched)
+    for module in (product, sparse_product):
+        monkeypatch.setattr(module, "CHUNK", 2**13)
     data = layer.matrix(Layout()).data.array()
     assert max(made) == 2
     expected = narrow.kernel.astype(np.float64) @ wide.kernel.astype(np.float64)
@@ -387,7 +388,7 @@ def random_dense(made: int, read: int) -> Dense:
 
 def test_opening_the_file_of_a_chain_multiplies_nothing(monkeypatch):
     data = rendered(NPZ, Matrix(CHAIN))
-    monkeypatch.setattr(product, "_times", None)
+    monkeypatch.setattr(sparse_product, "_times", None)
     (stored,) = NPZ.open(crafted.in_memory(data))
     assert stored.matrix.layer.nnz == CHAIN.nnz
 
