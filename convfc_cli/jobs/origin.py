@@ -52,7 +52,7 @@ def find_again(model: Model, matrix: Matrix) -> tuple[Matrix, RunnableLayer | No
         if (entry.output, entry.position) == (origin.output, origin.position):
             if isinstance(entry.error, SizeMissing):
                 try:
-                    entry = entry.settled(matrix.layer.input_shape, "the matrix")
+                    entry = entry.with_input(matrix.layer.input_shape, "the matrix")
                 except (UsageError, MalformedInput) as error:
                     raise WrongContents(f"{model.name} has another {called}: {error}") from error
             entry = replace(entry, flipped=origin.flipped)

@@ -76,6 +76,6 @@ def select(
 def _sized(entry: Entry, shape: Sequence[int]) -> Entry:
     """The layer on an input of this shape, with its batch."""
     try:
-        return entry.settled(entry.channels_first(shape[1:]), GIVEN)
+        return entry.with_input(entry.channels_first(shape[1:]), GIVEN)
     except MalformedInput as error:
         raise UsageError(f"layer {entry.name}: {error} (with {GIVEN})") from error

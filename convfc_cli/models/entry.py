@@ -26,10 +26,10 @@ from convfc_cli.outline import Outline
 from convfc_cli.runtimes.runtime import RunnableLayer
 
 
-def noted(number: float) -> float | str:
-    """A number as a note has it: JSON has none for nan and the infinities.
+def json_number(number: float) -> float | str:
+    """A number as JSON has it, which has none for nan and the infinities.
 
-    >>> noted(0.5), noted(float("inf"))
+    >>> json_number(0.5), json_number(float("inf"))
     (0.5, 'inf')
     """
     return number if isfinite(number) else str(number)
@@ -241,7 +241,7 @@ class Entry:
             raise UsageError(f"layer {self.name} has the size that its model gives it")
         return self._on(self.source.at(input_shape))
 
-    def settled(self, input_shape: tuple[int, ...], source: str) -> "Entry":
+    def with_input(self, input_shape: tuple[int, ...], source: str) -> "Entry":
         """The layer on an input of this (channels, *spatial), which `source` says it has.
 
         Raises `UsageError` where its model gives it another.

@@ -29,7 +29,7 @@ DEEPEST = 32
 MOST_CALLS = 10_000
 """Calls of layers in a model: it may apply others twice, which apply others twice."""
 
-LARGEST = 2**24
+MAX_BYTES = 2**24
 """Bytes of a configuration that are parsed, to twenty times as many; the largest seen has a few
 million."""
 
@@ -91,8 +91,8 @@ def parse(text: str | bytes, name: str) -> Layer | None:
     """The outermost model of a configuration; None where it is a class that says nothing of its
     layers. Raises `MalformedInput`, `Refused`.
     """
-    if len(text) > LARGEST:
-        raise Refused(f"{name} has a configuration of {len(text)} bytes, more than {LARGEST}")
+    if len(text) > MAX_BYTES:
+        raise Refused(f"{name} has a configuration of {len(text)} bytes, more than {MAX_BYTES}")
     try:
         content = json.loads(text)
         model = _layer(_mapping(content), 0)

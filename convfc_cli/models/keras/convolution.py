@@ -53,7 +53,7 @@ OTHERS = {
 
 
 @dataclass(frozen=True)
-class Attributes:
+class ConvolutionConfig:
     """What a convolution's configuration says, every default filled in."""
 
     rank: int
@@ -77,7 +77,7 @@ class Attributes:
     """What the product of LoRA's factors is multiplied by; None without LoRA."""
 
 
-def attributes(layer: Layer, *, keras1: bool) -> Attributes:
+def attributes(layer: Layer, *, keras1: bool) -> ConvolutionConfig:
     """The attributes of a convolution. Raises `MalformedInput` for what is none."""
     try:
         return _attributes(layer.kind, modern(layer.config, layer.kind), keras1=keras1)
@@ -88,7 +88,7 @@ def attributes(layer: Layer, *, keras1: bool) -> Attributes:
         ) from error
 
 
-def _attributes(kind: str, config: Config, *, keras1: bool) -> Attributes:
+def _attributes(kind: str, config: Config, *, keras1: bool) -> ConvolutionConfig:
     rank = READ[kind]
     depthwise, transposed = kind.startswith("Depthwise"), kind.endswith("Transpose")
     multiplies = depthwise or kind in SEPARABLE
@@ -98,7 +98,7 @@ def _attributes(kind: str, config: Config, *, keras1: bool) -> Attributes:
     causal = padding == "causal" and re.fullmatch(r"(Separable)?Conv(olution)?1D", kind)
     if padding not in ("valid", "same") and not causal:
         raise ValueError(f"padding {padding!r} is not one of valid, same, causal (in 1-D)")
-    return Attributes(
+    return ConvolutionConfig(
         rank=rank,
         kernel=sizes(config["kernel_size"], rank),
         strides=sizes(config.get("strides", 1), rank),
@@ -116,7 +116,7 @@ def _attributes(kind: str, config: Config, *, keras1: bool) -> Attributes:
     )
 
 
-def separated(found: Attributes) -> tuple[Attributes, Attributes]:
+def separated(found: ConvolutionConfig) -> tuple[ConvolutionConfig, ConvolutionConfig]:
     """The depthwise and the pointwise convolution that a separable one is."""
     one = (1,) * found.rank
     return (
@@ -163,7 +163,7 @@ def sizes(value: Any, rank: int) -> tuple[int, ...]:
     return tuple(whole(size) for size in value)
 
 
-def own_shape(found: Attributes, shape: Shape) -> Shape:
+def own_shape(found: ConvolutionConfig, shape: Shape) -> Shape:
     """(channels, *spatial) of a tensor with its batch, whose leading axes all count as batch."""
     if shape is None or len(shape) < found.rank + 2:
         return None
@@ -171,7 +171,7 @@ def own_shape(found: Attributes, shape: Shape) -> Shape:
     return (own[-1], *own[:-1]) if found.channels_last else own
 
 
-def settled(shape: Shape) -> tuple[int, ...]:
+def require_sizes(shape: Shape) -> tuple[int, ...]:
     """The (channels, *spatial) of an input, every size of which is known. Raises `SizeMissing`."""
     sizes = () if shape is None else tuple(size for size in shape if size is not None)
     if shape is None or len(sizes) < len(shape):
@@ -180,9 +180,9 @@ def settled(shape: Shape) -> tuple[int, ...]:
     return sizes
 
 
-def index_map(found: Attributes, input_shape: Shape) -> IndexMap:
+def index_map(found: ConvolutionConfig, input_shape: Shape) -> IndexMap:
     """All of the layer but its weights. Raises `SizeMissing`, `GeometryError`."""
-    channels, *sizes = settled(input_shape)
+    channels, *sizes = require_sizes(input_shape)
     if not found.transposed:
         axes = tuple(
             keras_convolution_axis(n, k, s, d, found.padding)
@@ -204,7 +204,7 @@ def index_map(found: Attributes, input_shape: Shape) -> IndexMap:
     return IndexMap(shape, axes, groups, found.transposed)
 
 
-def kernel_shape(found: Attributes, channels: int) -> tuple[tuple[int, ...], int]:
+def kernel_shape(found: ConvolutionConfig, channels: int) -> tuple[tuple[int, ...], int]:
     """The canonical kernel's shape, and the groups, over so many input channels."""
     if found.filters is None:
         return (channels * found.multiplier, 1, *found.kernel), channels
@@ -218,7 +218,7 @@ def kernel_shape(found: Attributes, channels: int) -> tuple[tuple[int, ...], int
     return (found.filters, channels // found.groups, *found.kernel), found.groups
 
 
-def order(found: Attributes, index: IndexMap, stored: Dataset) -> tuple[int, ...]:
+def order(found: ConvolutionConfig, index: IndexMap, stored: Dataset) -> tuple[int, ...]:
     """The axes of a stored kernel in canonical order, (out, in/groups, k...), where a depthwise
     one's (in, multiplier) are to become one. Raises `GeometryError` for a kernel of another shape.
     """
@@ -243,7 +243,7 @@ def order(found: Attributes, index: IndexMap, stored: Dataset) -> tuple[int, ...
     return orders[stored.shape]
 
 
-def channels_of(found: Attributes, kernel: tuple[int, ...]) -> int | None:
+def channels_of(found: ConvolutionConfig, kernel: tuple[int, ...]) -> int | None:
     """The input channels that a stored kernel of this shape asks for."""
     if len(kernel) != found.rank + 2:
         return None
@@ -254,7 +254,7 @@ def channels_of(found: Attributes, kernel: tuple[int, ...]) -> int | None:
     return kernel[-2] * (1 if found.filters is None else found.groups)
 
 
-def load(found: Attributes, index: IndexMap, arrays: Mapping[str, Dataset]) -> Convolution:
+def load(found: ConvolutionConfig, index: IndexMap, arrays: Mapping[str, Dataset]) -> Convolution:
     """The layer with its weights: `kernel`, `bias` and LoRA's factors.
 
     Raises `MalformedInput` where they do not fit the configuration.

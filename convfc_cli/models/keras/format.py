@@ -12,8 +12,8 @@ import zlib
 from convfc_cli.errors import MalformedInput, Refused, Unsupported
 from convfc_cli.files import HEAD, Input, free_space
 from convfc_cli.hdf5.tree import Group, is_hdf5, open_tree
-from convfc_cli.models.keras.config import LARGEST, Layer, parse
-from convfc_cli.models.keras.listing import Origin, list_layers
+from convfc_cli.models.keras.config import MAX_BYTES, Layer, parse
+from convfc_cli.models.keras.listing import Writer, list_layers
 from convfc_cli.models.keras.weights import Legacy, Store, Weights
 from convfc_cli.models.model import Listing, Model, ModelFormat
 from convfc_cli.models.request import Request, Shapes
@@ -75,7 +75,7 @@ def _legacy(source: Input, request: Request) -> Listing:
     keras1 = version.startswith("1")
     theano = None if backend is None and keras1 else backend == "theano"
     model = parse(text, source.name)
-    return _entries(source, model, Legacy(weights), Origin(keras1, theano), request.shapes, root)
+    return _entries(source, model, Legacy(weights), Writer(keras1, theano), request.shapes, root)
 
 
 def _zipped(source: Input, request: Request) -> Listing:
@@ -83,9 +83,9 @@ def _zipped(source: Input, request: Request) -> Listing:
         with open_zip(source.file, source.name) as archive:
             if len(archive.infolist()) > MOST_MEMBERS:
                 raise Refused(f"{source.name} has more than {MOST_MEMBERS} members")
-            config = _member(archive, CONFIG, LARGEST, source.name)
+            config = _member(archive, CONFIG, MAX_BYTES, source.name)
             if METADATA in archive.namelist():
-                _check_metadata(_member(archive, METADATA, LARGEST, source.name), source.name)
+                _check_metadata(_member(archive, METADATA, MAX_BYTES, source.name), source.name)
             root = _weights(archive, source.name)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise MalformedInput(
@@ -93,14 +93,14 @@ def _zipped(source: Input, request: Request) -> Listing:
         ) from error
     if request.weights is not None:
         return Listing(described(root, request.weights, request.shapes))
-    return _entries(source, parse(config, source.name), Store(root), Origin(), request.shapes, root)
+    return _entries(source, parse(config, source.name), Store(root), Writer(), request.shapes, root)
 
 
 def _entries(
     source: Input,
     model: Layer | None,
     weights: Weights,
-    origin: Origin,
+    writer: Writer,
     shapes: Shapes,
     root: Group,
 ) -> Listing:
@@ -108,7 +108,7 @@ def _entries(
     if model is None:
         return Listing(candidates(root))
     try:
-        return list_layers(model, source.name, weights, origin, shapes)
+        return list_layers(model, source.name, weights, writer, shapes)
     except (MalformedInput, Refused) as error:
         if source.name in str(error):
             raise

@@ -31,7 +31,7 @@ from convfc_cli.models.keras.config import (
     activation,
     modern,
 )
-from convfc_cli.models.keras.convolution import LOCAL, OTHERS, READ, SEPARABLE, Attributes
+from convfc_cli.models.keras.convolution import LOCAL, OTHERS, READ, SEPARABLE, ConvolutionConfig
 from convfc_cli.models.keras.hints import Hints
 from convfc_cli.models.keras.shapes import ATTENTIONS
 from convfc_cli.models.keras.walk import WRAPPERS, Call, Place, Walk, after, batch_axes
@@ -46,8 +46,8 @@ KERNELS = ("EinsumDense", *ATTENTIONS)
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a file's kernels come from: what Keras itself looks at when it loads them."""
+class Writer:
+    """What wrote a file's kernels, as far as Keras itself looks at that when it loads them."""
 
     keras1: bool = False
     theano: bool | None = False
@@ -58,7 +58,7 @@ FITS = "--layout channels-last fits the Dense layer behind it"
 
 
 def list_layers(
-    model: Layer, name: str, weights: Weights, origin: Origin, shapes: Shapes
+    model: Layer, name: str, weights: Weights, writer: Writer, shapes: Shapes
 ) -> Listing:
     """All convolutions of a model, in the order of its configuration, and what lists its other
     linear layers.
@@ -67,7 +67,7 @@ def list_layers(
     `shapes`, or where a shape settles nothing.
     """
     assert model.graph is not None
-    reading = _Reading(model.graph, Remembered(weights), origin)
+    reading = _Reading(model.graph, Remembered(weights), writer)
     given = _named(model.graph, name, shapes)
     plain = reading.walk({})  # raises what is the file's own fault
     if not given:
@@ -81,7 +81,7 @@ class _Reading:
 
     graph: Graph
     weights: Weights
-    origin: Origin
+    writer: Writer
 
     def walk(self, given: Mapping[str, Sequence[int]]) -> Walk:
         """The calls of the model with these shapes. Raises `MalformedInput`, `UsageError`."""
@@ -109,7 +109,7 @@ class _Reading:
     def _entries(self, walk: Walk, hint: Callable[[Call, Sequence[int]], str]) -> "_Entries":
         places = (call.place for call in walk.calls)
         names = dict(zip(places, _numbered(walk.calls), strict=True))
-        return _Entries(self.graph, self.weights, self.origin, hint, names)
+        return _Entries(self.graph, self.weights, self.writer, hint, names)
 
     def sized(self, plain: Walk, given: Mapping[str, Sequence[int]], name: str) -> Listing:
         """The layers with shapes that the user gives, each held against all that the file says."""
@@ -230,7 +230,7 @@ class _Entries:
 
     graph: Graph
     weights: Weights
-    origin: Origin
+    writer: Writer
     hint: Callable[[Call, Sequence[int]], str]
     """What to say for the size of a call, and a guess of what it reads."""
 
@@ -252,7 +252,7 @@ class _Entries:
             return [] if reason is None else [draft(error=reason)]
         try:
             self._check_read(call)
-            found = convolution.attributes(layer, keras1=self.origin.keras1)
+            found = convolution.attributes(layer, keras1=self.writer.keras1)
         except ConvfcError as error:
             return [draft(error=error)]
         draft = partial(
@@ -323,10 +323,10 @@ class _Entries:
         """The weights of the layer that is called."""
         return self.weights.of(self.graph, call.chain)
 
-    def _flipped(self, layer: Layer, found: Attributes) -> bool | None:
+    def _flipped(self, layer: Layer, found: ConvolutionConfig) -> bool | None:
         if layer.kind in LOCAL:
             return False
-        return None if found.filters is None and self.origin.theano else self.origin.theano
+        return None if found.filters is None and self.writer.theano else self.writer.theano
 
     def _check_read(self, call: Call) -> None:
         """Raise unless a convolution is one that is read, and applied as it is."""
@@ -388,7 +388,7 @@ class LinearCall(LayerSource):
 
     def _on(self, shape: Shape) -> ResolvedLayer:
         arrays = partial(self.entries.arrays, self.call)
-        own = convolution.settled(shape)
+        own = convolution.require_sizes(shape)
         return linear.build(self.call.layer, own, self.call.channels_last, arrays)
 
 
@@ -398,10 +398,10 @@ class ConvolutionCall(LayerSource):
 
     entries: _Entries
     call: Call
-    attributes: Attributes
+    attributes: ConvolutionConfig
     shape: Shape
     role: str = "kernel"
-    first: Attributes | None = None
+    first: ConvolutionConfig | None = None
     """Of several convolutions that which takes the layer's input."""
 
     @property
@@ -432,20 +432,20 @@ class ConvolutionCall(LayerSource):
             )
         arrays = partial(self.entries.arrays, self.call)
         if layer.kind in LOCAL:
-            return locally_connected.build(layer, found, convolution.settled(own), arrays)
+            return locally_connected.build(layer, found, convolution.require_sizes(own), arrays)
         if own is not None and own[0] is None:
             own = (convolution.channels_of(found, arrays()[self.role].shape), *own[1:])
         index = convolution.index_map(found, own)
         held = {**arrays()}
         held["kernel"] = held[self.role]
         convolution.order(found, index, held["kernel"])
-        if self.entries.origin.theano:
+        if self.entries.writer.theano:
             _check_theano(found)
         load = partial(convolution.load, found, index, held)
         return ResolvedLayer(index, load, dtype_name(held["kernel"]))
 
 
-def _check_theano(found: Attributes) -> None:
+def _check_theano(found: ConvolutionConfig) -> None:
     """Theano pads `same` by half the kernel at both ends, whatever the stride."""
     even = any(k % 2 == 0 for k in found.kernel)
     if found.padding == "same" and (even or max(found.strides) > 1):

@@ -26,14 +26,14 @@ from convfc_cli.hdf5.tree import Dataset
 from convfc_cli.layers.locally_connected import LocallyConnected
 from convfc_cli.models.entry import ResolvedLayer
 from convfc_cli.models.keras.config import Layer
-from convfc_cli.models.keras.convolution import Attributes
+from convfc_cli.models.keras.convolution import ConvolutionConfig
 from convfc_cli.models.keras.linear import check_size, extent
 from convfc_cli.taps import count_taps
 
 
 def build(
     layer: Layer,
-    found: Attributes,
+    found: ConvolutionConfig,
     own: tuple[int, ...],
     arrays: Callable[[], Mapping[str, Dataset]],
 ) -> ResolvedLayer:

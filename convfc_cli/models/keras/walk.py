@@ -21,7 +21,7 @@ from convfc_cli.models.keras.config import (
     modern,
     unbatched,
 )
-from convfc_cli.models.keras.convolution import READ, Attributes
+from convfc_cli.models.keras.convolution import READ, ConvolutionConfig
 from convfc_cli.models.keras.linear import LINEAR, ORDERLESS, PASSING
 from convfc_cli.models.keras.shapes import SHAPES, output_shapes, without
 from convfc_cli.models.producer import Producer, Reason
@@ -341,7 +341,7 @@ def _convolved(layer: Layer, shape: Shape, source: Source) -> Tensor:
         return Tensor(None, source)
 
 
-def after(found: Attributes, shape: Shape) -> Shape:
+def after(found: ConvolutionConfig, shape: Shape) -> Shape:
     """The shape of what a convolution with these attributes makes of a tensor.
 
     Raises `GeometryError` where that has no elements.

@@ -28,7 +28,7 @@ from convfc_cli.models.onnx.scope import STANDARD, Scope, operator
 from convfc_cli.models.sizes import Sizes, complete, shown
 from convfc_cli.naming import first_few
 
-LARGEST = 2**31
+MAX_BYTES = 2**31
 """Bytes of a constant that are accepted: protobuf's own limit; twice that in external data."""
 
 LARGEST_RANK = 32
@@ -370,7 +370,7 @@ def decoded(tensor: onnx.TensorProto | onnx.SparseTensorProto, folder: Path | No
         itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
     except KeyError as error:
         raise MalformedInput(f"tensor {name!r} has the unknown type {tensor.data_type}") from error
-    if prod(shape) * itemsize > 2 * LARGEST:
+    if prod(shape) * itemsize > 2 * MAX_BYTES:
         raise Refused(f"tensor {name!r} declares {prod(shape)} elements, more than are read")
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         tensor = _with_external(tensor, name, prod(shape) * itemsize, folder)

@@ -30,7 +30,7 @@ _ONLY_TRANSPOSED = {"output_padding", "output_shape"}
 
 
 @dataclass(frozen=True)
-class Attributes:
+class ConvolutionAttributes:
     """The attributes of a node over `n` spatial axes, defaults filled in."""
 
     auto_pad: str
@@ -42,7 +42,7 @@ class Attributes:
     strides: tuple[int, ...]
 
 
-def attributes(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Attributes:
+def attributes(node: onnx.NodeProto, kernel: tuple[int, ...]) -> ConvolutionAttributes:
     """Read the attributes of a node whose weights have these kernel sizes.
 
     Raises `MalformedInput` for one that contradicts the specification, `Unsupported` for one that
@@ -65,7 +65,7 @@ def attributes(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Attributes:
     auto_pad, pads = text(found, "auto_pad", "NOTSET"), pads_of(found, n)
     if auto_pad != "NOTSET" and any(map(any, pads)):
         raise MalformedInput(f"auto_pad is {auto_pad} beside pads of {found['pads']}: one of them")
-    return Attributes(
+    return ConvolutionAttributes(
         auto_pad=auto_pad,
         dilations=per_axis(found, "dilations", 1, n),
         group=found.get("group", 1),

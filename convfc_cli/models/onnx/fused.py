@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from convfc_cli.errors import MalformedInput
-from convfc_cli.models.entry import noted
+from convfc_cli.models.entry import json_number
 
 _FUSED = {
     "activation": onnx.AttributeProto.STRING,
@@ -44,7 +44,9 @@ def notes(node: onnx.NodeProto) -> dict[str, Any]:
         if attribute.name == "activation":
             found["activation"] = attribute.s.decode(errors="replace")[:LONGEST]
         else:
-            found["activation_params"] = [noted(number) for number in attribute.floats[:LONGEST]]
+            found["activation_params"] = [
+                json_number(number) for number in attribute.floats[:LONGEST]
+            ]
     if len(node.input) > 3 and node.input[3]:
         found["added_before_activation"] = f"the tensor {node.input[3]!r}"
     return found

@@ -22,7 +22,7 @@ import onnx
 from convfc_cli.arrays import Array
 from convfc_cli.errors import ConvfcError, MalformedInput, Unsupported
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.models.entry import noted
+from convfc_cli.models.entry import json_number
 from convfc_cli.models.onnx.constants import dynamic, value
 from convfc_cli.models.onnx.scope import Scope
 from convfc_cli.taps import IndexMap
@@ -189,5 +189,5 @@ class Quantized:
             return str(error)
         if len(values) > MOST_NOTED:
             return f"{len(values)} values"
-        numbers = list(map(noted, values.tolist()))
+        numbers = list(map(json_number, values.tolist()))
         return numbers if len(numbers) > 1 else numbers[0]

@@ -14,7 +14,7 @@ import numpy as np
 
 from convfc_cli.arrays import Array
 from convfc_cli.models.onnx.integer import Quantized, conv
-from convfc_cli.models.onnx.original import ORIGINAL, applied, cut_out, run, stated
+from convfc_cli.models.onnx.original import ORIGINAL, applied, cut_out, run, runtime_node
 from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes.onnx_node import TOO_LARGE
 from convfc_cli.runtimes.runtime import LARGEST, RunnableLayer, Runtime
@@ -50,7 +50,7 @@ def original(found: Quantized, *, real: bool) -> RunnableLayer:
         y_dtype = given["y_zero_point"].dtype if "y_zero_point" in given else np.dtype(np.int32)
         model = cut_out(found.node, found.scope, 0, found.index, (codes.dtype, y_dtype), drawn)
         node = replace(
-            stated(plain, found.node.op_type, model, found.index),
+            runtime_node(plain, found.node.op_type, model, found.index),
             per_channel=any(array.ndim for what, array in given.items() if what[0] == "w"),
             weights=found.dtype("w"),
         )

@@ -42,7 +42,7 @@ def original(
         dtype = value(scope, node.input[1]).dtype
         x = _drawn(random, index, dtype)
         model = cut_out(node, scope, 0, index, (dtype, dtype))
-        y = run(runtime, stated(node, node.op_type, model, index), x)
+        y = run(runtime, runtime_node(node, node.op_type, model, index), x)
         return y if isinstance(y, str) else RuntimeResult.of(runtime.label, x, y)
 
     return RunnableLayer(name, run_node, applied(node, scope, index))
@@ -55,7 +55,7 @@ def applied(
 
     def apply(runtime: Runtime, x: Array, kernel: Array) -> Array | str:
         model = _with_kernel(node, scope, index, kernel, len(x))
-        return _run(runtime, stated(node, node.op_type, model, index), x)
+        return _run(runtime, runtime_node(node, node.op_type, model, index), x)
 
     return apply
 
@@ -105,7 +105,7 @@ def _run(runtime: Runtime, node: Node, x: Array) -> Array | str:
     return runtime.run(node, {"x": x})
 
 
-def stated(conv: onnx.NodeProto, op: str, model: onnx.ModelProto, index: IndexMap) -> Node:
+def runtime_node(conv: onnx.NodeProto, op: str, model: onnx.ModelProto, index: IndexMap) -> Node:
     """A model of one node, and what its runtime has to know of it; `conv` has its attributes, `op`
     is its own operator.
     """
