@@ -36,7 +36,7 @@ WITHIN = {
     ),
     "proof": (
         {"report"},
-        {"bias", "check"},
+        {"bias", "check", "metadata"},
         {"impulses", "integers", "probes", "reals", "structure"},
         {"kernel_index", "product"},
         {"levels"},
