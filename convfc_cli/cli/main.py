@@ -21,7 +21,15 @@ from convfc_cli import __version__
 from convfc_cli.cli import convert, inspect, map, options, verify
 from convfc_cli.cli.hints import describing, worded
 from convfc_cli.cli.output import say, with_size
-from convfc_cli.errors import ConvfcError, Refused, SizeMissing, WeightsAlone
+from convfc_cli.errors import (
+    ConvfcError,
+    Defect,
+    OutputFailed,
+    Refused,
+    SizeMissing,
+    UsageError,
+    WeightsAlone,
+)
 
 LEAST_MEMORY = 2**28
 """Bytes of address space without which NumPy and ONNX are not loaded: where it runs out on the way,
@@ -31,7 +39,6 @@ LONGEST = 2000
 """Characters of a message: more, and long untrusted names hide what it says."""
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell counts it
-DEFECT = 70
 
 EPILOG = """\b
 Exit codes:
@@ -181,12 +188,12 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         with suppress(OSError):
             print(error.format_message(), file=sys.stderr, flush=True)
-        return 2
+        return UsageError.exit_code
     if isinstance(error, click.ClickException):
         help_ = ""
         if isinstance(error, click.UsageError) and error.ctx is not None:
             help_ = f" (see {error.ctx.command_path} --help)"
-        return _line(f"error: {error.format_message()}{help_}", 2)
+        return _line(f"error: {error.format_message()}{help_}", UsageError.exit_code)
     if isinstance(error, SizeMissing):
         command = with_size(arguments, error.hint)
         way = f"specify it, for example: {command}" if command else "specify it with --input-shape"
@@ -202,15 +209,18 @@ def _told(error: BaseException, arguments: list[str], caught: int) -> int:
     if isinstance(error, MemoryError):
         return _line(
             "error: out of memory; convert -l or --no-verify, verify with fewer checks take less",
-            5,
+            Refused.exit_code,
         )
     if isinstance(error, OSError):  # files raise errors of ours: this is standard output
         _discard_output()
         what = error.filename if error.filename is not None else "the output"
-        return _line(f"error: cannot write {what}: {(error.strerror or str(error)).lower()}", 6)
+        return _line(
+            f"error: cannot write {what}: {(error.strerror or str(error)).lower()}",
+            OutputFailed.exit_code,
+        )
     return _line(
         f"defect of convfc, please report it: {type(error).__name__}: {error} (--debug shows more)",
-        DEFECT,
+        Defect.exit_code,
     )
 
 
