@@ -241,8 +241,8 @@ def test_neither_writing_nor_reading_takes_memory_for_the_matrix(form, monkeypat
         monkeypatch.setattr(module, "CHUNK", 2**12)
     monkeypatch.setattr("convfc_cli.streams.Stream.chunks.__defaults__", (2**12,))
     matrix = Matrix(large(), Spec(LAST, form))
-    rows = rows_of(matrix.layer, Spec(LAST, transpose=form == "csc"))
-    counts = np.diff(rows.indptr.array())
+    stored_rows = matrix.transposed() if form == "csc" else matrix
+    counts = np.diff(stored_rows.rows_of.matrix(LAST).indptr.array())
     tracemalloc.start()
     try:
         path = crafted.written(KINDS[form], matrix, tmp_path)
