@@ -52,7 +52,7 @@ def test_everything_is_imported_when_it_is_asked_for() -> None:
         for names in loaded
     )
     assert before == {"convfc_cli"}
-    assert between == {"convfc_cli", "convfc_cli.errors"}
+    assert between == {"convfc_cli", "convfc_cli.errors", "convfc_cli.hints"}
     assert {"convfc_cli.models.registry", "numpy"} <= after
     assert "scipy" not in after
 
