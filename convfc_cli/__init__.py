@@ -75,7 +75,7 @@ _HOMES = {
     "read": "models.registry",
     "verify": "jobs.verify",
 }
-"""The module of each public name, the same as type checkers are told above."""
+"""The module of each public name, the same as in the imports above."""
 
 if not TYPE_CHECKING:  # a type checker would take it for a promise that any name is there
 

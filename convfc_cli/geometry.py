@@ -22,10 +22,10 @@ LARGEST = 2**40
 """The largest size, stride, dilation or offset accepted: no real tensor comes near it."""
 
 LARGEST_KERNEL = 2**20
-"""The largest kernel along one axis: its elements are gone through one by one."""
+"""The largest kernel along one axis: its elements are gone through individually."""
 
 LARGEST_POOLED = 2**22
-"""Windows along one axis of a pooling layer: what they have in them is counted one by one."""
+"""Windows along one axis of a pooling layer: what they have in them is counted individually."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -691,7 +691,7 @@ def nearest(inputs: int, factor: int, transformation: str, rounding: str) -> tup
     if not 1 <= inputs * factor <= LARGEST_POOLED:
         raise Refused(f"an axis of {inputs * factor} elements after resizing; 2**22 is the most")
     shift = {"asymmetric": 0, "half_pixel": 1, "half_pixel_symmetric": 1, "pytorch_half_pixel": 1}
-    # The place of output o is (o + 1/2) / factor - 1/2, or o / factor: a whole number over `below`.
+    # The place of output o is (o + 1/2) / factor - 1/2, or o / factor: an integer over `below`.
     below = 2 * factor
     rules = {
         "floor": lambda place: place // below,

@@ -93,8 +93,8 @@ def pick(wanted: str, labels: Sequence[Label], where: str) -> Label:
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
-            told = first_few([f"@{label.position} ({label.name})" for label in fitting])
-            raise UsageError(f"{wanted!r} fits several layers of {where}: say {told}")
+            text = first_few([f"@{label.position} ({label.name})" for label in fitting])
+            raise UsageError(f"{wanted!r} fits several layers of {where}: say {text}")
     close = _close(wanted, labels)
     hint = (
         f"did you mean {', '.join(close)}?"

@@ -73,7 +73,7 @@ _FORMATS = {
     "int32": (0.0, 2.0**31, 2.0**-150),
 }
 """Unit roundoff of each dtype, half of what it can hold, and what products lose below its range;
-of whole numbers, what their sums in float64 lose, and where they wrap round.
+of integers, what their sums in float64 lose, and where they wrap round.
 """
 
 
@@ -135,7 +135,7 @@ def worst_ratio(
     return float(ratio.max(initial=0.0)), first, compared.size - int(np.count_nonzero(compared))
 
 
-def told_ratio(worst: float, left_out: int, outputs: int, beyond: str = "not finite") -> str:
+def ratio_text(worst: float, left_out: int, outputs: int, beyond: str = "not finite") -> str:
     """How far apart all outputs were, but those that could not be compared: why, `beyond` says."""
     if left_out == outputs:
         return f"no output could be compared: all {outputs:,} overflow or are {beyond}"

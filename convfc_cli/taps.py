@@ -172,7 +172,7 @@ def segments(axis: Axis, *, transposed: bool) -> tuple[Segment, ...]:
 
 
 def _block(axis: Axis, first: int, last: int, transposed: bool) -> tuple[tuple[int, RowTaps], ...]:
-    """The rows [first, last) one by one, rows without taps gathered."""
+    """The rows [first, last) individually, rows without taps gathered."""
     if not transposed:
         return ((1, row_taps(axis, first, transposed=False)),)
     # At most `kernel` rows of a period have taps: look at those alone, a stride may be huge.

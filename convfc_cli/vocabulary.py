@@ -7,8 +7,8 @@ NUMBERED = ("csr", "csc", "coo")
 """Those in which an entry can have a number of its own: its kernel_index."""
 
 FORMS = (*SPARSE, "dense", "operator")
-"""csr: the nonzeros by row; csc: by column; coo: one by one; bsr: in blocks; dense: every
-entry; operator: kernel, bias and geometry alone.
+"""csr: the nonzeros by row; csc: by column; coo: each with its row and column; bsr: in blocks;
+dense: every entry; operator: kernel, bias and geometry alone.
 """
 
 PADS = ("valid", "same", "same-lower", "causal")

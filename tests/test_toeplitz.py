@@ -18,7 +18,7 @@ from tests.support.strategies import STREAM_SIZES, problems, rows_of, specs, str
 
 
 def dense(rows):
-    """The dense matrix of streams, its entries placed one by one; +0.0 where nothing is stored."""
+    """The dense matrix of streams, entry by entry; +0.0 where nothing is stored."""
     indptr, indices, data = rows.indptr.array(), rows.indices.array(), rows.data.array()
     matrix = np.zeros(rows.shape, data.dtype)
     view, values = brute.bits(matrix), brute.bits(data)

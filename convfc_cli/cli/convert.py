@@ -87,7 +87,7 @@ Examples:
 @click.option(
     "--dequantize",
     is_flag=True,
-    help="Real weights of integer layers, as their scales have them; by default whole numbers, the "
+    help="Real weights of integer layers, as their scales have them; by default integers, the "
     "scales in the metadata.",
 )
 @click.option(

@@ -39,7 +39,7 @@ CHAINS = ("chain", "operators", "input", "output", "nonzeros", "csr", "status")
 PIPED_CHAINS = (*CHAINS[:-2], "bytes", "status")
 
 REASONS = 8
-"""Reasons that are told on a terminal; a pipe and --json have them all."""
+"""Reasons that a terminal shows; a pipe and --json have them all."""
 
 EPILOG = """\b
 Examples:
@@ -183,11 +183,11 @@ def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: 
         return
     terminal = is_terminal(sys.stdout)
     columns = CHAINS if terminal else PIPED_CHAINS
-    told = [
+    text = [
         {**item, "operators": (" + " if terminal else "+").join(item["operators"])}
         for item in found
     ]
-    rows = [[_cell(item, column) for column in columns] for item in told]
+    rows = [[_cell(item, column) for column in columns] for item in text]
     if terminal:
         print_table(columns, rows, numbers=("nonzeros", "csr"))
         _say_reasons([f"{i['chain']}: {i['reason']}" for i in found if i["reason"]], quiet)
@@ -223,14 +223,14 @@ def _counted(statuses: list[str]) -> str:
     """How many chains compose, and how many do not."""
     ready, sizeless = statuses.count("ready"), statuses.count("needs a size")
     refused = len(statuses) - ready - sizeless
-    told = f"{ready or 'no'} chains of linear layers compose"
+    text = f"{ready or 'no'} chains of linear layers compose"
     if ready == 1:
-        told = "1 chain of linear layers composes"
+        text = "1 chain of linear layers composes"
     if sizeless:
-        told += f", {sizeless} {'needs' if sizeless == 1 else 'need'} a size"
+        text += f", {sizeless} {'needs' if sizeless == 1 else 'need'} a size"
     if refused:
-        told += f", {refused} {'does' if refused == 1 else 'do'} not"
-    return told
+        text += f", {refused} {'does' if refused == 1 else 'do'} not"
+    return text
 
 
 def _size(model: "Model", entry: "Entry") -> int:

@@ -75,7 +75,7 @@ class SizeType(_ParamType):
 
 
 class IntegersType(_ParamType):
-    """Whole numbers with commas between: 0,5,5."""
+    """Integers with commas between: 0,5,5."""
 
     name = "integers"
 
@@ -92,9 +92,9 @@ class IntegersType(_ParamType):
         return tuple(int(number) for number in value.split(","))
 
 
-INDEX = IntegersType("position: write whole numbers, 0,5,5")
+INDEX = IntegersType("position: write integers, 0,5,5")
 
-SIZES = IntegersType("size of each axis: write one whole number for all, or 2,1")
+SIZES = IntegersType("size of each axis: write one integer for all, or 2,1")
 
 
 def shapes(given: Sequence[Shape]) -> dict[str | None, tuple[int, ...]]:

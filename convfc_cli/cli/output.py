@@ -30,7 +30,7 @@ def is_terminal(stream: TextIO) -> bool:
 def say(message: str, *, quiet: bool = False) -> None:
     """One line for people, on standard error."""
     if not quiet:
-        with suppress(OSError):  # nobody can be told that standard error is full
+        with suppress(OSError):  # standard error is full: there is nowhere to say so
             print(printable(message), file=sys.stderr, flush=True)
 
 
@@ -145,13 +145,13 @@ def print_report(report: "Report") -> None:
     table.add_column("what", overflow="fold")
     for finding in report.findings:
         cost = f"{finding.seconds:.2f} s" if (finding.seconds or 0) >= 0.005 else ""
-        told = [finding.strength, finding.against, cost, finding.detail]
+        cells = [finding.strength, finding.against, cost, finding.detail]
         if not wide:
             against = f"against {finding.against}" if finding.against else ""
             strength = "" if finding.strength in finding.detail else finding.strength
             how = ", ".join(filter(None, (f"{strength} {against}".strip(), cost)))
-            told = [f"{finding.detail} ({how})" if how else finding.detail]
-        table.add_row("", finding.check, _MARKS[finding.holds], *map(_escaped, told))
+            cells = [f"{finding.detail} ({how})" if how else finding.detail]
+        table.add_row("", finding.check, _MARKS[finding.holds], *map(_escaped, cells))
     screen.print(table)
     for trusted in report.trusted:
         screen.print(f"  trusted: {_escaped(trusted)}")
@@ -255,11 +255,11 @@ class Reporter:
             print(*shown, sep="\n", flush=True)
             self._printed = path
         rows, columns = result.item.shape
-        told = f"  {result.item.entry.name}: {rows:,} x {columns:,}, {human(result.size)}, "
+        line = f"  {result.item.entry.name}: {rows:,} x {columns:,}, {human(result.size)}, "
         if result.report is None:
-            say(f"{told}not verified", quiet=self._quiet)
+            say(f"{line}not verified", quiet=self._quiet)
             return
-        say(f"{told}{result.report.verdict} ({result.report.strength})", quiet=self._quiet)
+        say(f"{line}{result.report.verdict} ({result.report.strength})", quiet=self._quiet)
         for finding in result.report.findings:
             if finding.check == "runtime" and finding.holds is None:  # the same of many layers
                 self._not_run.setdefault(finding.detail, []).append(result.item.entry.name)

@@ -35,7 +35,7 @@ Examples:
   convfc verify                             the *.fc/ folders of the current directory
   convfc verify model.onnx.fc --model model.onnx
   convfc verify conv1.npz --json
-  convfc verify conv1.npz --exhaustive      every entry, one by one
+  convfc verify conv1.npz --exhaustive      every entry individually
   convfc verify model.onnx.fc --model model.onnx --against onnxruntime
   convfc convert model.onnx -l conv1 -o - | convfc verify -
 """
@@ -67,7 +67,7 @@ Examples:
 @click.option(
     "--exhaustive",
     is_flag=True,
-    help="Also compare every entry and every zero, one by one, with the responses to impulses: of "
+    help="Also compare every entry and every zero individually with the responses to impulses: of "
     "the runtime that --against names, else onnxruntime where it is installed; of the oracle where "
     "that cannot. Leaves no chance of a missed error, except in a stored kernel_index.",
 )
@@ -75,7 +75,7 @@ Examples:
     "--against",
     type=click.Choice(RUNTIMES),
     help="Also run the layer in another runtime, with --model the model's own node where it is "
-    "ONNX, on whole numbers (equal bit for bit) and on real ones (within rounding). reference: "
+    "ONNX, on integers (equal bit for bit) and on real numbers (within rounding). reference: "
     "ONNX's evaluator.",
 )
 @options.common
@@ -108,7 +108,7 @@ def verify(
     if (input_shapes or weights) and model is None:
         raise UsageError("--input-shape and --weight are of a model's: they go with --model")
     reports: list[Report] = []
-    told: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     codes: list[int] = []
     human = is_terminal(sys.stdout)
     files = _files(matrices)
@@ -124,7 +124,7 @@ def verify(
                 ):
                     reporter.stop()
                     reports.append(report)
-                    told.append(report.to_json())
+                    records.append(report.to_json())
                     codes.append(_exit_code(report))
                     if not as_json:
                         _print(report, table=human and not quiet)
@@ -135,9 +135,9 @@ def verify(
             say(f"convfc: error: {worded(error)}")
             codes.append(error.exit_code)
             name = None if isinstance(file, ConvfcError) else str(file[0])
-            told.append({"file": name, "verdict": "error", "error": worded(error)})
+            records.append({"file": name, "verdict": "error", "error": worded(error)})
     if as_json:
-        print_json(told)
+        print_json(records)
     say(_counted(reports, len(codes)), quiet=quiet)
     ctx.exit(gravest(codes))
 
@@ -163,8 +163,8 @@ def _print(report: "Report", *, table: bool) -> None:
     if table:
         print_report(report)
     else:
-        told = report.strength if report.ok else report.complaint
-        print("\t".join(map(printable, (report.verdict, report.file, told))), flush=True)
+        detail = report.strength if report.ok else report.complaint
+        print("\t".join(map(printable, (report.verdict, report.file, detail))), flush=True)
 
 
 def _say(report: "Report") -> None:

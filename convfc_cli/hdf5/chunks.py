@@ -91,9 +91,9 @@ class Chunks:
         """Raise `Unsupported` for filters that are not undone here, `Refused` for large chunks."""
         for code, _, name in self._filters:
             if code not in (DEFLATE, SHUFFLE):
-                told = f"{name} (number {code})" if name else f"number {code}"
+                text = f"{name} (number {code})" if name else f"number {code}"
                 raise Unsupported(
-                    f"{self._place} is compressed by filter {told}: only gzip and shuffle are "
+                    f"{self._place} is compressed by filter {text}: only gzip and shuffle are "
                     f"undone; write it with these, or with none (h5repack -f NONE)"
                 )
         if len({code for code, _, _ in self._filters}) < len(self._filters):

@@ -412,8 +412,8 @@ class _Surveyor:
         if len(rows) <= self._chunks_left and math.prod(counts) < 2**63:
             self._chunks_left -= len(rows)
             index = np.array(sorted(rows), np.uint64).reshape(-1, 4)
-        told = [(code, tuple(values), _filter(name)) for code, _, values, name in filters]
-        return chunks.Plan(steps, told, index), stored
+        stages = [(code, tuple(values), _filter(name)) for code, _, values, name in filters]
+        return chunks.Plan(steps, stages, index), stored
 
     def _shape(self, space: Any) -> tuple[int, ...]:
         if space.get_simple_extent_type() != self._h5.h5s.SIMPLE:

@@ -140,7 +140,7 @@ def _root(tree: "_Tree") -> "Group":
 
 @cache
 def library() -> Any:
-    """h5py, imported when it is needed, and told before that to load no code for any file."""
+    """h5py, imported when it is needed, after it is kept from loading code for any file."""
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
     import h5py
 
@@ -210,7 +210,7 @@ class _Bytes(io.RawIOBase):
             raise OSError("more is to be read than the file has")
 
     def _check_heap(self, start: int) -> None:
-        """Raise unless the objects of a heap fill it one by one: HDF5 would go round forever."""
+        """Raise unless the objects of a heap fill it: HDF5 would go round forever."""
         size = int.from_bytes(self.at(start + 8, 8), "little")
         heap = self.at(start, size)
         at = 16

@@ -89,14 +89,14 @@ def matrix_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]] | ConvfcE
             yield path, {**entry, "sha256": sha256}
 
 
-def check_length(told: Sequence[tuple[str, str]]) -> None:
+def check_length(entries: Sequence[tuple[str, str]]) -> None:
     """Raise `Refused` where a manifest that says this of its matrices, and as much as that beside
     it, would not be read back.
     """
-    length = sum(512 + len(json.dumps(texts)) for texts in told)
-    if len(told) > MOST or length > LONGEST:
+    length = sum(512 + len(json.dumps(texts)) for texts in entries)
+    if len(entries) > MOST or length > LONGEST:
         raise Refused(
-            f"the manifest of {len(told)} matrices would have up to {length} bytes; at most "
+            f"the manifest of {len(entries)} matrices would have up to {length} bytes; at most "
             f"{MOST} and {LONGEST} are read back: pick layers, or write a file of all, *.h5"
         )
 

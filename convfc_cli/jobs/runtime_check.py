@@ -22,7 +22,7 @@ from convfc_cli.layout import Layout
 from convfc_cli.models import chain
 from convfc_cli.models.entry import Entry
 from convfc_cli.proof.report import Finding
-from convfc_cli.rounding import RuntimeResult, bounds, told_ratio, worst_ratio
+from convfc_cli.rounding import RuntimeResult, bounds, ratio_text, worst_ratio
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtimes
 
@@ -55,7 +55,7 @@ def _run_parts(entry: Entry, layer: Linear) -> Finding:
         return Finding("runtime", None, f"the original nodes were not run: {error}")
     unclear = [finding for finding in findings if finding.holds is None]
     worst = (unclear or sorted(findings, key=lambda finding: finding.worst or 0))[-1]
-    detail = f"of {len(findings)} layers, one by one, the worst: {worst.detail}"
+    detail = f"of {len(findings)} layers, each on its own, the worst: {worst.detail}"
     if whole.holds is None:
         return replace(whole, detail=f"{whole.detail}; {detail}")
     return replace(worst, detail=detail)
@@ -65,7 +65,7 @@ def _hold_to_parts(entry: Entry, layer: Linear, layers: Sequence[Linear]) -> Fin
     """Hold a chain to what its layers compute, one after another, by their oracles: also where
     numbers for each channel have gone into a kernel. Raises `Defect` where they differ.
     """
-    name = "the chain, its layers one by one"
+    name = "the chain, layer by layer"
     x = np.random.default_rng(secrets.randbits(128)).standard_normal(layer.input_shape)
     x = x.astype(layer.dtype)
     y = ORACLE.apply(Product(layers), x[None])
@@ -136,7 +136,7 @@ def check_runtime(layer: Linear, result: RuntimeResult, name: str = "the origina
             return Finding("runtime", False, detail, against=against)
         largest, left_out = max(largest, worst), left_out + skipped
     compared = True if left_out < prod(shape) else None
-    ratio = told_ratio(largest, left_out, prod(shape), result.beyond)
+    ratio = ratio_text(largest, left_out, prod(shape), result.beyond)
     return Finding("runtime", compared, f"{runtime}: {ratio}", against=against, worst=largest)
 
 

@@ -23,7 +23,7 @@ def composed(factors: Sequence[Linear]) -> Linear:
     weight rounded once. Raises `GeometryError` where the layers do not follow on each other.
     """
     if any(factor.dtype.kind != "f" for factor in factors):
-        raise GeometryError("whole numbers are not multiplied: their sums may not fit int32")
+        raise GeometryError("integers are not multiplied: their sums may not fit int32")
     found: list[Linear] = []
     for factor in chain.from_iterable(map(parts, factors)):
         folded = _folded(found[-1], factor) if found else None

@@ -12,11 +12,11 @@ from convfc_cli import direct, toeplitz
 from convfc_cli.arrays import Array, as_ones
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
+from convfc_cli.json_values import member, sizes
 from convfc_cli.layers.description import axes_of
 from convfc_cli.layers.linear import Read, Weights
 from convfc_cli.layers.tied import Strip, TiedLinear, TiedSlab, checked
 from convfc_cli.layout import Layout
-from convfc_cli.plain import field, sizes
 from convfc_cli.streams import SparseRows
 from convfc_cli.taps import Index, IndexMap, Tap, colouring
 
@@ -103,10 +103,10 @@ class Convolution(TiedLinear):
             raise ValueError(f"it says kernel_shape {shape}, the kernel has {kernel.shape}")
         axes = axes_of(geometry)
         index_map = IndexMap(
-            shape, axes, field(geometry, "groups", int), field(geometry, "transposed", bool)
+            shape, axes, member(geometry, "groups", int), member(geometry, "transposed", bool)
         )
         return cls(
-            kernel, index_map, read("kernel_bias") if field(geometry, "bias", bool) else None
+            kernel, index_map, read("kernel_bias") if member(geometry, "bias", bool) else None
         )
 
     def of_output(self, output: Index) -> Iterator[tuple[Tap, Any]]:

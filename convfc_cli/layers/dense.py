@@ -8,12 +8,12 @@ import numpy as np
 
 from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError
+from convfc_cli.json_values import member, sizes
 from convfc_cli.layers.blockwise import Blockwise, Latest
 from convfc_cli.layers.linear import Read, Weights
 from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import FixedOutline
-from convfc_cli.plain import field, sizes
 from convfc_cli.taps import Index
 
 
@@ -91,7 +91,7 @@ class Dense(Blockwise):
             sizes(geometry["before"]),
             sizes(geometry["after"]),
             bias,
-            transposed=field(geometry, "transposed", bool),
+            transposed=member(geometry, "transposed", bool),
         )
 
     def weight_of(self, output: Index, source: Index) -> Index | None:

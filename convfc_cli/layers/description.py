@@ -3,8 +3,8 @@
 from typing import Any
 
 from convfc_cli.geometry import Axis
+from convfc_cli.json_values import exactly
 from convfc_cli.layers.linear import Linear, Read
-from convfc_cli.plain import plain
 
 
 def described(layer: Linear) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def _without_bias(content: dict[str, Any]) -> dict[str, Any]:
 
 def restored(geometry: dict[str, Any], read: Read) -> Linear:
     """The layer of an untrusted description; raises what `Linear.restore` does."""
-    kind = plain(str, geometry["kind"])
+    kind = exactly(str, geometry["kind"])
     if kind not in Linear.kinds:
         raise ValueError(f"it is of the unknown kind {kind[:80]!r}")
     return Linear.kinds[kind].restore(geometry, read)
@@ -36,6 +36,6 @@ def restored(geometry: dict[str, Any], read: Read) -> Linear:
 def axes_of(geometry: dict[str, Any]) -> tuple[Axis, ...]:
     """The axes that an untrusted description states; raises what `restore` does."""
     return tuple(
-        Axis(**{key: plain(int, number) for key, number in plain(dict, axis).items()})
-        for axis in plain(list, geometry["axes"])
+        Axis(**{key: exactly(int, number) for key, number in exactly(dict, axis).items()})
+        for axis in exactly(list, geometry["axes"])
     )

@@ -8,12 +8,12 @@ import numpy as np
 
 from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError
+from convfc_cli.json_values import sizes
 from convfc_cli.layers.blockwise import Blockwise
 from convfc_cli.layers.linear import Read
 from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import FixedOutline
-from convfc_cli.plain import sizes
 from convfc_cli.taps import Index
 
 

@@ -4,8 +4,8 @@ Where a layer's axes do not mix (a convolution, a dense layer, what works elemen
 place along an axis of its output reads within a stretch of the same axis of its input, and so does
 a place of any number of such layers one after another. The entries of a row are then at most what
 these stretches multiply to, and no more than paths lead there. Of convolutions that are not dilated
-that is the number itself. Any other layer is told what the rows of the one before it have, and adds
-them up.
+that is the number itself. Any other layer is given what the rows of the one before it have, and
+adds them up.
 """
 
 from collections.abc import Iterable

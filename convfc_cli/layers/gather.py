@@ -12,12 +12,12 @@ import numpy as np
 
 from convfc_cli.arrays import Array, frozen
 from convfc_cli.errors import GeometryError
+from convfc_cli.json_values import member, sizes
 from convfc_cli.layers.blockwise import Blockwise
 from convfc_cli.layers.linear import Read
 from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import FixedOutline
-from convfc_cli.plain import field, sizes
 from convfc_cli.streams import CHUNK
 from convfc_cli.taps import Index
 
@@ -89,7 +89,7 @@ class Gather(Blockwise):
         source = read("source")
         if source.dtype != np.int64 or source.shape != sizes(geometry["source_shape"]):
             raise ValueError(f"its source is {source.dtype} of shape {source.shape}")
-        transposed = field(geometry, "transposed", bool)
+        transposed = member(geometry, "transposed", bool)
         return cls(sizes(geometry["far"]), source, transposed=transposed, kernel=read("kernel"))
 
     def weight_of(self, output: Index, source: Index) -> Index | None:

@@ -11,13 +11,13 @@ import numpy as np
 from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
+from convfc_cli.json_values import member
 from convfc_cli.layers.blockwise import Blockwise
 from convfc_cli.layers.description import axes_of
 from convfc_cli.layers.linear import Read
 from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import FixedOutline
-from convfc_cli.plain import field
 from convfc_cli.taps import Index, colouring, count_taps, elements_between
 
 GRID = 2**20
@@ -84,8 +84,8 @@ class LocallyConnected(Blockwise):
     @classmethod
     def restore(cls, geometry: dict[str, Any], read: Read) -> Self:
         axes = axes_of(geometry)
-        bias = read("kernel_bias") if field(geometry, "bias", bool) else None
-        return cls(read("kernel"), axes, bias, transposed=field(geometry, "transposed", bool))
+        bias = read("kernel_bias") if member(geometry, "bias", bool) else None
+        return cls(read("kernel"), axes, bias, transposed=member(geometry, "transposed", bool))
 
     def weight_of(self, output: Index, source: Index) -> Index | None:
         near, far = (source, output) if self.transposed else (output, source)

@@ -16,13 +16,13 @@ import numpy as np
 
 from convfc_cli.arrays import Array, as_float64, as_ones
 from convfc_cli.errors import GeometryError, Refused, UsageError
+from convfc_cli.json_values import exactly
 from convfc_cli.layers.blockwise import BlockRows, cuts
 from convfc_cli.layers.description import described, restored
 from convfc_cli.layers.linear import Linear, OutputSums, Read, Slab, Weights
 from convfc_cli.layers.sparse_product import ProductRows, aligned, block_of_rows, pattern_of
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Kept, Outline, Sized
-from convfc_cli.plain import plain
 from convfc_cli.streams import CHUNK, SparseRows
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Product(Linear):
                     f"{other.input_shape}"
                 )
         if any(factor.dtype.kind != "f" for factor in factors):
-            raise GeometryError("whole numbers are not multiplied: their sums may not fit int32")
+            raise GeometryError("integers are not multiplied: their sums may not fit int32")
         check_chain(factors)
         self.factors = factors
         self.stated: int | None = None
@@ -137,7 +137,7 @@ class Product(Linear):
 
     @classmethod
     def restore(cls, geometry: dict[str, Any], read: Read) -> Self:
-        found = [plain(dict, factor) for factor in plain(list, geometry["factors"])]
+        found = [exactly(dict, factor) for factor in exactly(list, geometry["factors"])]
         if len(found) > MOST_FACTORS or any(factor.get("kind") == cls.kind for factor in found):
             raise ValueError(f"more than {MOST_FACTORS} factors, or products among them")
 
@@ -146,7 +146,7 @@ class Product(Linear):
 
         made = cls([restored(factor, own(number)) for number, factor in enumerate(found)])
         if "nonzeros" in geometry:
-            made.stated = plain(int, geometry["nonzeros"])
+            made.stated = exactly(int, geometry["nonzeros"])
             if not 0 <= made.stated <= prod(made.input_shape) * prod(made.output_shape):
                 raise ValueError(f"it has {made.stated} nonzeros, beyond the room of its shape")
         return made

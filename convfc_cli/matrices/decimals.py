@@ -1,6 +1,6 @@
 """Numbers as decimal text, many at a time: written, and read just as they are written.
 
-A whole number is its digits. A value is the shortest decimal that reads back to the same bits,
+An integer is its digits. A value is the shortest decimal that reads back to the same bits,
 both as what it is and as a double that is then rounded: `0.1`, `-0.0`, `1e-45`, `inf`, `nan`.
 The same few weights come again and again in a matrix, so those of late are remembered (`_Memory`).
 
@@ -18,7 +18,7 @@ from convfc_cli.arrays import Array
 from convfc_cli.errors import Unsupported
 
 DIGITS = 18
-"""The most that a whole number is read with: it then fits 64 bits."""
+"""The most that an integer is read with: it then fits 64 bits."""
 
 CHARACTERS = 32
 """The most that a value is read with: -2.2250738585072014e-308 has 24."""
@@ -55,7 +55,7 @@ def longest(dtype: np.dtype[Any]) -> int:
 
 
 def whole(numbers: Array) -> Array:
-    """Whole numbers from 0 on as texts."""
+    """Integers from 0 on as texts."""
     width = len(str(int(numbers.max())))
     found = np.zeros((len(numbers), width), np.uint8)
     left = numbers.astype(np.uint64)
@@ -97,14 +97,14 @@ def lines(*parts: Array | str) -> bytes:
 
 
 class Entries:
-    """What lines of two whole numbers and a value say."""
+    """What lines of two integers and a value say."""
 
     def __init__(self, separator: str, dtype: np.dtype[Any]) -> None:
         self._separator, self._dtype = separator, dtype
         self._memory = _Memory()
 
     def read(self, text: Array, ends: Array) -> tuple[Array, Array, Array]:
-        """(whole numbers, whole numbers, values) of lines that end at `ends`. Raises `BadLine`."""
+        """(integers, integers, values) of lines that end at `ends`. Raises `BadLine`."""
         starts = np.concatenate(([0], ends[:-1] + 1))
         _check(np.add.reduceat(text == 0, starts) == 0)
         places = np.flatnonzero(text == ord(self._separator))

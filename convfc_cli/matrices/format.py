@@ -15,7 +15,7 @@ from convfc_cli.matrices.matrix import Matrix, Origin, Spec
 from convfc_cli.outline import Outline
 
 Progress = Callable[[int], None]
-"""Is told how many bytes have been written, or read, since it was last told."""
+"""Called with the bytes that have been written, or read, since the last call."""
 
 
 class StoredMatrix(ABC):

@@ -14,12 +14,12 @@ from typing import Any, get_origin, get_type_hints
 from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, MalformedInput, UsageError
+from convfc_cli.json_values import exactly
 from convfc_cli.layers import registry
 from convfc_cli.layers.description import described, restored
 from convfc_cli.layers.linear import Linear, Read
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Outline
-from convfc_cli.plain import plain
 from convfc_cli.vocabulary import FORMS, NUMBERED, SPARSE
 
 SCHEMA = "convfc/1"
@@ -75,7 +75,7 @@ class Spec:
             raise UsageError(f"form {self.form!r} is not one of {', '.join(FORMS)}")
         if self.kernel_index and self.form not in NUMBERED:
             raise UsageError(
-                f"a kernel_index needs stored nonzeros, one by one; the form is {self.form} "
+                f"a kernel_index needs each nonzero stored by itself; the form is {self.form} "
                 f"(it goes with {', '.join(NUMBERED)})"
             )
         if self.form == "bsr" and self.layout.axes(2)[-1] != 0:
@@ -192,10 +192,10 @@ def restore(text: str, name: str, read: Read) -> Matrix:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
         layer = restored(content, read)
         order, transpose = content["layout"]["order"], content["layout"]["transpose"]
-        layout = Layout(plain(str, order))
-        form, numbered = plain(str, content["form"]), plain(bool, content["kernel_index"])
-        spec = Spec(layout, form, numbered, plain(bool, transpose))
-        matrix = Matrix(layer, spec, _origin(plain(dict, content["origin"])))
+        layout = Layout(exactly(str, order))
+        form, numbered = exactly(str, content["form"]), exactly(bool, content["kernel_index"])
+        spec = Spec(layout, form, numbered, exactly(bool, transpose))
+        matrix = Matrix(layer, spec, _origin(exactly(dict, content["origin"])))
         _compare(content, json.loads(describe(matrix)))
     except (ValueError, KeyError, TypeError, GeometryError, UsageError, RecursionError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
@@ -214,7 +214,7 @@ def _compare(content: dict[str, Any], own: dict[str, Any]) -> None:
 
     The version of the tool may differ, and the digest: that is the proof's to judge.
     """
-    own["version"] = plain(str, content["version"])
+    own["version"] = exactly(str, content["version"])
     own["digest"] = content.get("digest")
     own["origin"] = content["origin"]
     for key, value in own.items():

@@ -294,10 +294,10 @@ class _StoredNpz(StoredMatrix):
         )
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "_ArrayReader":
-        """One of the arrays of the entries; whole numbers may be wider than they need to be."""
+        """One of the arrays of the entries; integers may be wider than they need to be."""
         member = self._member(name)
         if dtype.kind == "i" and member.dtype not in schema.INDICES:
-            raise WrongContents(f"{name} is {member.dtype}, not whole numbers of 32 or 64 bits")
+            raise WrongContents(f"{name} is {member.dtype}, not integers of 32 or 64 bits")
         if dtype.kind != "i" and member.dtype != dtype:
             raise WrongContents(f"{name} is {member.dtype}, the kernel {dtype}")
         if member.shape != shape:

@@ -30,7 +30,7 @@ Arrays = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape and dtype of arrays, by name, in the order in which they are written."""
 
 INDICES = (np.dtype(np.int32), np.dtype(np.int64))
-"""The dtypes that whole numbers are stored in."""
+"""The dtypes that integers are stored in."""
 
 LONGEST_TEXT = 2**22
 """Bytes of metadata that are accepted: a real description has a few thousand."""

@@ -162,8 +162,8 @@ class _StoredLines(StoredWithSidecar):
             one, other, values = self._reader.read(text, ends)
         except decimals.BadLine as bad:
             start = int(ends[bad.line - 1]) + 1 if bad.line else 0
-            told = bytes(text[start : min(int(ends[bad.line]), start + 80)])
-            what = f"{self.name}: line {line + bad.line} is {told!r}"
+            shown = bytes(text[start : min(int(ends[bad.line]), start + 80)])
+            what = f"{self.name}: line {line + bad.line} is {shown!r}"
             if bad.written:
                 raise WrongContents(f"{what}, where the value is written {bad.written}") from None
             raise MalformedInput(f"{what}, which is not an entry as they are written") from None
@@ -175,11 +175,11 @@ def _header_error(source: Input, header: bytes, beside: str) -> ConvfcError:
     lines = header.splitlines()
     found = source.head[: len(header) + 80].split(b"\n")
     for number, line in enumerate(lines):
-        told = found[number][:80] if number < len(found) else b""
-        if told == line and number < len(found) - 1:
+        shown = found[number][:80] if number < len(found) else b""
+        if shown == line and number < len(found) - 1:
             continue
-        what = f"{source.name}: line {number + 1} is {told!r}, not {line!r}"
-        if number and number < len(found) - 1 and _SIZES.fullmatch(told):
+        what = f"{source.name}: line {number + 1} is {shown!r}, not {line!r}"
+        if number and number < len(found) - 1 and _SIZES.fullmatch(shown):
             return WrongContents(f"{what} as by {beside}")
         return MalformedInput(what)
     raise AssertionError

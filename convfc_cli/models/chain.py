@@ -52,8 +52,8 @@ def compose(model: Model, between: str) -> Entry:
         (parts,) = found.values()
         return chained(parts)
     if found:
-        told = " or ".join(f"@{places[0]}:@{places[-1]}" for places in found)
-        raise UsageError(f"{between!r} names several chains: say {told}")
+        text = " or ".join(f"@{places[0]}:@{places[-1]}" for places in found)
+        raise UsageError(f"{between!r} names several chains: say {text}")
     raise (
         reasons[-1]
         if len(reasons) == 1
@@ -130,7 +130,7 @@ def _sized(parts: Sequence[Entry], shape: tuple[int, ...] | None) -> Iterator[En
 
 
 def real(part: Entry) -> Linear:
-    """A layer of a chain, of an integer one the real-valued: whole numbers are not multiplied, for
+    """A layer of a chain, of an integer one the real-valued: integers are not multiplied, for
     their sums may not fit.
     """
     return _real(part).load()
@@ -141,7 +141,7 @@ def _real(part: Entry) -> Entry:
         return part.as_real()
     except UsageError as error:
         raise Unsupported(
-            f"layer {part.name} ({part.op}) has whole numbers for weights and states no scale: it "
+            f"layer {part.name} ({part.op}) has integers for weights and states no scale: it "
             f"is not part of a chain"
         ) from error
 

@@ -269,7 +269,7 @@ class Entry:
         if real is None:
             raise UsageError(
                 f"layer {self.name} ({self.op}) states no scale: its matrix can only be "
-                f"one of whole numbers"
+                f"one of integers"
             )
         return replace(self._on(real), source=None, dequantized=True)
 

@@ -60,8 +60,8 @@ def _contradiction(tensor: str, first: Account, second: Account) -> UsageError |
     if second.given:
         first, second = second, first
     kind = UsageError if first.given else MalformedInput
-    told = (f"{shown(account.sizes or ())} by {account.source}" for account in (first, second))
-    return kind(f"the tensor {tensor!r} is {', '.join(told)}")
+    text = (f"{shown(account.sizes or ())} by {account.source}" for account in (first, second))
+    return kind(f"the tensor {tensor!r} is {', '.join(text)}")
 
 
 def complete(sizes: Sizes | None) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""Level 2, impulses: every entry and every zero compared, one by one, with no chance in it.
+"""Level 2, impulses: every entry and every zero compared individually, with no chance in it.
 
 What a matrix does to an input that is 1 in one place is one of its columns. Inputs of one colour
 (`Linear.colours`) share no output, so the impulses of a whole colour are put in at once: an output
@@ -122,12 +122,12 @@ class Impulses(Check):
     def finding(self) -> Finding:
         if not self._runtimes:
             return Finding(self.name, None, "; ".join(dict.fromkeys(self._reasons)))
-        told = (
-            f"{self._entries:,} entries and every zero, compared one by one; inputs lit in "
+        detail = (
+            f"{self._entries:,} entries and every zero, compared individually; inputs lit in "
             f"{self._colours:,} turns"
         )
         refused = f" (not all by the first: {'; '.join(self._reasons)})" if self._reasons else ""
-        return Finding(self.name, True, told + refused, EVERY_ENTRY, " and ".join(self._asked))
+        return Finding(self.name, True, detail + refused, EVERY_ENTRY, " and ".join(self._asked))
 
     def _answers(self, runtime: Runtime, slab: Slab) -> _Answers:
         """What the runtime has the rows of a slab answer to impulses of every colour."""
@@ -216,7 +216,7 @@ class Impulses(Check):
             right = (whole == part) & (whole >= 0) & (whole < 2**PART)
             if not right.all():
                 raise _NoAnswer(
-                    f"{runtime.label} gives {part[~right][0]} to impulses, where a whole number "
+                    f"{runtime.label} gives {part[~right][0]} to impulses, where an integer "
                     f"of at most {PART} bits is the only right answer"
                 )
             number = number | whole << PART * k if k else whole

@@ -1,8 +1,8 @@
-"""Level 3, small whole numbers: the stored matrix against another runtime, bit for bit.
+"""Level 3, small integers: the stored matrix against another runtime, bit for bit.
 
-A sum of float32 numbers is exact, in whatever order, while all of it are whole numbers of at most
+A sum of float32 numbers is exact, in whatever order, while all of it are integers of at most
 2**24 together. So the bits of the weights are taken a few at a time (`_limbs`), the runtime applies
-the layer with these numbers for its kernel to whole numbers x, and M x, with the same bits of the
+the layer with these numbers for its kernel to integers x, and M x, with the same bits of the
 stored entries, has to be equal: NaN, infinities and -0.0 are bits like any others.
 """
 
@@ -22,14 +22,14 @@ from convfc_cli.runtimes.runtime import RunnableLayer, Runtime
 from convfc_cli.streams import CHUNK
 
 EXACT = 2**24
-"""Whole numbers up to this are exact in float32."""
+"""Integers up to this are exact in float32."""
 
 LEAST = 15
 """Inputs are drawn from 0 to at least this, and from more where few bits leave room for it."""
 
 
 class Integers(Check):
-    """The stored matrix and a runtime, applied to the same whole numbers."""
+    """The stored matrix and a runtime, applied to the same integers."""
 
     name = "integers"
 
@@ -87,13 +87,13 @@ class Integers(Check):
                 at = int(wrong[0])
                 raise WrongContents(
                     f"output {layout.unflatten(at, shape)}: {self._original.name}, run by {label} "
-                    f"on whole numbers, gives {answer[at]:.9g}, the matrix {total[at]:.9g}"
+                    f"on integers, gives {answer[at]:.9g}, the matrix {total[at]:.9g}"
                 )
-        told = (
-            f"{self._original.name} and the matrix agree on whole numbers up to {self._most}, "
+        detail = (
+            f"{self._original.name} and the matrix agree on integers up to {self._most}, "
             f"{self._width} bits of the weights at a time"
         )
-        return Finding(self.name, True, told, "bit for bit", label)
+        return Finding(self.name, True, detail, "bit for bit", label)
 
 
 def _terms(layer: Linear) -> int:

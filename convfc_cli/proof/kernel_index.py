@@ -47,8 +47,8 @@ class KernelIndex(Check):
             raise WrongContents(f"kernel_index of {place} names other kernel elements")
 
     def finding(self) -> Finding:
-        told = "each entry's kernel element, by the same probes"
-        return Finding(self.name, True, told, self._strength, "the oracle")
+        detail = "each entry's kernel element, by the same probes"
+        return Finding(self.name, True, detail, self._strength, "the oracle")
 
 
 def numbered(subject: Subject) -> Linear:

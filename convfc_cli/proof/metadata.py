@@ -18,8 +18,8 @@ def digest_finding(stored: StoredMatrix) -> Finding:
     """Whether the file carries the digest of its geometry and arrays."""
     holds = stored.stated_digest == digest(stored.matrix.layer)
     if holds:
-        told = "geometry, kernel and bias are as they were written"
-        return Finding("digest", True, told, "SHA-256", "the file's own")
+        detail = "geometry, kernel and bias are as they were written"
+        return Finding("digest", True, detail, "SHA-256", "the file's own")
     return Finding("digest", False, "geometry, kernel or bias are not as they were written")
 
 
@@ -33,10 +33,10 @@ def manifest_finding(matrix: Matrix, listed: dict[str, Any]) -> Finding:
     }
     for key, value in own.items():
         if listed.get(key) != value:
-            told = f"{key} is {str(value)[:80]}, by the manifest {str(listed.get(key))[:80]}"
-            return Finding("manifest", False, told)
-    told = "layer, shape and model are those that it lists"
-    return Finding("manifest", True, told, against="manifest.json")
+            detail = f"{key} is {str(value)[:80]}, by the manifest {str(listed.get(key))[:80]}"
+            return Finding("manifest", False, detail)
+    detail = "layer, shape and model are those that it lists"
+    return Finding("manifest", True, detail, against="manifest.json")
 
 
 def origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
@@ -44,30 +44,32 @@ def origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
     layer, original, origin = matrix.layer, expected.layer, matrix.origin
     own = replace(expected.origin, weight=expected.origin.weight if origin.weight else "")
     if replace(origin, file="", sha256="") != replace(own, file="", sha256=""):
-        told = f"{origin.op} {origin.layer!r} of {origin.dtype or 'unknown dtype'}"
-        return Finding("origin", False, f"the model's layer is not the {told} that the file names")
+        detail = f"{origin.op} {origin.layer!r} of {origin.dtype or 'unknown dtype'}"
+        return Finding(
+            "origin", False, f"the model's layer is not the {detail} that the file names"
+        )
     if unbiased(layer) != unbiased(original):
-        told = f"{_told(layer)}, in the model {_told(original)}"
-        return Finding("origin", False, f"the geometry is not that of the model's layer: {told}")
+        detail = f"{_geometry_of(layer)}, in the model {_geometry_of(original)}"
+        return Finding("origin", False, f"the geometry is not that of the model's layer: {detail}")
     arrays, originals = layer.arrays(), original.arrays()
     for name, array in arrays.items():
         if not name.endswith("kernel_bias") and array.tobytes() != originals[name].tobytes():
             wrong = np.argwhere(bits(array) != bits(originals[name]))[0]
             place = tuple(int(i) for i in wrong)
-            told = f"{array[place]!s}, in the model {originals[name][place]!s}"
-            return Finding("origin", False, f"{name} element {place} is {told}")
+            detail = f"{array[place]!s}, in the model {originals[name][place]!s}"
+            return Finding("origin", False, f"{name} element {place} is {detail}")
     for ours, theirs in zip(layer.biases(), original.biases(), strict=True):
         if not _same_bits(ours, theirs):
             return Finding("origin", False, "the bias is not that of the model's layer")
     changes = ["flipped"] * origin.flipped + ["dequantized"] * origin.dequantized
     if "int" in origin.dtype and not origin.dequantized and layer.dtype.kind == "f":
-        changes.append(f"whole numbers in {layer.dtype.name}")
+        changes.append(f"integers in {layer.dtype.name}")
     if origin.dtype and layer.dtype.itemsize < np.dtype(_widest(origin.dtype)).itemsize:
         changes.append(f"rounded to {layer.dtype.name}")
-    told = f"the model's, {' and '.join(changes)}" if changes else "the model's, bit for bit"
+    detail = f"the model's, {' and '.join(changes)}" if changes else "the model's, bit for bit"
     if origin.sha256 != expected.origin.sha256:
-        told += "; the model file is another than the one it was written from"
-    return Finding("origin", True, f"geometry, kernel and bias are {told}", against="the model")
+        detail += "; the model file is another than the one it was written from"
+    return Finding("origin", True, f"geometry, kernel and bias are {detail}", against="the model")
 
 
 def _same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
@@ -77,7 +79,7 @@ def _same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return one[once].tobytes() == other[once].tobytes()
 
 
-def _told(layer: Linear) -> str:
+def _geometry_of(layer: Linear) -> str:
     shapes = (layer.input_shape, layer.output_shape, layer.outline.kernel_shape)
     sizes = "{} to {} by {}".format(*("x".join(map(str, shape)) for shape in shapes))
     return f"{layer.kind} of {sizes} in {layer.dtype}"

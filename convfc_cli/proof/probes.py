@@ -52,8 +52,8 @@ class Probes(Check):
         promise = f"a wrong file passes with probability at most {self._strength}"
         if not self._strength.startswith("2^-"):
             promise = "with a seed that was given, so nothing is proven against a crafted file"
-        told = f"every bit and every zero, by {len(self._inputs)} random probes modulo 2^64"
-        return Finding(self.name, True, f"{told}: {promise}", self._strength, "the oracle")
+        detail = f"every bit and every zero, by {len(self._inputs)} random probes modulo 2^64"
+        return Finding(self.name, True, f"{detail}: {promise}", self._strength, "the oracle")
 
 
 def planes(dtype: np.dtype[Any], *, explicit_zeros: bool) -> list[Weights]:

@@ -45,11 +45,11 @@ class Factors(Check):
 
     def finding(self) -> Finding:
         entries = sum(map(self._prove, self._product.factors))
-        told = (
+        detail = (
             f"{len(self._product.factors)} factors with {entries:,} entries, made anew: every bit "
             f"and every zero, by {self._count} random probes each"
         )
-        return Finding(self.name, True, told, self._strength, "the oracle")
+        return Finding(self.name, True, detail, self._strength, "the oracle")
 
     def _prove(self, layer: Linear) -> int:
         subject = Subject(Matrix(layer, Spec(self._layout)), explicit_zeros=True)
@@ -117,11 +117,11 @@ class ProductEntries(Check):
         return ratio
 
     def finding(self) -> Finding:
-        told = (
+        detail = (
             f"{self._entries:,} entries where the factors have paths, each at most "
             f"{self._worst:.2g} of what rounding explains"
         )
-        return Finding(self.name, True, told, ROUNDING, "the factors", worst=self._worst)
+        return Finding(self.name, True, detail, ROUNDING, "the factors", worst=self._worst)
 
 
 def _at(places: Array, values: Array, place: int) -> Any:

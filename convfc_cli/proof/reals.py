@@ -14,7 +14,7 @@ from convfc_cli.layers.linear import Slab
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.proof.check import Check, Subject, add_product
 from convfc_cli.proof.report import ROUNDING, Finding
-from convfc_cli.rounding import bounds, told_ratio, worst_ratio
+from convfc_cli.rounding import bounds, ratio_text, worst_ratio
 from convfc_cli.runtimes.runtime import RunnableLayer, Runtime
 
 
@@ -64,7 +64,7 @@ class Reals(Check):
                 f"output {place}: {self._what}, run by {self._label}, gives {y[wrong]:.9g}, "
                 f"the matrix {self._sums[wrong]:.9g}"
             )
-        ratio = told_ratio(worst, left_out, y.size, self._result.beyond)
-        told = f"{self._what} and the matrix: {ratio}"
+        ratio = ratio_text(worst, left_out, y.size, self._result.beyond)
+        detail = f"{self._what} and the matrix: {ratio}"
         compared = True if left_out < y.size else None
-        return Finding(self.name, compared, told, ROUNDING, self._label, worst=worst)
+        return Finding(self.name, compared, detail, ROUNDING, self._label, worst=worst)

@@ -51,16 +51,16 @@ class Structure(Check):
     def finding(self) -> Finding:
         row, column = self._subject.words
         if not self._subject.explicit_zeros:
-            told = f"{self._subject.rows:,} {row}s of {self._subject.columns:,} entries"
-            return Finding(self.name, True, told, "every row", "the geometry")
+            detail = f"{self._subject.rows:,} {row}s of {self._subject.columns:,} entries"
+            return Finding(self.name, True, detail, "every row", "the geometry")
         if self._entries != self._subject.nonzeros:
             raise WrongContents(
                 f"{self._entries} entries, where the geometry plans {self._subject.nonzeros}"
             )
-        told = (
+        detail = (
             f"{self._entries:,} entries, {row}s as long as the geometry says, {column}s increasing"
         )
-        return Finding(self.name, True, told, f"every {row}", "the geometry")
+        return Finding(self.name, True, detail, f"every {row}", "the geometry")
 
 
 def _row(block: Block, entry: int) -> int:

@@ -5,8 +5,8 @@ are read once, at bounded memory, and each level of the proof holds them to the 
 
 0  structure   row lengths, columns: before any arithmetic
 1  entries     every bit and every zero, by exact random probes against the oracle
-2  impulses    on request: every entry and every zero compared, one by one
-3  integers    on request: against another runtime on small whole numbers, bit for bit
+2  impulses    on request: every entry and every zero compared individually
+3  integers    on request: against another runtime on small integers, bit for bit
 4  reals       on request: against it on real numbers, within what rounding explains
 
 What is trusted: the oracle (`direct`), the layout, NumPy's and SciPy's arithmetic, and, for a file
@@ -60,7 +60,7 @@ class Proof:
     """To repeat a run; who knows it beforehand can craft a file that passes."""
 
     exhaustive: bool = False
-    """Also every entry, one by one."""
+    """Also every entry individually."""
 
     against: str | None = None
     """Also another runtime, by its name: one of `vocabulary.RUNTIMES`."""

@@ -24,7 +24,7 @@ from convfc_cli.arrays import Array
 SEED = 0
 
 PRECISION = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
-"""Bits of a significand: whole numbers up to 2 to that power are exact."""
+"""Bits of a significand: integers up to 2 to that power are exact."""
 
 STEP = 1021
 """The y_scale of a QLinearConv. It is odd, so that no sum is half way between two codes."""
@@ -73,7 +73,7 @@ def dtype(name: str) -> np.dtype[Any]:
 
 
 def _drawn(random: Any, dtype: np.dtype[Any], shape: tuple[int, ...], terms: int) -> Array:
-    """Whole numbers, so many products of which have an exact sum: of the codes of 8 bits any, half
+    """Integers, so many products of which have an exact sum: of the codes of 8 bits any, half
     of them extreme.
     """
     if dtype.kind in "iu":

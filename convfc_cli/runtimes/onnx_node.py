@@ -141,7 +141,7 @@ COPIES = 8
 
 
 class NodeRuntime(Runtime):
-    """A runtime of ONNX nodes: how a layer is put to it, and how its failures are told.
+    """A runtime of ONNX nodes: how a layer is put to it, and how its failures are worded.
 
     Nodes are run in the contained child, which alone imports the runtime.
     """
@@ -187,8 +187,8 @@ class NodeRuntime(Runtime):
             return np.asarray(contained.call(type(self).compute, *given, what="it", limits=limits))
         except Exception as error:  # it raises types of its own for whatever it does not implement
             prefix = r"^(.*Status Message: |\[ONNXRuntimeError\] : \d+ : )"
-            told = re.sub(prefix, "", str(error), flags=re.DOTALL)
-            return f"{self.name} cannot run it ({shorten(told, 100, placeholder=' ...')})"
+            text = re.sub(prefix, "", str(error), flags=re.DOTALL)
+            return f"{self.name} cannot run it ({shorten(text, 100, placeholder=' ...')})"
 
     @staticmethod
     @abstractmethod

@@ -72,7 +72,7 @@ class Onnxruntime(NodeRuntime):
 
 @cache
 def library() -> Any:
-    """onnxruntime, imported when it is needed, and told before that to record and send nothing:
+    """onnxruntime, imported when it is needed, with its telemetry switched off before that: release
     1.32 puts a device's id and a list of events into the home folder otherwise.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"

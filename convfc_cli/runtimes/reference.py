@@ -14,7 +14,7 @@ LARGEST_COLUMNS = 2**25
 """Elements of the im2col matrix that it makes."""
 
 LARGEST_SCATTER = 2**18
-"""Products that it scatters for a transposed convolution, one by one in Python."""
+"""Products that it scatters for a transposed convolution, each in Python."""
 
 LARGEST_WINDOWS = 2**16
 """Windows of a pooling layer that it goes through in Python."""

@@ -4,7 +4,7 @@
     TF_ENABLE_ONEDNN_OPTS=0 python tests/data/make_keras_attributes.py
 
 writes `tests/data/recorded/keras/attributes.npz`: inputs, kernels, biases and outputs of small
-layers, all of them whole numbers, one after the other in `numbers`. `cases` is JSON: for each its
+layers, all of them integers, one after the other in `numbers`. `cases` is JSON: for each its
 class, its configuration, the versions of Keras that computed it, and the shapes of its arrays.
 Keras 3 and Keras 2 (tf_keras), both on TensorFlow, must agree on every number; what one of them
 refuses is printed with the reason, and what both refuse is left out. oneDNN's Conv3D of one channel

@@ -125,7 +125,7 @@ def cases() -> list[Case]:
 
 
 def numbers(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Whole numbers; a variance is none that is negative."""
+    """Integers; a variance is none that is negative."""
     if "variance" in name:
         return random.integers(1, 20, shape).astype(np.float32)
     return random.integers(-9, 10, shape).astype(np.float32)

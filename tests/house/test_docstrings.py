@@ -11,7 +11,7 @@ import pytest
 from numpydoc.validate import validate
 
 import convfc_cli as convfc
-from tests.house.test_house import MODULES, path_of
+from tests.house.test_walls import MODULES, path_of
 
 ARITHMETIC = ("geometry", "direct")
 """Modules whose functions are documented as those that users call."""
@@ -83,7 +83,16 @@ def test_there_are_examples() -> None:
     finder = doctest.DocTestFinder(exclude_empty=True)
     counts = {
         name: sum(len(test.examples) for test in finder.find(import_module(f"convfc_cli.{name}")))
-        for name in ("geometry", "taps", "direct", "toeplitz", "layout", "outline", "plain", *KINDS)
+        for name in (
+            "geometry",
+            "taps",
+            "direct",
+            "toeplitz",
+            "layout",
+            "outline",
+            "json_values",
+            *KINDS,
+        )
     }
     assert min(counts.values()) >= 1, counts
 

@@ -5,7 +5,7 @@ import re
 
 from convfc_cli import errors
 from convfc_cli.cli.main import cli
-from tests.house.test_house import imports
+from tests.house.test_walls import imports
 from tests.support.cli_models import run
 
 

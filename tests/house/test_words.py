@@ -7,12 +7,13 @@ import pytest
 
 from convfc_cli.cli.hints import WORDS
 from convfc_cli.hints import Advice
-from tests.house.test_house import MODULES, path_of
+from tests.house.test_walls import MODULES, path_of
 from tests.support.readme import PAGES
 
 TRANSLATED = re.compile(
     r"(?<![Tt]here )\b(is|are) no (?!longer|larger|more|less)\w|asked for\b|\b(is|are) none of\b|"
-    r"what there is not|\btold by\b|stranger"
+    r"what there is not|\btold\b(?! (apart|beforehand|from|not to))|stranger|\bwhole numbers?\b|"
+    r"\bone by one\b"
 )
 """English that reads as translated: say "is not a valid X", "expected X", "must be one of"."""
 

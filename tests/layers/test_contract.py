@@ -41,12 +41,12 @@ def as_integers(weights: Array) -> Array:
     return brute.bits(weights).astype(np.uint64)
 
 
-def whole_numbers(shape: Any, seed: int) -> Array:
+def integers(shape: Any, seed: int) -> Array:
     return np.random.default_rng(seed).integers(0, 2**64 - 1, shape, np.uint64, endpoint=True)
 
 
 def modulo(case: Case, x: Array) -> list[int]:
-    """What the bits of the weights make of whole numbers, modulo 2^64, flat in C order."""
+    """What the bits of the weights make of integers, modulo 2^64, flat in C order."""
     bits = {pair: as_integers(case.kernel)[place].item() for pair, place in case.entries.items()}
     y = brute.applied(bits, x.astype(object), case.output_shape)
     return [int(value) % 2**64 for value in y.reshape(-1)]
@@ -165,7 +165,7 @@ def test_a_matrix_of_many_blocks_is_whole():
 @given(data=st.data(), seed=SEEDS)
 def test_a_layer_applied_is_its_matrix_times_the_vector(kind, data, seed):
     case = data.draw(copies(kind))
-    x = whole_numbers(case.input_shape, seed)
+    x = integers(case.input_shape, seed)
     y = case.layer.apply(x, as_integers)
     assert (y.shape, y.dtype) == (case.output_shape, np.uint64)
     assert y.reshape(-1).tolist() == modulo(case, x)
@@ -197,7 +197,7 @@ def test_the_adjoint_is_the_transpose_without_a_bias(kind, data, spec):
     assert rows.indptr.array().tolist() == expected.indptr.tolist()
     assert rows.indices.array().tolist() == expected.indices.tolist()
     assert same_bits(rows.data.array(), expected.data)
-    x = whole_numbers(case.output_shape, 1)
+    x = integers(case.output_shape, 1)
     entries = brute.adjoint(case.entries)
     turned = Case(adjoint, entries, case.kernel, None, x.shape, case.input_shape)
     assert adjoint.apply(x, as_integers).reshape(-1).tolist() == modulo(turned, x)
@@ -212,7 +212,7 @@ def test_the_adjoint_is_the_transpose_without_a_bias(kind, data, spec):
 @given(data=st.data(), spec=specs(), most=st.integers(1, 40), seed=SEEDS)
 def test_slabs_of_any_size_are_the_layer_applied_in_order(kind, data, spec, most, seed):
     case = data.draw(copies(kind))
-    x = whole_numbers(case.input_shape, seed)
+    x = integers(case.input_shape, seed)
     counts = np.diff(case.csr(Spec(spec.layout)).indptr)
     y = spec.layout.vector(np.array(modulo(case, x), np.uint64).reshape(case.output_shape))
     done = 0
@@ -232,7 +232,7 @@ def test_slabs_of_any_size_are_the_layer_applied_in_order(kind, data, spec, most
 @given(data=st.data(), spec=specs(), most=st.integers(1, 40))
 def test_strips_are_layers_over_parts_that_add_up_to_their_slab(kind, data, spec, most):
     case = data.draw(copies(kind))
-    x = whole_numbers(case.input_shape, 3)
+    x = integers(case.input_shape, 3)
     for slab in case.layer.slabs(spec.layout, most):
         covered = np.zeros(case.input_shape, int)
         total = np.zeros(len(slab.rows), np.uint64)

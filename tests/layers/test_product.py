@@ -223,7 +223,7 @@ def test_every_input_of_a_product_has_a_colour_of_its_own(chain):
     [
         ([], "a product of 0 layers"),
         ([Dense(np.ones((2, 3), F32)), Dense(np.ones((2, 3), F32))], r"makes \(2,\), .*\(3,\)"),
-        ([Dense(np.ones((2, 3), np.int32))], "whole numbers are not multiplied"),
+        ([Dense(np.ones((2, 3), np.int32))], "integers are not multiplied"),
         ([Diagonal(np.ones(1, F32), (2,))] * 65, "a product of 65 layers; 1 to 64"),
     ],
 )

@@ -165,7 +165,7 @@ def test_the_command_proves_and_maps_every_kind(name, folder):
         assert list(output) in [line["output"] for line in json.loads(stands.succeeded().out)]
 
 
-def test_whole_numbers_are_held_to_a_runtime_too():
+def test_integers_are_held_to_a_runtime_too():
     layer = crafted.example().layer
     layer = layer.with_kernel((8 * layer.kernel).astype(np.int32), np.array([5, -6], np.int32))
     for file, form in (("npz", "csr"), ("npy", "dense"), ("hdf5", "csr")):
@@ -176,7 +176,7 @@ def test_whole_numbers_are_held_to_a_runtime_too():
     assert crafted.arrays(rendered(NPZ, Matrix(layer)))["data"].dtype == np.int32
 
 
-def test_a_runtime_that_is_one_off_in_whole_numbers_does_not_agree():
+def test_a_runtime_that_is_one_off_in_integers_does_not_agree():
     layer = crafted.example().layer
     layer = layer.with_kernel((8 * layer.kernel).astype(np.int32), np.array([5, -6], np.int32))
     result = as_read(layer).run(ORACLE, np.random.default_rng(3))

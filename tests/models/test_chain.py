@@ -412,7 +412,7 @@ def test_a_chain_goes_through_a_pipe(network):
 
 def test_the_original_nodes_are_run_one_by_one(network):
     ran = run("convert", network, "--compose", "conv:pool", "-o", network.parent / "a.npz")
-    assert "of 3 layers, one by one, the worst: the original node" in ran.succeeded().err
+    assert "of 3 layers, each on its own, the worst: the original node" in ran.succeeded().err
 
 
 def test_another_model_is_not_where_a_chain_came_from(network, tmp_path):

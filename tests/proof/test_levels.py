@@ -150,7 +150,7 @@ def test_as_many_impulses_are_put_in_at_once_as_memory_is_asked_for(batch, monke
         return y
 
     finding = walked(stored_of(NPZ, Matrix(layer)), by_impulses(Answering(watch)), most=10**6)
-    told = "40 entries and every zero, compared one by one; inputs lit in 5 turns"
+    told = "40 entries and every zero, compared individually; inputs lit in 5 turns"
     assert finding.detail == told
     at_once = min(5, max(1, batch // 12))  # each has 12 inputs, more than outputs
     assert max(seen) == at_once
@@ -183,7 +183,7 @@ FIVE = Convolution(
         (lambda y: y[:3], "answering gives (1, 8), the layer (1, 8)"),
         (
             lambda y: y + np.arange(1, 1 + y.size).reshape(y.shape) / 64,
-            "answering gives 1.015625 to impulses, where a whole number of at most 24 bits is the "
+            "answering gives 1.015625 to impulses, where an integer of at most 24 bits is the "
             "only right answer",
         ),
     ],
@@ -257,7 +257,7 @@ def test_impulses_name_the_entry_of_which_one_bit_is_wrong(problem, spec, seed):
 
 @some_examples
 @given(problem=problems(), spec=specs(), seed=SEEDS)
-def test_whole_numbers_see_one_bit_of_one_weight_unless_its_input_is_0(problem, spec, seed):
+def test_integers_see_one_bit_of_one_weight_unless_its_input_is_0(problem, spec, seed):
     data, _, column = changed(problem, spec, seed)
     matrix = Matrix(problem.layer, spec)
     seen = []
@@ -281,7 +281,7 @@ def test_reals_see_a_weight_that_is_a_thousandth_off(place, transpose):
         walked(stored_of(NPZ, matrix, saved(contents)), by_reals(ORACLE))
 
 
-def test_whole_numbers_see_what_reals_cannot():
+def test_integers_see_what_reals_cannot():
     kernel = np.array([[[1.0, 1e-12, 2e-12]]], np.float32)
     layer = Convolution(kernel, IndexMap((1, 1, 3), (Axis(6, 4, 3, 1, 1, 0),)))
     contents = crafted.arrays(rendered(NPZ, Matrix(layer)))
@@ -500,7 +500,7 @@ def test_reals_of_which_nothing_can_be_said_are_no_agreement():
     assert "no output could be compared: all 1 overflow or are not finite" in finding.detail
 
 
-def test_whole_numbers_are_drawn_from_0_to_the_largest_there_is_room_for(monkeypatch):
+def test_integers_are_drawn_from_0_to_the_largest_there_is_room_for(monkeypatch):
     monkeypatch.setattr(integers, "EXACT", 15 * 8 * 2**8)
     drawn: set[float] = set()
 
@@ -578,9 +578,9 @@ def test_the_first_output_that_is_wrong_is_named_and_a_shape_without_its_batch(l
         lambda y: np.where(y > 0, y, 2.0**25),
     ],
 )
-def test_impulses_take_nothing_for_an_answer_but_a_whole_number_of_24_bits(spoil):
+def test_impulses_take_nothing_for_an_answer_but_a_integer_of_24_bits(spoil):
     told = disagreement(stored_of(NPZ, example()), by_impulses(Answering(spoil)))
-    assert "a whole number of at most 24 bits is the only right answer" in told
+    assert "an integer of at most 24 bits is the only right answer" in told
 
 
 @every_level
@@ -600,7 +600,7 @@ def test_impulses_go_on_with_the_next_runtime_and_name_who_answered():
     assert (finding.holds, finding.against) == (True, "answering and the oracle")
 
 
-def test_sums_of_too_many_terms_leave_no_room_for_whole_numbers(monkeypatch):
+def test_sums_of_too_many_terms_leave_no_room_for_integers(monkeypatch):
     monkeypatch.setattr(integers, "EXACT", 15 * 8 * 2 - 1)
     finding = walked(stored_of(NPZ, example()), by_integers(ORACLE))
     assert finding.holds is None
@@ -630,7 +630,7 @@ def test_bits_are_taken_as_many_at_a_time_as_sums_have_room_for(exact, width, mo
 
     finding = walked(stored_of(NPZ, example()), by_integers(Answering(watch)))
     assert finding.holds
-    told = f"agree on whole numbers up to {most}, {width} bits of the weights at a time"
+    told = f"agree on integers up to {most}, {width} bits of the weights at a time"
     assert finding.detail.endswith(told)  # sums have 8 terms
     assert len(largest) == 32 // width
     assert max(largest) <= exact

@@ -16,7 +16,7 @@ from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix
 from convfc_cli.proof import check, verify
 from convfc_cli.proof.verify import Proof
-from convfc_cli.rounding import RuntimeResult, told_ratio, worst_ratio
+from convfc_cli.rounding import RuntimeResult, ratio_text, worst_ratio
 from convfc_cli.taps import IndexMap
 from tests.support import crafted
 from tests.support.crafted import example, rendered
@@ -135,11 +135,11 @@ def test_of_no_outputs_none_is_wrong():
 
 
 def test_what_was_left_out_is_said_only_where_something_was():
-    assert told_ratio(0.1234, 0, 9) == "at most 0.12 of the rounding bound"
+    assert ratio_text(0.1234, 0, 9) == "at most 0.12 of the rounding bound"
     left_out = "at most 0.12 of the rounding bound; 1,234 outputs left out, not finite"
-    assert told_ratio(0.1234, 1234, 1235) == left_out
+    assert ratio_text(0.1234, 1234, 1235) == left_out
     none = "no output could be compared: all 1,234 overflow or are not finite"
-    assert told_ratio(0.0, 1234, 1234) == none
+    assert ratio_text(0.0, 1234, 1234) == none
 
 
 # --- a runtime held to the layer ----------------------------------------------------------------

@@ -25,7 +25,7 @@ RECORDED = DATA / "recorded" / "hdf5"
 
 
 def ramp(*shape: int, dtype: Any = np.float32) -> Array:
-    """Whole numbers that are all different, none of them zero, of both signs."""
+    """Integers that are all different, none of them zero, of both signs."""
     count = np.arange(1, prod(shape) + 1)
     return (count * np.where(count % 3 == 1, -1, 1)).reshape(shape).astype(dtype)
 
@@ -108,7 +108,7 @@ def recorded(name: str, folder: Path) -> dict[str, Array]:
 
 
 def outputs(size: int, kernel: int, stride: int, dilation: int, low: int, high: int) -> int:
-    """How many windows fit, counted one by one."""
+    """How many windows fit, counted individually."""
     found = 0
     while found * stride + (kernel - 1) * dilation < size + low + high:
         found += 1

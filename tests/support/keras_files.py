@@ -27,7 +27,7 @@ Named = Sequence[tuple[str, Array]]
 
 
 def ramp(*shape: int, start: int = 1, dtype: Any = np.float32) -> Array:
-    """Whole numbers that are all different, none of them zero, of both signs."""
+    """Integers that are all different, none of them zero, of both signs."""
     count = np.arange(start, start + int(np.prod(shape)))
     return (count * np.where(count % 3 == 1, -1, 1)).reshape(shape).astype(dtype)
 

@@ -76,7 +76,7 @@ def patch_answers(patch: pytest.MonkeyPatch, change: Any, after: Any) -> None:
 
 
 def _weights(model: onnx.ModelProto) -> tuple[Array, Array | None] | None:
-    """The weights of a node of whole numbers, and their zero point; None where they are not stored
+    """The weights of a node of integers, and their zero point; None where they are not stored
     in the model.
     """
     node, stored = model.graph.node[-1], {t.name: t for t in model.graph.initializer}

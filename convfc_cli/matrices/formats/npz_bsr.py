@@ -104,7 +104,7 @@ def _weights(matrix: Matrix, blocks: SparseRows, most: int) -> Iterator[Values]:
 
 
 class _BsrReader:
-    """The rows of a stored BSR matrix, from front to back, each with its entries one by one.
+    """The rows of a stored BSR matrix, from front to back, entry by entry.
 
     Blocks are read a whole row of them at a time; rows that nobody has read yet are kept.
     """

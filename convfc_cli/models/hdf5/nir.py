@@ -51,8 +51,8 @@ def list_layers(root: Group, shapes: Shapes) -> tuple[Entry, ...]:
     if None in given and len(found) == 1:
         given[names[0]] = given.pop(None)
     if unknown := [name for name in given if name not in names]:
-        told = "needs a name" if unknown[0] is None else f"names {unknown[0]!r}"
-        raise UsageError(f"{GIVEN} {told}; there are {first_few(names) or 'no layers'}")
+        text = "needs a name" if unknown[0] is None else f"names {unknown[0]!r}"
+        raise UsageError(f"{GIVEN} {text}; there are {first_few(names) or 'no layers'}")
     entries = tuple(
         _entry(position, name, kind, node, given.get(name))
         for position, (name, kind, node) in enumerate(found)
@@ -132,13 +132,11 @@ def _text(node: Group, name: str) -> str:
 
 
 def _whole(node: Group, name: str, *counts: int) -> tuple[int, ...]:
-    """Whole numbers, as many as one of `counts`."""
+    """Integers, as many as one of `counts`."""
     dataset = _weight(node, name).dataset
     if dataset.dtype.kind not in "iu" or prod(dataset.shape) not in counts:
         wanted = " or ".join(map(str, sorted(set(counts))))
-        raise MalformedInput(
-            f"{dataset.path} should be {wanted} whole number{'s'[wanted == '1' :]}"
-        )
+        raise MalformedInput(f"{dataset.path} should be {wanted} integer{'s'[wanted == '1' :]}")
     return tuple(int(value) for value in dataset.read().reshape(-1))
 
 

@@ -146,14 +146,14 @@ def truth(value: object) -> bool:
 
 
 def whole(value: object) -> int:
-    """The value, which must be a whole number. Raises `TypeError`."""
+    """The value, which must be an integer. Raises `TypeError`."""
     if type(value) is not int:
-        raise TypeError(f"{value!r} where a whole number belongs")
+        raise TypeError(f"{value!r} where an integer belongs")
     return value
 
 
 def sizes(value: Any, rank: int) -> tuple[int, ...]:
-    """One whole number for each spatial axis: as they are, or one for all."""
+    """One integer for each spatial axis: as they are, or one for all."""
     if isinstance(value, dict):
         value = value.get("items")
     if not isinstance(value, list | tuple):

@@ -153,7 +153,7 @@ def _gathered(
 def _rearranged(
     given: Given, output: tuple[int, ...], move: Callable[[Array], Array]
 ) -> ResolvedLayer:
-    """`_gathered` for what moves all numbers, and is told in the model's order."""
+    """`_gathered` for what moves all numbers, stated in the model's order."""
     last = given.channels_last
     made = (output[-1], *output[:-1]) if last else output
 

@@ -356,11 +356,11 @@ class _Entries:
         if not large and not convolves:
             return None
         whose = "a class that this version does not read" if layer.own else "a class of its author"
-        told = f"{layer.kind} is {whose}, and what it computes is in no file"
+        description = f"{layer.kind} is {whose}, and what it computes is in no file"
         if large:
             shapes = ", ".join(f"{dataset.path} {dataset.shape}" for dataset in large[:3])
-            told += f"; described as weights alone, a kernel is taken out of it: {shapes}"
-        return Unsupported(told)
+            description += f"; described as weights alone, a kernel is taken out of it: {shapes}"
+        return Unsupported(description)
 
 
 @dataclass(frozen=True, slots=True)

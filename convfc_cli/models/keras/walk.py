@@ -1,6 +1,6 @@
 """The walk through a Keras model: every call of a layer, with the size of every tensor.
 
-Every tensor is known with what makes it, so that linear layers in a row can be told.
+Every tensor is known with what makes it, so that linear layers in a row are found.
 """
 
 from collections import deque

@@ -77,7 +77,7 @@ class Weights(ABC):
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
         """A layer's datasets by their roles, all of its `variables` among them but a bias.
 
-        Raises `MalformedInput`, `Refused`, `Unsupported` where they are not to be told.
+        Raises `MalformedInput`, `Refused`, `Unsupported` where they cannot be identified.
         """
 
     @abstractmethod
@@ -124,9 +124,9 @@ class Legacy(Weights):
             if roles.keys() >= needed:
                 return roles
         in_order = [(role, *held) for role, held in zip(expected, own, strict=False)]
-        told = all(_role(name) in (None, role) for role, name, _ in in_order)
+        matching = all(_role(name) in (None, role) for role, name, _ in in_order)
         alone = len(chain) - _wrappers(chain) == 1
-        if alone and told and len(needed) <= len(own) <= len(expected):
+        if alone and matching and len(needed) <= len(own) <= len(expected):
             return {role: dataset for role, _, dataset in in_order}
         names = ", ".join(name[-80:] for name, _ in own[:4])
         raise MalformedInput(f"its weights cannot be told from {names or 'an empty group'}")

@@ -13,10 +13,10 @@ from convfc_cli.errors import MalformedInput
 from convfc_cli.models.onnx.constants import LARGEST_RANK
 from convfc_cli.models.onnx.scope import STANDARD
 
-Told = Callable[[], str]
+Describe = Callable[[], str]
 """What to call something, made only for an error: a name may be as long as the file."""
 
-Defined = dict[str, Told]
+Defined = dict[str, Describe]
 """The tensors that a graph defines, and as what."""
 
 
@@ -56,7 +56,7 @@ def _check_function(function: onnx.FunctionProto) -> None:
     _check_nodes(function.node, defined, (), place)
 
 
-def _check_graph(graph: onnx.GraphProto, outer: tuple[Defined, ...], place: Told) -> None:
+def _check_graph(graph: onnx.GraphProto, outer: tuple[Defined, ...], place: Describe) -> None:
     inputs: Defined = {}
     for info in graph.input:
         _define(inputs, info.name, lambda: "an input", place)
@@ -71,7 +71,7 @@ def _check_graph(graph: onnx.GraphProto, outer: tuple[Defined, ...], place: Told
 
 
 def _check_nodes(
-    nodes: Iterable[onnx.NodeProto], defined: Defined, outer: tuple[Defined, ...], place: Told
+    nodes: Iterable[onnx.NodeProto], defined: Defined, outer: tuple[Defined, ...], place: Describe
 ) -> None:
     """Check the nodes of a graph that has these inputs and stored tensors."""
     for number, node in enumerate(nodes):
@@ -89,13 +89,13 @@ def _check_nodes(
             for tensor in (attribute.t, attribute.sparse_tensor):
                 _check_rank(tensor, place)
 
-            def inner(name: str = attribute.name, called: Told = called) -> str:
+            def inner(name: str = attribute.name, called: Describe = called) -> str:
                 return f"the {name} of {called()} of {place()}"
 
             for graph in (attribute.g, *attribute.graphs):
                 _check_graph(graph, (*outer, defined), inner)
 
-        def output(called: Told = called) -> str:
+        def output(called: Describe = called) -> str:
             return f"an output of {called()}"
 
         for name in node.output:
@@ -108,18 +108,18 @@ def _check_nodes(
             _define(defined, name, output, place)
 
 
-def _check_rank(tensor: onnx.TensorProto | onnx.SparseTensorProto, place: Told) -> None:
+def _check_rank(tensor: onnx.TensorProto | onnx.SparseTensorProto, place: Describe) -> None:
     parts = (tensor.values, tensor.indices) if isinstance(tensor, onnx.SparseTensorProto) else ()
     for part in (tensor, *parts):
         if len(part.dims) > LARGEST_RANK:
             raise MalformedInput(f"a tensor of {place()} declares {len(part.dims)} axes")
 
 
-def _define(defined: Defined, name: str, told: Told, place: Told) -> None:
+def _define(defined: Defined, name: str, described: Describe, place: Describe) -> None:
     if name in defined:
         raise MalformedInput(
             f"the tensor {name!r} is defined twice in {place()}: as {defined[name]()} and as "
-            f"{told()}"
+            f"{described()}"
         )
     if name:  # an empty one stands for an output that is not there
-        defined[name] = told
+        defined[name] = described

@@ -111,8 +111,8 @@ def of_constants(scope: Scope, node: onnx.NodeProto, *, batch: bool) -> onnx.Nod
     asked = slice(given.get("start"), given.get("end")) if node.op_type == "Shape" else slice(None)
     shape, of_one = (_part(scope.shape(name, batch=b), asked) for b in (batch, True))
     if shape is None:
-        told = "the size" if of_one is None else "the batch"
-        return f"it depends on {told} of {name!r}, which is open"
+        text = "the size" if of_one is None else "the batch"
+        return f"it depends on {text} of {name!r}, which is open"
     if node.op_type == "EyeLike":
         return _identity(scope, node, shape, given)
     if node.op_type == "Size" and prod(shape) >= 2**63:
@@ -228,8 +228,8 @@ def sources(scope: Scope, name: str, *, batch: bool = False) -> list[tuple[Scope
             raise Unsupported(f"it depends on the input {tensor!r}, known only at run time")
         if id(node) in path:
             cycle = [wanted for wanted, *_ in path.values()][list(path).index(id(node)) :]
-            told = first_few([repr(one) for one in cycle])
-            raise MalformedInput(f"{name!r} is computed from itself, in a cycle: {told}")
+            text = first_few([repr(one) for one in cycle])
+            raise MalformedInput(f"{name!r} is computed from itself, in a cycle: {text}")
         if id(node) in order:
             return
         plain = of_constants(home, node, batch=batch)
@@ -492,8 +492,8 @@ _NUMBERS: dict[str, tuple[int, Callable[[onnx.AttributeProto], Array]]] = {
 def _stated(node: onnx.NodeProto, folder: Path | None) -> Array:
     """What a Constant states."""
     if len(node.attribute) != 1 or len(node.output) != 1:
-        told = f"{len(node.attribute)} values and {len(node.output)} outputs"
-        raise MalformedInput(f"a Constant has {told}, not one of each")
+        text = f"{len(node.attribute)} values and {len(node.output)} outputs"
+        raise MalformedInput(f"a Constant has {text}, not one of each")
     (given,) = node.attribute
     if given.name == "value":
         return decoded(given.t, folder)

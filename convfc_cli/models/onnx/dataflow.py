@@ -23,8 +23,8 @@ Walked = tuple[str, Scope, onnx.NodeProto]
 class Links:
     """The nodes of a model as they hang together.
 
-    Names are told apart by the graph that defines them; one that several define is told with the
-    path to its graph.
+    Names are distinguished by the graph that defines them; one that several define is given with
+    the path to its graph.
     """
 
     def __init__(self, nodes: Sequence[Walked]) -> None:
@@ -53,7 +53,7 @@ class Links:
 
     def place(self, scope: Scope, node: onnx.NodeProto) -> int | None:
         """Which of its inputs a node maps, one of `KINDS`; None where it is not a linear layer: it
-        has no constant side, computes with whole numbers, a scalar, or nothing but a constant.
+        has no constant side, computes with integers, a scalar, or nothing but a constant.
         """
         kind = KINDS.get(node.op_type) if node.domain in STANDARD else None
         if kind is None or not node.output:

@@ -1,4 +1,4 @@
-"""ConvInteger and QLinearConv: convolutions of whole numbers, with the zero points taken off.
+"""ConvInteger and QLinearConv: convolutions of integers, with the zero points taken off.
 
 x and w are codes of 8 bits; the code that stands for zero is their zero point. Both operators
 convolve x - x_zero_point, with zeros around it, by w - w_zero_point. QLinearConv adds B, multiplies
@@ -44,7 +44,7 @@ RUN_TIME = "known only at run time"
 """What is noted of a scale or zero point that is not constant."""
 
 MOST_NOTED = 2**14
-"""Values of a tensor that are noted one by one: more than the channels of any real layer."""
+"""Values of a tensor that are noted individually: more than the channels of any real layer."""
 
 
 def tensors(node: onnx.NodeProto) -> dict[str, str]:
@@ -118,13 +118,13 @@ class Quantized:
         if what in ("x", "w") or shape is None:
             return
         sizes: set[tuple[int | None, ...]]
-        told, sizes = "one", {(), (1,)}
+        text, sizes = "one", {(), (1,)}
         if what == "B":
-            told, sizes = f"one for each of {channels} channels", {(channels,)}
+            text, sizes = f"one for each of {channels} channels", {(channels,)}
         elif what.startswith("w"):
-            told, sizes = f"one, or one for each of {channels} channels", {*sizes, (channels,)}
+            text, sizes = f"one, or one for each of {channels} channels", {*sizes, (channels,)}
         if shape not in sizes:
-            raise MalformedInput(f"its {what} {name!r} has values of shape {shape}, not {told}")
+            raise MalformedInput(f"its {what} {name!r} has values of shape {shape}, not {text}")
 
     def dtype(self, what: str) -> str:
         """The dtype of x, w or y, which the zero point alone may state."""
@@ -154,7 +154,7 @@ class Quantized:
         return values.reshape(-1, *(1,) * (len(self.index.axes) + axes))
 
     def layer(self) -> Convolution:
-        """The layer of whole numbers."""
+        """The layer of integers."""
         sizes = {what: self.value(what).size for what in self.places if self.constant(what)}
         if sizes.get("w_scale", sizes["w_zero_point"]) != sizes["w_zero_point"]:
             raise MalformedInput(

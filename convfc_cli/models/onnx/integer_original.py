@@ -33,11 +33,11 @@ HALF = 0.5 * (1 + 2.0**-9)
 
 UNIT = 2.0**-22
 """Of the real-valued layer: its weights and inputs are products in float32, rounded once or twice,
-where the node adds up whole numbers."""
+where the node adds up integers."""
 
 
 def original(found: Quantized, *, real: bool) -> RunnableLayer:
-    """The node itself, to be held to the layer of whole numbers, or to the `real` one."""
+    """The node itself, to be held to the layer of integers, or to the `real` one."""
     plain = conv(found.node)
 
     def run_node(runtime: Runtime, random: Any) -> RuntimeResult | str:

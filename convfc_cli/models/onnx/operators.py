@@ -86,7 +86,7 @@ class ConvolutionLayer(ResolvedLayer):
 
 @dataclass(frozen=True, slots=True)
 class IntegerLayer(ResolvedLayer):
-    """A ConvInteger or QLinearConv, in whole numbers or in `real` ones."""
+    """A ConvInteger or QLinearConv, in integers or in `real` ones."""
 
     quantized: Quantized
     real: bool = False
@@ -103,7 +103,7 @@ class IntegerLayer(ResolvedLayer):
             return None
         if "B" in quantized.names and not quantized.constant("x_scale"):
             reason = f"the scale of its bias has the factor x_scale, {integer.RUN_TIME}"
-            raise Unsupported(f"{reason}: as whole numbers it is read")
+            raise Unsupported(f"{reason}: as integers it is read")
         return IntegerLayer(self.outline, quantized.dequantized, self.dtype, quantized, real=True)
 
 

@@ -126,8 +126,8 @@ def cut_out(
     dtypes: tuple[np.dtype[Any], np.dtype[Any]],
     drawn: Mapping[str, Array] | None = None,
 ) -> onnx.ModelProto:
-    """A model of the node, its input `data` x, and what its constants are computed by, names told
-    apart by scope.
+    """A model of the node, its input `data` x, and what its constants are computed by, names
+    distinguished by scope.
 
     `dtypes` are those of its input and output; `drawn` has values for what is not constant beside
     the input, by tensor.

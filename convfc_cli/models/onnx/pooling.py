@@ -30,8 +30,8 @@ def average_pool(site: LinearNode, shape: Shape) -> ResolvedNode:
     found, n = site.found, len(shape) - 1
     auto_pad = text(found, "auto_pad", "NOTSET")
     if not n or len(found["kernel_shape"]) != n:
-        told = f"a kernel_shape of {len(found['kernel_shape'])} sizes for an input of"
-        raise MalformedInput(f"{told} {shape} (channels, then one size an axis)")
+        message = f"a kernel_shape of {len(found['kernel_shape'])} sizes for an input of"
+        raise MalformedInput(f"{message} {shape} (channels, then one size an axis)")
     steps = (
         found["kernel_shape"],
         per_axis(found, "strides", 1, n),

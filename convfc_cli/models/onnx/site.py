@@ -1,6 +1,6 @@
 """A node that is a linear layer, as the readers of such nodes are given it, and what they return.
 
-Tensors are told without their first axis, the batch: what a node does to one sample is the layer.
+Tensors are stated without their first axis, the batch: what a node does to one sample is the layer.
 """
 
 from abc import abstractmethod
@@ -27,10 +27,10 @@ from convfc_cli.models.sizes import Sizes, complete, shown
 Shape = tuple[int, ...]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-"""What a layer computes in; whole numbers are shapes, labels, and the like."""
+"""What a layer computes in; integers are shapes, labels, and the like."""
 
 LARGEST_TENSOR = 2**27
-"""Elements of a tensor whose places are written down one by one."""
+"""Elements of a tensor whose places are written down individually."""
 
 
 Fit = Callable[[str, tuple[int, ...]], tuple[int, ...] | None]
@@ -96,13 +96,13 @@ class LinearNode:
         try:
             return onnx.defs.get_schema(self.node.op_type, self.opset)
         except (onnx.defs.SchemaError, TypeError) as error:  # of a version beyond 32 bits
-            told = f"version {self.opset} of ONNX has no {self.node.op_type}"
-            raise MalformedInput(told) from error
+            message = f"version {self.opset} of ONNX has no {self.node.op_type}"
+            raise MalformedInput(message) from error
 
     def check(self) -> None:
         """Raise unless attributes, inputs and outputs are of a kind and number that it can have."""
         op, schema = self.node.op_type, self._schema
-        missing = [a for a, told in schema.attributes.items() if told.required]
+        missing = [name for name, attribute in schema.attributes.items() if attribute.required]
         for name in missing:
             if name not in self.found and name != "consumed_inputs":  # of old, and of no meaning
                 raise MalformedInput(f"a {op} without its attribute {name!r}")
@@ -153,7 +153,7 @@ class LinearNode:
             return None
         array = self.listed(place, what)
         if array.dtype.kind not in "iu":
-            raise MalformedInput(f"its {what} is {array.dtype}; whole numbers are expected")
+            raise MalformedInput(f"its {what} is {array.dtype}; integers are expected")
         return tuple(array.reshape(-1).tolist())
 
     def sizes(self) -> Sizes | None:
@@ -193,10 +193,10 @@ def open_size(scope: Scope, name: str, known: Sizes | None) -> SizeMissing:
         size if size is not None else 0 if (name, axis) in zeros else "?"
         for axis, size in enumerate(known or ())
     ]
-    told = ", ".join(map(str, sizes)) or "nothing"
+    listed = ", ".join(map(str, sizes)) or "nothing"
     note = "; a size that is declared as 0 counts as open" if 0 in sizes else ""
     why = f"; {scope.lost}" if scope.lost else ""
-    return SizeMissing(f"the size of its input {name!r} is open (known: {told}{note}){why}")
+    return SizeMissing(f"the size of its input {name!r} is open (known: {listed}{note}){why}")
 
 
 def opset(scope: Scope) -> int:

@@ -54,8 +54,8 @@ def scope_of(
         lost = str(error) if isinstance(error, ConvfcError) else f"{what} fails: {error}"
         inner = sorted(given.keys() - {info.name for info in graph.input})
         if inner:
-            told = f"{GIVEN} {inner[0]}={shown(given[inner[0]])}"
-            raise Refused(f"{told} cannot be held against the model: {lost}") from error
+            text = f"{GIVEN} {inner[0]}={shown(given[inner[0]])}"
+            raise Refused(f"{text} cannot be held against the model: {lost}") from error
         whole = replace(whole, infers=False)
         found = _found(graph, whole)
     if found.conflict is not None:
@@ -121,8 +121,8 @@ def _contradiction(conflict: Conflict, given: Mapping[str, Sizes], name: str) ->
     """The error for sizes of the user's that contradict the model."""
     message = str(conflict.error)
     if not isinstance(conflict.error, UsageError):
-        told = " ".join(f"{GIVEN} {tensor}={shown(sizes)}" for tensor, sizes in given.items())
-        message = f"{told} does not fit {name}: {message}"
+        text = " ".join(f"{GIVEN} {tensor}={shown(sizes)}" for tensor, sizes in given.items())
+        message = f"{text} does not fit {name}: {message}"
     stated, inferred = conflict.stated, conflict.inferred
     if stated is None or inferred is None:
         return Contradiction(message)

@@ -471,7 +471,7 @@ FAULTS = {
         "twice": (twice("indices", "data"), "has shape (73,)"),
         "neighbour": (in_place_of_its_neighbour("indices", "data"), ""),
         "backwards": (turned_round("indices"), ""),
-        "unsigned": (of_unsigned("indices"), "uint32, not whole numbers"),
+        "unsigned": (of_unsigned("indices"), "uint32, not integers"),
     },
     "coo": EVERY
     | {
@@ -490,7 +490,7 @@ FAULTS = {
         "fewer rows": (without("row"), "row has shape (71,)"),
         "neighbour": (in_place_of_its_neighbour("row", "col", "data"), "increase strictly"),
         "exchanged": (neighbours_exchanged("row", "col", "data"), "increase strictly"),
-        "unsigned": (of_unsigned("row"), "row is uint32, not whole numbers"),
+        "unsigned": (of_unsigned("row"), "row is uint32, not integers"),
     },
     "bsr": EVERY
     | {
@@ -511,7 +511,7 @@ FAULTS = {
         "transposed": (transposed_blocks, "expected"),
         "other blocks": (of_other_blocks, "data has shape (36, 2, 1)"),
         "flattened": (flattened_blocks, "data has shape (72,)"),
-        "unsigned": (of_unsigned("indptr"), "indptr is uint32, not whole numbers"),
+        "unsigned": (of_unsigned("indptr"), "indptr is uint32, not integers"),
     },
 }
 

@@ -635,11 +635,11 @@ def rewritten(**changes):
 
 @pytest.mark.parametrize("name", ["indices", "indptr"])
 @pytest.mark.parametrize("dtype", ["f4", "f8", "U3", "S4"])
-def test_indices_that_are_no_whole_numbers_are_wrong_contents(name, dtype):
+def test_indices_that_are_no_integers_are_wrong_contents(name, dtype):
     kind, message = outcome(rewritten(**{name: lambda array: array.astype(dtype)}))
     assert kind == "WrongContents"
     assert f"{name} is " in message
-    assert "whole numbers" in message
+    assert "integers" in message
 
 
 @pytest.mark.parametrize("name", ["indices", "indptr"])
@@ -647,7 +647,7 @@ def test_indices_that_are_no_whole_numbers_are_wrong_contents(name, dtype):
 def test_indices_of_another_dtype_than_the_schema_has_are_wrong_contents(name, dtype):
     kind, message = outcome(rewritten(**{name: lambda array: array.astype(dtype)}))
     assert kind == "WrongContents"
-    assert "whole numbers of 32 or 64 bits" in message
+    assert "integers of 32 or 64 bits" in message
 
 
 @pytest.mark.parametrize("name", ["indices", "indptr"])
@@ -769,7 +769,7 @@ def with_index(**changes):
     ("change", "kind", "expected"),
     [
         (lambda a: a[:-1], "WrongContents", "(71,)"),
-        (lambda a: a.astype(float), "WrongContents", "whole numbers"),
+        (lambda a: a.astype(float), "WrongContents", "integers"),
         (lambda a: a - 1, "wrong", "kernel_index has -1, beyond the 16 weights"),
         (lambda a: a + 1, "wrong", "kernel_index has 16, beyond the 16 weights"),
         (lambda a: np.roll(a, 1), "wrong", "kernel_index of row 0 names other kernel elements"),
@@ -778,7 +778,7 @@ def with_index(**changes):
             "wrong",
             "kernel_index of row 11 names other kernel elements",
         ),
-        (lambda a: a.astype(np.uint64) + 2**63, "WrongContents", "whole numbers"),
+        (lambda a: a.astype(np.uint64) + 2**63, "WrongContents", "integers"),
     ],
 )
 def test_a_kernel_index_that_is_wrong_is_found(change, kind, expected):

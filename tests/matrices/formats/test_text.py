@@ -136,7 +136,7 @@ def test_a_text_that_would_be_rounded_twice_to_another_value_gets_more_digits(mo
     assert bytes(text).rstrip(b"\0") == b"1.0000001192092896"
 
 
-def test_whole_numbers_are_written_and_read_as_such():
+def test_integers_are_written_and_read_as_such():
     values = np.array([0, -1, 7, 2**31 - 1, -(2**31)], np.int32)
     assert [bytes(text).rstrip(b"\0") for text in Texts()(values)] == [
         *(b"0", b"-1", b"7", b"2147483647", b"-2147483648")

@@ -225,10 +225,10 @@ BROKEN: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"weight": "text"}, MalformedInput, "has the shape () in a Conv2d"),
     ({"bias": ramp(2)}, MalformedInput, "has the shape (2,), the layer 3 output channels"),
     ({"bias": ramp(3, dtype="i4")}, Unsupported, "holds int32"),
-    ({"stride": 1.5}, MalformedInput, "stride should be 1 or 2 whole numbers"),
-    ({"stride": (1, 1, 1)}, MalformedInput, "stride should be 1 or 2 whole numbers"),
-    ({"stride": np.zeros(0, int)}, MalformedInput, "stride should be 1 or 2 whole numbers"),
-    ({"stride": "one"}, MalformedInput, "stride should be 1 or 2 whole numbers"),
+    ({"stride": 1.5}, MalformedInput, "stride should be 1 or 2 integers"),
+    ({"stride": (1, 1, 1)}, MalformedInput, "stride should be 1 or 2 integers"),
+    ({"stride": np.zeros(0, int)}, MalformedInput, "stride should be 1 or 2 integers"),
+    ({"stride": "one"}, MalformedInput, "stride should be 1 or 2 integers"),
     ({"stride": 0}, MalformedInput, "stride is 0"),
     ({"stride": -1}, MalformedInput, "stride is -1"),
     ({"stride": np.uint64(2**63)}, MalformedInput, f"stride is {2**63}"),
@@ -237,13 +237,13 @@ BROKEN: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"groups": 0}, MalformedInput, "over 0 groups"),
     ({"groups": -1}, MalformedInput, "over -1 groups"),
     ({"groups": 2}, MalformedInput, "3 channels cannot be shared out over 2 groups"),
-    ({"groups": (1, 1)}, MalformedInput, "groups should be 1 whole number"),
+    ({"groups": (1, 1)}, MalformedInput, "groups should be 1 integer"),
     ({"padding": "circular"}, MalformedInput, "is 'circular', neither same nor valid"),
-    ({"padding": (1, 1, 1)}, MalformedInput, "padding should be 1 or 2 whole numbers"),
+    ({"padding": (1, 1, 1)}, MalformedInput, "padding should be 1 or 2 integers"),
     ({"padding": -9}, MalformedInput, "no output"),
-    ({"input_shape": 5}, MalformedInput, "input_shape should be 2 whole numbers"),
-    ({"input_shape": (5, 4, 1)}, MalformedInput, "input_shape should be 2 whole numbers"),
-    ({"input_shape": (5.0, 4.0)}, MalformedInput, "input_shape should be 2 whole numbers"),
+    ({"input_shape": 5}, MalformedInput, "input_shape should be 2 integers"),
+    ({"input_shape": (5, 4, 1)}, MalformedInput, "input_shape should be 2 integers"),
+    ({"input_shape": (5.0, 4.0)}, MalformedInput, "input_shape should be 2 integers"),
     ({"input_shape": (2, 4)}, MalformedInput, "no output: size 2"),
     ({"input_shape": (-5, 4)}, MalformedInput, "no output: size -5"),
 ]
@@ -339,4 +339,4 @@ def test_a_field_that_declares_very_much_is_not_read(folder: Path) -> None:
     path = nir(folder / "g.nir", {"c": node(KERNEL, stride=None, input_shape=(5, 4))})
     with h5py.File(path, "a") as file:
         file.create_dataset("node/nodes/c/stride", (2**30,), "i8", chunks=(2**10,))
-    assert "stride should be 1 or 2 whole numbers" in run("convert", path).failed(3)
+    assert "stride should be 1 or 2 integers" in run("convert", path).failed(3)

@@ -333,15 +333,15 @@ def test_the_layout_of_a_matrix_is_that_of_keras(tmp_path: Path) -> None:
 CONFIG: dict[str, Any] = {"filters": 3, "kernel_size": [2, 2]}
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"filters": "3"}, "whole number"),
-    ({"filters": 3.0}, "whole number"),
-    ({"filters": None}, "whole number"),
+    ({"filters": "3"}, "integer"),
+    ({"filters": 3.0}, "integer"),
+    ({"filters": None}, "integer"),
     ({"kernel_size": [2]}, "each of 2 axes"),
     ({"kernel_size": [2, 2, 2]}, "each of 2 axes"),
     ({"kernel_size": [2, 0]}, "kernel is 0"),
     ({"kernel_size": [2, -2]}, "kernel is -2"),
     ({"strides": [1, 0]}, "stride is 0"),
-    ({"strides": [True, 1]}, "whole number"),
+    ({"strides": [True, 1]}, "integer"),
     ({"dilation_rate": -1}, "dilation is -1"),
     ({"padding": "reflect"}, "reflect"),
     ({"padding": ""}, "padding"),

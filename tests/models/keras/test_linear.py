@@ -2,7 +2,7 @@
 
 The outputs are recorded (`data/make_keras_linear.py`): of small layers, whose files are written
 here, and of whole models, whose files are those that Keras 2 and 3 saved. Weights and inputs are
-whole numbers or eighths, so that nothing is rounded but what divides.
+integers or eighths, so that nothing is rounded but what divides.
 """
 
 import json
@@ -559,12 +559,12 @@ def test_what_is_always_in_training_is_not_linear(tmp_path: Path) -> None:
 
 WRONG = [
     (layer("ZeroPadding2D", "it", padding=[1, -1]), "negative"),
-    (layer("ZeroPadding2D", "it", padding="1"), "whole number"),
+    (layer("ZeroPadding2D", "it", padding="1"), "integer"),
     (layer("ZeroPadding2D", "it", padding=[[1, 2, 3], 0]), "unpack"),
     (layer("ZeroPadding2D", "it"), "lacks 'padding'"),
     (layer("UpSampling2D", "it", size=[2, 0]), "output of shape"),
     (layer("UpSampling2D", "it", size=[2]), "each of 2 axes"),
-    (layer("AveragePooling2D", "it", pool_size=[2, True]), "whole number"),
+    (layer("AveragePooling2D", "it", pool_size=[2, True]), "integer"),
     (layer("AveragePooling2D", "it", pool_size=0), "kernel is 0"),
     (layer("AveragePooling2D", "it", pool_size=2, strides=-1), "stride is -1"),
     (layer("AveragePooling2D", "it", pool_size=2, padding="reflect"), "reflect"),
@@ -580,7 +580,7 @@ WRONG = [
     (norm("it", epsilon="much"), "much"),
     (layer("Rescaling", "it", scale=[1.0, 2.0, 3.0]), r"shape \(3,\)"),
     (layer("Rescaling", "it", scale="twice"), "twice"),
-    (layer("Dense", "it", units="3"), "whole number"),
+    (layer("Dense", "it", units="3"), "integer"),
     (layer("Dense", "it", units=3, use_bias="no"), "true or false"),
     (layer("Dense", "it"), "output_dim"),
 ]

@@ -310,7 +310,7 @@ def conv_with(attribute: bytes) -> bytes:
 
 
 def scattered(op: str, count: int) -> bytes:
-    """Weights that need many elements to be put into their places, one by one."""
+    """Weights that need many elements to be put into their places individually."""
     places = np.arange(count)[:, None] if op == "ScatterND" else np.arange(count)
     return hidden(
         [node(op, ["a", "i", "a"], ["T"])],
@@ -788,7 +788,7 @@ def test_sparse_tensors_that_onnx_does_not_have(name: str, tmp_path: Path) -> No
         entry.load()
 
 
-def test_a_sparse_tensor_of_any_whole_numbers_and_of_none(tmp_path: Path) -> None:
+def test_a_sparse_tensor_of_any_integers_and_of_none(tmp_path: Path) -> None:
     for places in (np.int32([3, 35]), np.uint8([3, 35])):
         entry = read(save(sparse([4, 5], places, *SHAPE), tmp_path)).entries[0]
         kernel = entry.load().arrays()["kernel"].reshape(-1)

@@ -1,6 +1,6 @@
 """ConvInteger, QLinearConv, FusedConv, and weights that are quantized and dequantized.
 
-The brute force here is the definition in whole numbers: zero points taken off, zeros around, every
+The brute force here is the definition in integers: zero points taken off, zeros around, every
 product added. It shares nothing with convfc. Weights and inputs are drawn from all codes.
 """
 
@@ -57,7 +57,7 @@ def codes(random: np.random.Generator, dtype: str, *shape: int) -> Array:
 
 
 def convolved(x: Array, kernel: Array, given: Mapping[str, Any]) -> Array:
-    """The convolution of one x (channels, *spatial), by definition, in whole numbers."""
+    """The convolution of one x (channels, *spatial), by definition, in integers."""
     n, group = x.ndim - 1, given.get("group", 1)
     strides = given.get("strides", (1,) * n)
     dilations = given.get("dilations", (1,) * n)
@@ -463,7 +463,7 @@ def test_a_real_bias_takes_the_scale_of_the_input(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("real", [False, True])
 def test_a_wrong_weight_is_seen_by_the_original(real: bool, tmp_path: Path) -> None:
-    """Of a QLinearConv only where a step is fine enough: here each code is a few whole numbers."""
+    """Of a QLinearConv only where a step is fine enough: here each code is a few integers."""
     random = np.random.default_rng(4)
     w = codes(random, "int8", 2, 1, 1, 1)
     fine = {"x_scale": np.float32(1), "w_scale": np.float32(1), "y_scale": np.float32(2)}
@@ -627,7 +627,7 @@ def integer_model(tmp_path: Path) -> Path:
         ("m.h5", "--form", "dense"),
     ],
 )
-def test_every_form_of_whole_numbers_is_written_read_and_proven(
+def test_every_form_of_integers_is_written_read_and_proven(
     arguments: tuple[str, ...], integer_model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / arguments[0]
@@ -646,7 +646,7 @@ def test_every_form_of_whole_numbers_is_written_read_and_proven(
         held_against(name, path, "--model", integer_model)
 
 
-def test_the_matrix_is_of_whole_numbers(integer_model: Path, tmp_path: Path) -> None:
+def test_the_matrix_is_of_integers(integer_model: Path, tmp_path: Path) -> None:
     run("convert", integer_model, "-o", tmp_path / "m.npz").succeeded()
     run("convert", integer_model, "-o", tmp_path / "m.npy").succeeded()
     matrix = matrix_of(tmp_path / "m.npz")
@@ -666,7 +666,7 @@ def test_the_matrix_is_of_whole_numbers(integer_model: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("by", [1, -1, 256, 2**24])
-def test_one_wrong_whole_number_is_found(by: int, integer_model: Path, tmp_path: Path) -> None:
+def test_one_wrong_integer_is_found(by: int, integer_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
     run("convert", integer_model, "-o", path, "--no-verify").succeeded()
     data = arrays(path)["data"].copy()
@@ -684,7 +684,7 @@ def test_one_wrong_whole_number_is_found(by: int, integer_model: Path, tmp_path:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_whole_numbers_as_reals(dtype: str, integer_model: Path, tmp_path: Path) -> None:
+def test_integers_as_reals(dtype: str, integer_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
     run("convert", integer_model, "-o", path, "--dtype", dtype).succeeded()
     loaded = convfc.load(path)
@@ -695,7 +695,7 @@ def test_whole_numbers_as_reals(dtype: str, integer_model: Path, tmp_path: Path)
     run("verify", path, "--model", integer_model, "--against", "reference").succeeded()
 
 
-def test_a_layer_of_whole_numbers_is_put_to_a_runtime_as_reals(tmp_path: Path) -> None:
+def test_a_layer_of_integers_is_put_to_a_runtime_as_reals(tmp_path: Path) -> None:
     """Its bias is rounded to float32; what that may change is allowed for, and no more."""
     model = linear_model(np.ones((2, 2, 2, 2), np.int8), B=np.array([2**30 + 63, 3], np.int32))
     layer = only(model, tmp_path).load()
@@ -839,7 +839,7 @@ STRANGE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["x_scale", "w_scale", "y_scale"])
 @pytest.mark.parametrize("value", STRANGE)
-def test_strange_scales_change_no_whole_number(value: str, what: str, tmp_path: Path) -> None:
+def test_strange_scales_change_no_integer(value: str, what: str, tmp_path: Path) -> None:
     w = codes(np.random.default_rng(0), "int8", 3, 2, 3, 3)
     path = save(linear_model(w, **{what: np.float32(STRANGE[value])}), tmp_path)
     out, real = tmp_path / "m.npz", tmp_path / "real.npz"

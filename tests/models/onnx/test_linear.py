@@ -512,7 +512,7 @@ def test_arithmetic_before_version_7_says_where_its_axes_begin(tmp_path: Path) -
         check(entry, lambda x, c=c: x * c.reshape(-1, 1, 1), run=False)
 
 
-def test_what_computes_with_no_constant_or_whole_numbers_is_no_layer(tmp_path: Path) -> None:
+def test_what_computes_with_no_constant_or_integers_is_no_layer(tmp_path: Path) -> None:
     make = helper.make_node
     nodes = [
         make("Add", ["x", "x"], ["a"]),
@@ -520,7 +520,7 @@ def test_what_computes_with_no_constant_or_whole_numbers_is_no_layer(tmp_path: P
         make("Mul", ["c", "c"], ["d"]),  # a constant
         make("Transpose", ["c"], ["e"]),
         make("Shape", ["x"], ["f"]),
-        make("Unsqueeze", ["f", "zero"], ["g"]),  # whole numbers
+        make("Unsqueeze", ["f", "zero"], ["g"]),  # integers
         make("Add", ["x", "d"], ["h"], name="layer"),
         make("ReduceMean", ["x"], ["j"], keepdims=0),
         make("Mul", ["j", "s"], ["k"]),  # a scalar
@@ -628,7 +628,7 @@ BAD_PADS: list[tuple[Any, dict[str, Any], type, str]] = [
     ((whole(1, 1), None, whole(7)), {}, MalformedInput, "the axes (7,)"),
     ((whole(1, 1, 0, 0), None, whole(1, 1)), {}, MalformedInput, "the axes (1, 1)"),
     ((whole(1, 1, 0, 0), None, whole(2, -1)), {}, MalformedInput, "the axes (2, -1)"),
-    ((np.zeros(6, F32),), {}, MalformedInput, "whole numbers are expected"),
+    ((np.zeros(6, F32),), {}, MalformedInput, "integers are expected"),
     ((np.zeros(999, np.int64),), {}, MalformedInput, "more than 64 numbers"),
     ((), {}, MalformedInput, "with 1 inputs"),
 ]

@@ -1,4 +1,4 @@
-"""Values of an untrusted JSON, taken for exactly what they should be."""
+"""Values of untrusted JSON, each of exactly the type that it should have."""
 
 from typing import Any, TypeVar
 
@@ -6,14 +6,14 @@ from convfc_cli.errors import GeometryError
 
 T = TypeVar("T")
 
-_NAMES = {int: "a whole number", bool: "true or false", str: "a text", dict: "an object"}
+_NAMES = {int: "an integer", bool: "true or false", str: "a text", dict: "an object"}
 _NAMES[list] = "a list"
 
 DEEPEST = 32
 """Axes of a tensor."""
 
 
-def plain(kind: type[T], value: object) -> T:
+def exactly(kind: type[T], value: object) -> T:
     """The value, which must be of exactly this type: True is not a number. Raises `ValueError`."""
     if type(value) is not kind:
         raise ValueError(f"{str(value)[:80]!r} where {_NAMES[kind]} belongs")
@@ -21,17 +21,17 @@ def plain(kind: type[T], value: object) -> T:
 
 
 def sizes(value: object) -> tuple[int, ...]:
-    """A shape: a list of whole numbers from 1 on.
+    """A shape: a list of integers from 1 on.
 
     >>> sizes([3, 224, 224])
     (3, 224, 224)
     """
-    found = tuple(plain(int, size) for size in plain(list, value))
+    found = tuple(exactly(int, size) for size in exactly(list, value))
     if len(found) > DEEPEST or min(found, default=1) < 1:
         raise GeometryError(f"{str(list(found))[:80]} is not a shape")
     return found
 
 
-def field(content: dict[str, Any], name: str, kind: type[T]) -> T:
-    """A field of an object. Raises `KeyError`, `ValueError`."""
-    return plain(kind, content[name])
+def member(content: dict[str, Any], name: str, kind: type[T]) -> T:
+    """A member of an object. Raises `KeyError`, `ValueError`."""
+    return exactly(kind, content[name])
