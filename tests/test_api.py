@@ -227,6 +227,7 @@ LAYOUTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csr", "operator", "dense"])
 @pytest.mark.parametrize(("order", "turned"), LAYOUTS)
 @pytest.mark.parametrize("transposed", [False, True])

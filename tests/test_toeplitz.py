@@ -235,6 +235,7 @@ def huge_counts(order):
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("order", ["channels-first", "channels-last", "fortran"])
 @pytest.mark.parametrize(

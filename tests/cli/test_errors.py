@@ -416,6 +416,7 @@ def test_a_pipe_that_cannot_be_spooled(folder: Path, source: str) -> None:
     assert os.listdir() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["convert -", "inspect -", "verify -", "map - --entry 0,0"])
 def test_a_closed_standard_input(folder: Path, command: str) -> None:
     assert "standard input is closed" in shell(f"convfc {command} <&-", folder).failed(2)

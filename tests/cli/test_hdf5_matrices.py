@@ -273,6 +273,7 @@ def test_writing_fails_midway(folder: Path, limit: int) -> None:
     assert os.listdir() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
 )

@@ -166,6 +166,7 @@ def test_seed_repeats_a_run_and_says_what_that_costs(matrix: Path) -> None:
 # Wrong contents: 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -228,6 +229,7 @@ def test_a_wrong_dense_file(model: Path) -> None:
 # Damage: 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(24))
 def test_one_bit_turned_over(matrix: Path, part: int) -> None:
     size = matrix.stat().st_size

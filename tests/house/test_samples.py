@@ -312,6 +312,7 @@ def held_to_the_recording(
     return max(worst_ratio(matrix, bias, x, y, 2.0**-24), float(error / (1e-5 * magnitude)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", CONTAINERS)
 def test_every_container_gives_what_its_framework_recorded(
     file: str, recorded: dict[str, Array], tmp_path: Path
@@ -469,6 +470,7 @@ def _is_mix(item: Any) -> bool:
     return isinstance(item, h5py.Dataset) and sorted(item.shape) == [4, 4, 8, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [file for file in CONTAINERS if file.endswith((".h5", ".keras"))])
 def test_two_swapped_weights_are_noticed(
     file: str, recorded: dict[str, Array], tmp_path: Path

@@ -85,6 +85,7 @@ def test_it_is_loaded_and_mapped(name: str) -> None:
         assert value == pytest.approx(float(done.lines[1].split("\t")[-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_todays_version_writes_the_same_matrix(name: str, tmp_path: Path) -> None:
     model, *rest = COMMANDS[name].split()

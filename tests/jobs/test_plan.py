@@ -101,6 +101,7 @@ def test_the_longest_values_are_planned_for(name, value) -> None:
         assert planned <= len(text) + 128  # none is longer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "form"), [pair for pair in FORMATS if pair[1] != "bsr"], ids=crafted.label
 )
@@ -182,6 +183,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", ["pad:conv", "pad:norm", "conv:pool", "pool:fc", "pad:fc"])
 def test_a_chain_is_planned_for_no_less_than_it_takes(folder: Path, between: str) -> None:
     done = run("convert", LINEAR, "--compose", between, "-o", "c.npz")

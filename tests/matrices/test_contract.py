@@ -148,6 +148,7 @@ def test_progress_counts_the_bytes_of_the_arrays(kind, form):
         assert sum(told) == 12 * 48 * 4 + (0 if kind.sidecar(Path("x.npy")) else 72)
 
 
+@pytest.mark.slow
 @every_case
 @every_spec
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

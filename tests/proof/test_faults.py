@@ -345,6 +345,7 @@ def known_files():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda fault: fault.name)
 def test_a_fault_has_a_place_in_every_form_and_is_seen_as_it_says(fault):
     random, placed = np.random.default_rng(SEED), set()
@@ -479,6 +480,7 @@ def a_row_of_a_million_entries(contents, random):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [NPZ, HDF5], ids=crafted.label)
 @pytest.mark.parametrize(
     ("change", "message"),

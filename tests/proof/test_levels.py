@@ -427,6 +427,7 @@ MISREADINGS: dict[str, Callable[[Convolution, Array], tuple[IndexMap, Array]]] =
 }
 
 
+@pytest.mark.slow
 @every_level
 @pytest.mark.parametrize("what", MISREADINGS)
 @pytest.mark.parametrize("transposed", [False, True])

@@ -237,6 +237,7 @@ def test_a_runtime_that_crashes_cannot_run_it() -> None:
     assert np.array_equal(asked("reference").answer(hungry(2), X, 8, 0), [[3, 3]])
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize("name", RUNTIMES)
 @pytest.mark.parametrize("size", [2**28, 2**40])

@@ -516,6 +516,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "name"), [(form, name) for form, faults in FAULTS.items() for name in faults]
 )
@@ -620,6 +621,7 @@ def test_an_unknown_member_is_malformed_and_named(form, name):
     assert (how, name in text) == ("MalformedInput", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "name"),
     [
@@ -684,6 +686,7 @@ def test_scipy_is_given_no_index_that_was_not_looked_at(form, monkeypatch):
 LAYOUT = ("--layout", "channels-last")
 
 
+@pytest.mark.slow
 @every_form
 @pytest.mark.parametrize("transpose", [False, True])
 def test_convert_and_verify(folder: Path, form, transpose):

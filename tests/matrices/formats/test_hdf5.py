@@ -544,6 +544,7 @@ def virtual(group, name):
     group.create_virtual_dataset(name, layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_each_kind_of_damage_to_an_hdf5_is_what_it_is_documented_to_be(damage):
     change, expected, text = DAMAGE[damage]

@@ -410,6 +410,7 @@ HEADERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", HEADERS)
 def test_a_member_with_an_impossible_header_is_a_documented_error(header):
     found = {name: outcome(replaced(CSR, **{name: HEADERS[header]}))[0] for name in MEMBERS}

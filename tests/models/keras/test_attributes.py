@@ -295,6 +295,7 @@ def recorded() -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "config", "versions", "arrays"), recorded())
 def test_what_keras_computed(
     kind: str, config: dict[str, Any], versions: list[int], arrays: list[Array], tmp_path: Path

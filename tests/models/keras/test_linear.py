@@ -250,6 +250,7 @@ ACTIVATIONS = {"image": 2, "untold": 0, "line": 0, "volume": 0, "nested": 0, "lo
 """How many layers of a model are followed by another behind an activation."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["line_2.h5", "line_3.h5", "line_3.keras", "local_2.h5"])
 def test_files_are_written_and_proven(name: str, tmp_path: Path) -> None:
     path = saved(name, tmp_path)

@@ -89,6 +89,7 @@ def agree(found: Any, record: list[Any]) -> None:
     assert list(found) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted({record[1] for record in RECORDS}))
 def test_shapes_are_those_of_keras(kind: str, tmp_path: Path) -> None:
     for record in RECORDS:

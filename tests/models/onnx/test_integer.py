@@ -777,6 +777,7 @@ HOSTILE: dict[str, tuple[onnx.ModelProto, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", HOSTILE)
 def test_what_contradicts_the_specification(what: str, tmp_path: Path) -> None:
     model, part = HOSTILE[what]

@@ -1298,6 +1298,7 @@ def load_all(content: bytes, folder: Path) -> list[str]:
     return ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_mutated_files(seed: int, tmp_path: Path) -> None:
