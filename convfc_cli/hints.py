@@ -14,6 +14,7 @@ class Advice(Enum):
     STREAM = "choose another output, or stream the bytes"
     LAYERS = "choose layers: their positions"
     INCLUDE = "include the other linear layers"
+    CHAINS_ALONE = "give either chains or layers"
     FORM = "choose another form: its name, and what it writes"
     ALLOW = "set Options.max_bytes: how many"
     NO_PROOF = "set Options.proof to None, and report the model"

@@ -9,6 +9,7 @@ WORDS = {
     Advice.STREAM: "-o names another place, and -o - streams the bytes",
     Advice.LAYERS: "-l @{} picks layers",
     Advice.INCLUDE: "--include linear takes its other linear layers",
+    Advice.CHAINS_ALONE: "--compose goes without -l and --include",
     Advice.FORM: "--form {} writes {}",
     Advice.ALLOW: "--max-bytes {} allows it",
     Advice.NO_PROOF: "--no-verify writes it all the same; please report the model",

@@ -22,6 +22,7 @@ from convfc_cli.files import (
     replacing,
     replacing_all,
 )
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.jobs.manifest import MANIFEST, manifest
 from convfc_cli.jobs.observer import SILENT, Observer
 from convfc_cli.jobs.origin import origin_of
@@ -147,7 +148,10 @@ def stream(
         raise UsageError("a stream carries an npz: the form dense needs a file, NAME.npy")
     opened, entries = select(model, selection, request)
     if len(entries) > 1:
-        raise UsageError(f"a stream carries one layer, not {len(entries)}: name it")
+        raise UsageError(
+            f"a stream carries one layer, not {len(entries)}",
+            Hint(Advice.LAYERS, (entries[0].position,)),
+        )
     folded = selection.fold_bn
     plan = make_plan(opened, entries, "stream.npz", options, fold_bn=folded, to_disk=False)
     observer.planned(plan)

@@ -36,7 +36,9 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.compose and (self.layers or self.include):
-            raise UsageError("chains are composed in place of single layers: name no layers beside")
+            raise UsageError(
+                "chains are composed in place of single layers", Hint(Advice.CHAINS_ALONE)
+            )
 
 
 def names(given: Sequence[str] | str) -> tuple[str, ...]:
