@@ -14,6 +14,7 @@ from convfc_cli.geometry import (
     Axis,
     convolution_axis,
     keras_convolution_axis,
+    keras_local_axis,
     keras_transposed_axis,
     nearest,
     onnx_convolution_axis,
@@ -578,3 +579,29 @@ def test_what_nearest_is_not():
             nearest(3, 2, *words)
     with pytest.raises(Refused):
         nearest(LARGEST_POOLED, 2, "asymmetric", "floor")
+
+
+def test_resizing_by_a_large_factor_is_limited_by_what_comes_out():
+    assert nearest(2, 23, "asymmetric", "floor") == (0,) * 23 + (1,) * 23
+
+
+# n, k, s -> m, zeros before: half the kernel, whatever the stride
+LOCAL_SAME = [
+    ((4, 2, 1), 4, 1),
+    ((5, 3, 2), 3, 1),
+    ((6, 4, 5), 2, 2),
+    ((7, 3, 3), 3, 1),
+    ((9, 5, 2), 5, 2),
+    ((1, 1, 1), 1, 0),
+]
+
+
+@pytest.mark.parametrize(("case", "outputs", "offset"), LOCAL_SAME)
+def test_keras_local_same_is_the_hand_table(case, outputs, offset):
+    axis = keras_local_axis(*case, "same")
+    assert (axis.inputs, axis.outputs, axis.kernel, axis.stride) == (case[0], outputs, *case[1:])
+    assert (axis.offset, axis.dilation) == (offset, 1)
+
+
+def test_keras_local_valid_is_that_of_a_convolution():
+    assert keras_local_axis(7, 3, 2, "valid") == keras_convolution_axis(7, 3, 2, 1, "valid")
