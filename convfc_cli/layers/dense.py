@@ -11,7 +11,7 @@ from convfc_cli.errors import GeometryError
 from convfc_cli.json_values import member, sizes
 from convfc_cli.layers.blockwise import Blockwise, Latest
 from convfc_cli.layers.linear import Read, Weights
-from convfc_cli.layers.tied import checked
+from convfc_cli.layers.tied import check_fits, checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import FixedOutline
 from convfc_cli.taps import Index
@@ -47,11 +47,8 @@ class Dense(Blockwise):
             raise GeometryError(f"a kernel of shape {kernel.shape}; (out, in) is expected")
         self.before, self.after, self.transposed = before, after, transposed
         shape = (*before, kernel.shape[transposed], *after)
-        if bias is not None and (
-            bias.ndim != len(shape)
-            or any(b not in (1, n) for b, n in zip(bias.shape, shape, strict=True))
-        ):
-            raise GeometryError(f"a bias of shape {bias.shape} for outputs of {shape}")
+        if bias is not None:
+            check_fits(bias, shape, "bias")
         self.kernel, self.bias = checked(kernel, bias, () if bias is None else bias.shape)
 
     @cached_property

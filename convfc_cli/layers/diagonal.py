@@ -7,11 +7,10 @@ from typing import Any, Self
 import numpy as np
 
 from convfc_cli.arrays import Array
-from convfc_cli.errors import GeometryError
 from convfc_cli.json_values import sizes
 from convfc_cli.layers.blockwise import Blockwise
 from convfc_cli.layers.linear import Read
-from convfc_cli.layers.tied import checked
+from convfc_cli.layers.tied import check_fits, checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import FixedOutline
 from convfc_cli.taps import Index
@@ -35,12 +34,9 @@ class Diagonal(Blockwise):
     oracle = "one product for each element"
 
     def __init__(self, kernel: Array, shape: tuple[int, ...], bias: Array | None = None) -> None:
-        for what, array in (("kernel", kernel), ("bias", bias)):
-            if array is None:
-                continue
-            fits = array.ndim == len(shape) and array.ndim
-            if not fits or any(k not in (1, n) for k, n in zip(array.shape, shape, strict=True)):
-                raise GeometryError(f"a {what} of shape {array.shape} for tensors of {shape}")
+        check_fits(kernel, shape, "kernel")
+        if bias is not None:
+            check_fits(bias, shape, "bias")
         self.kernel, self.bias = checked(kernel, bias, () if bias is None else bias.shape)
         self._shape = shape
 

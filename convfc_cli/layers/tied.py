@@ -104,3 +104,10 @@ def checked(
             f"a bias of shape {bias.shape} and {bias.dtype}; {shape} of {kernel.dtype} is expected"
         )
     return frozen(kernel), None if bias is None else frozen(bias)
+
+
+def check_fits(array: Array, shape: tuple[int, ...], what: str) -> None:
+    """Raise `GeometryError` unless an array has the axes of a tensor, each with its size or 1."""
+    fits = array.ndim == len(shape) > 0
+    if not fits or any(k not in (1, n) for k, n in zip(array.shape, shape, strict=True)):
+        raise GeometryError(f"a {what} of shape {array.shape} for tensors of {shape}")

@@ -45,7 +45,7 @@ from tests.support.layer_examples import AXIS, EXAMPLES, F32, LAYERS, NPZ, every
         (lambda: Dense(np.ones(3, F32)), r"\(3,\); \(out, in\)"),
         (lambda: Dense(np.ones((0, 3), F32)), r"\(0, 3\); \(out, in\)"),
         (lambda: Dense(np.ones((2, 3), F32), bias=np.ones(3, F32)), r"bias of shape \(3,\)"),
-        (lambda: Dense(np.ones((2, 3), F32), (4,), bias=np.ones(2, F32)), r"outputs of \(4, 2\)"),
+        (lambda: Dense(np.ones((2, 3), F32), (4,), bias=np.ones(2, F32)), r"tensors of \(4, 2\)"),
         (lambda: Dense(np.ones((2, 3), F32), bias=np.ones(2)), "float64; .* of float32"),
         (lambda: Dense(np.ones((2, 3), np.int64)), "a kernel of int64"),
         (lambda: LocallyConnected(np.ones((1, 1, 2, 3), F32), (AXIS,)), r"\(1, 1, 2, 3\)"),
