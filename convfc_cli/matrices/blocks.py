@@ -53,18 +53,25 @@ def stretches(counts: Array) -> Iterator[tuple[slice, Array]]:
 class CsrReader:
     """The rows of a stored CSR matrix, from front to back.
 
-    `indptr`, `indices` and `data` stand at their beginnings; `word` is what a person calls a row.
+    `indptr`, `indices` and `data` stand at their beginnings; `first` is the number of their first
+    row, and `word` what a person calls a row.
     """
 
     def __init__(
-        self, indptr: Sequential, indices: Sequential, data: Sequential, word: str = "row"
+        self,
+        indptr: Sequential,
+        indices: Sequential,
+        data: Sequential,
+        first: int,
+        word: str = "row",
     ) -> None:
         self._indptr, self._indices, self._data, self._word = indptr, indices, data, word
-        self._row = self._entry = 0
+        self._first = self._row = first
+        self._entry = 0
 
     def rows(self, counts: Array) -> Iterator[Block]:
         """The next len(counts) rows; see `StoredMatrix.rows`."""
-        if self._row == 0 and int(self._indptr.read(1)[0]) != 0:
+        if self._row == self._first and int(self._indptr.read(1)[0]) != 0:
             raise WrongContents("indptr does not begin with 0")
         stored = self._indptr.read(len(counts))
         ends = self._entry + np.cumsum(counts, dtype=np.int64)
@@ -96,12 +103,12 @@ def dense_rows(first: int, count: int, columns: int, data: Sequential) -> Iterat
 
 def dense_chunks(matrix: Matrix) -> Iterator[Array]:
     """Every entry, about `CHUNK` at a time and row by row, in one buffer that is used again."""
-    count, columns = matrix.shape
+    columns = matrix.shape[1]
     rows = matrix.rows_of.matrix(matrix.layout)
     step = max(1, CHUNK // columns)
     buffer = np.zeros(step * columns, matrix.layer.dtype)
-    for first in range(0, count, step):
-        last = min(first + step, count)
+    for first in matrix.rows[::step]:
+        last = min(first + step, matrix.rows.stop)
         indptr, indices, data = rows.block(first, last)
         starts = np.repeat(np.arange(last - first) * columns, np.diff(indptr))
         places = starts + indices

@@ -106,11 +106,23 @@ class Spec:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What is written to a file, and what a file is read back as."""
+    """What is written to a file, and what a file is read back as.
+
+    Raises `UsageError` for a part that is not a range of its rows.
+    """
 
     layer: Linear
     spec: Spec = field(default_factory=Spec)
     origin: Origin = field(default_factory=Origin)
+    part: range | None = None
+    """The rows that it has, if not all of them. A file of the schema holds all."""
+
+    def __post_init__(self) -> None:
+        if self.part is None:
+            return
+        count, _ = self.spec.shape(self.layer.outline)
+        if self.part.step != 1 or not 0 <= self.part.start < self.part.stop <= count:
+            raise UsageError(f"{self.part} is not a part of {count} rows")
 
     @property
     def layout(self) -> Layout:
@@ -123,9 +135,21 @@ class Matrix:
         return self.spec.form
 
     @property
+    def rows(self) -> range:
+        """Its rows, as numbered in the whole matrix."""
+        return range(self.spec.shape(self.layer.outline)[0]) if self.part is None else self.part
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
-        return self.spec.shape(self.layer.outline)
+        rows = self.rows  # untrusted metadata may state more than `len` can count
+        return rows.stop - rows.start, self.spec.shape(self.layer.outline)[1]
+
+    @property
+    def nonzeros(self) -> int:
+        """Entries that are stored. Raises `UsageError` for a part."""
+        self._require_whole()
+        return self.layer.nnz
 
     @cached_property
     def rows_of(self) -> Linear:
@@ -133,8 +157,15 @@ class Matrix:
         return self.layer.adjoint() if self.spec.transpose else self.layer
 
     def transposed(self) -> "Matrix":
-        """The transpose: a file stored by columns is that stored by rows."""
+        """The transpose: a file stored by columns is that stored by rows. Raises `UsageError` for a
+        part.
+        """
+        self._require_whole()
         return replace(self, spec=self.spec.transposed())
+
+    def _require_whole(self) -> None:
+        if self.part is not None:
+            raise UsageError(f"all rows are needed, and the matrix has {self.part} alone")
 
     @property
     def bias(self) -> NDArray[Any]:
@@ -151,7 +182,7 @@ def describe(matrix: Matrix) -> str:
         "version": __version__,
         "form": matrix.form,
         "shape": matrix.shape,
-        "nonzeros": matrix.layer.nnz,
+        "nonzeros": matrix.nonzeros,
         "kernel_index": matrix.spec.kernel_index,
         "layout": {"order": matrix.layout.order, "transpose": matrix.spec.transpose},
         **described(matrix.layer),

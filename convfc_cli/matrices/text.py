@@ -21,7 +21,7 @@ from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.sidecar import StoredWithSidecar, WithoutMetadata
 from convfc_cli.matrices.stored_zip import write_all
 from convfc_cli.outline import Outline
-from convfc_cli.streams import CHUNK, SparseRows
+from convfc_cli.streams import CHUNK
 
 LINES = 2**15
 """Lines that are written, or read, together."""
@@ -66,7 +66,7 @@ class Lines(WithoutMetadata):
         (matrix,) = matrices
         write_all(out, self.header(matrix))
         swapped, texts = self.column_first(matrix.spec), decimals.Texts()
-        for rows, columns, values in _entries(matrix.rows_of.matrix(matrix.layout)):
+        for rows, columns, values in _entries(matrix):
             places = (columns, rows) if swapped else (rows, columns)
             one, other = (decimals.whole(place + self.first) for place in places)
             separator = self.separator
@@ -78,16 +78,16 @@ class Lines(WithoutMetadata):
         return _StoredLines(self, source, matrix, beside)
 
 
-def _entries(matrix: SparseRows) -> Iterator[tuple[Array, Array, Array]]:
+def _entries(matrix: Matrix) -> Iterator[tuple[Array, Array, Array]]:
     """(rows, columns, values) of all entries, `LINES` at a time."""
-    count = matrix.shape[0]
-    for first in range(0, count, CHUNK):
-        indptr = matrix.indptr.part(first, min(first + CHUNK, count) + 1)
+    sparse = matrix.rows_of.matrix(matrix.layout)
+    for first in matrix.rows[::CHUNK]:
+        indptr = sparse.indptr.part(first, min(first + CHUNK, matrix.rows.stop) + 1)
         last = int(indptr[-1])
         for start in range(int(indptr[0]), last, LINES):
             stop = min(start + LINES, last)
             rows = first + _rows_of(indptr, start, stop)
-            yield rows, matrix.indices.part(start, stop), matrix.data.part(start, stop)
+            yield rows, sparse.indices.part(start, stop), sparse.data.part(start, stop)
 
 
 def _rows_of(indptr: Array, start: int, stop: int) -> Array:
@@ -111,7 +111,7 @@ class _StoredLines(StoredWithSidecar):
         self._text = _Text(source, header.count(b"\n") + 1)
         self._reader = decimals.Entries(kind.separator, matrix.layer.dtype)
         self._first, self._swapped = kind.first, kind.column_first(matrix.spec)
-        self._row = 0
+        self._row = matrix.rows.start
 
     def rows(self, counts: Array) -> Iterator[Block]:
         ends = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))

@@ -46,9 +46,9 @@ class Subject:
         return self.matrix.rows_of
 
     @property
-    def rows(self) -> int:
-        """How many rows are stored."""
-        return self.matrix.shape[0]
+    def rows(self) -> range:
+        """The rows that are stored."""
+        return self.matrix.rows
 
     @property
     def columns(self) -> int:
@@ -63,12 +63,12 @@ class Subject:
     @property
     def nonzeros(self) -> int:
         """Entries that the geometry plans."""
-        return self.matrix.layer.nnz
+        return self.matrix.nonzeros
 
     @property
     def most_rows(self) -> int:
         """Rows of a slab with about `CHUNK` entries."""
-        return max(1, CHUNK // max(1, self.nonzeros // self.rows))
+        return max(1, CHUNK // max(1, self.nonzeros // self.matrix.shape[0]))
 
     def vector(self, tensor: Array) -> Array:
         """vec(tensor) in the order of the matrix."""

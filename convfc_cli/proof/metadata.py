@@ -29,7 +29,7 @@ def manifest_finding(matrix: Matrix, listed: dict[str, Any]) -> Finding:
     own = {
         **{"layer": origin.layer, "output": origin.output, "position": origin.position},
         **{"op": origin.op, "form": matrix.form, "shape": list(matrix.shape)},
-        **{"nonzeros": matrix.layer.nnz, "sha256": origin.sha256},
+        **{"nonzeros": matrix.nonzeros, "sha256": origin.sha256},
     }
     for key, value in own.items():
         if listed.get(key) != value:

@@ -51,7 +51,9 @@ class Structure(Check):
     def finding(self) -> Finding:
         row, column = self._subject.words
         if not self._subject.explicit_zeros:
-            detail = f"{self._subject.rows:,} {row}s of {self._subject.columns:,} entries"
+            detail = (
+                f"{self._subject.matrix.shape[0]:,} {row}s of {self._subject.columns:,} entries"
+            )
             return Finding(self.name, True, detail, "every row", "the geometry")
         if self._entries != self._subject.nonzeros:
             raise WrongContents(

@@ -133,7 +133,7 @@ def verify(
         file=stored.name,
         layer=matrix.origin.layer,
         shape=matrix.shape,
-        nonzeros=matrix.layer.nnz,
+        nonzeros=matrix.nonzeros,
         form=matrix.form,
         seed=seed,
         strength=strength,
@@ -206,7 +206,7 @@ class _Pass:
     def _checks(self) -> list[Check]:
         """The levels of this proof, ready for the first row."""
         subject, proof = self._subject, self._proof
-        check_size(subject.columns, subject.rows, proof.vectors)
+        check_size(subject.columns, subject.matrix.shape[0], proof.vectors)
         inputs = self._timed("entries", self._inputs)
         entries = of_entries(subject, inputs, self._seed, proof.strength)
         checks: list[Check] = [Structure(subject), *entries]
@@ -231,7 +231,7 @@ class _Pass:
     def _walk(self, checks: list[Check], progress: Progress) -> None:
         subject = self._subject
         size = subject.layer.dtype.itemsize + 4
-        done = 0
+        done = subject.rows.start
         for slab in subject.layer.slabs(subject.matrix.layout, self._most):
             done = slab.rows.stop
             for check in checks:
@@ -244,8 +244,8 @@ class _Pass:
                     self._timed(check.name, check.hold, block, part)
                 self.current = Structure.name
                 progress(len(block.data) * size)
-        if done != subject.rows:
-            raise Defect(f"{done} of {subject.rows} rows were looked at")
+        if done != subject.rows.stop:
+            raise Defect(f"{done} of {subject.rows.stop} rows were looked at")
 
     def _timed(self, name: str, step: Callable[..., T], *arguments: Any) -> T:
         """Run a step of a check, and put what it costs to its account."""

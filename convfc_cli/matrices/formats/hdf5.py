@@ -121,7 +121,7 @@ def _attributes(matrix: Matrix, dtypes: dict[str, np.dtype[Any]]) -> Attributes:
         "version": "0.1.0",
         "format": "CSR",
         "shape": matrix.shape,
-        "number_of_stored_values": matrix.layer.nnz,
+        "number_of_stored_values": matrix.nonzeros,
         "data_types": {name: dtypes[own].name for name, own in _LINKS.items()},
     }
     return {
@@ -171,7 +171,7 @@ class _StoredHdf5(StoredMatrix):
         self.stated_digest = stated_digest(text)
         self.explicit_zeros = self.matrix.form != "dense"
         self._check_members()
-        self._row = 0
+        self._row = self.matrix.rows.start
 
     def check_shapes(self) -> None:
         """Raise also where the attributes are not those of the arrays."""
@@ -203,7 +203,7 @@ class _StoredHdf5(StoredMatrix):
         indptr, indices, data = (
             _Sequence(self._checked[name]) for name in ("indptr", "indices", "data")
         )
-        return CsrReader(indptr, indices, data)
+        return CsrReader(indptr, indices, data, self.matrix.rows.start)
 
     @cached_property
     def _kernel_index(self) -> "_Sequence | None":

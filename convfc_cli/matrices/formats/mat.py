@@ -163,7 +163,8 @@ class _StoredMat(StoredWithSidecar):
         self._arrays = {part.name: _Array(source, part) for part in parts}
         doubles = _Values(self._arrays["data"], matrix.layer.dtype)
         arrays = self._arrays
-        self._columns = CsrReader(arrays["indptr"], arrays["indices"], doubles, "column")
+        first = matrix.transposed().rows.start
+        self._columns = CsrReader(arrays["indptr"], arrays["indices"], doubles, first, "column")
 
     def bias(self) -> Array:
         part = self._arrays["bias"]

@@ -24,7 +24,7 @@ class MatrixMarket(Lines):
     def header(self, matrix: Matrix) -> bytes:
         field = "real" if matrix.layer.dtype.kind == "f" else "integer"
         rows, columns = matrix.shape
-        sizes = f"{rows} {columns} {matrix.layer.nnz}"
+        sizes = f"{rows} {columns} {matrix.nonzeros}"
         return f"%%MatrixMarket matrix coordinate {field} general\n{sizes}\n".encode()
 
     def column_first(self, spec: Spec) -> bool:

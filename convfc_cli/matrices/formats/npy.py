@@ -67,7 +67,7 @@ class _StoredNpy(StoredWithSidecar):
                 f"{source.name} is {shape} of {dtype}, where {beside} says "
                 f"{matrix.shape} of {matrix.layer.dtype}"
             )
-        self._dtype, self._row = dtype, 0
+        self._dtype, self._row = dtype, matrix.rows.start
 
     def rows(self, counts: NDArray[Any]) -> Iterator[Block]:
         first, self._row = self._row, self._row + len(counts)

@@ -35,7 +35,7 @@ class Npz(NpzFormat):
         return schema.values(matrix, name, *shape)
 
     def reader(self, matrix: Matrix, arrays: Mapping[str, Sequential]) -> Rows:
-        return CsrReader(arrays["indptr"], arrays["indices"], arrays["data"])
+        return CsrReader(arrays["indptr"], arrays["indices"], arrays["data"], matrix.rows.start)
 
 
 FORMAT = Npz()

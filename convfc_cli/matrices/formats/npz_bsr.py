@@ -118,7 +118,7 @@ class _BsrReader:
         columns: int,
     ) -> None:
         """`shape` is that of a block; there are `columns` columns of blocks."""
-        self._blocks = CsrReader(indptr, indices, _Whole(data, shape), "block row")
+        self._blocks = CsrReader(indptr, indices, _Whole(data, shape), 0, "block row")
         self._shape, self._columns = shape, columns
         self._kept: Block | None = None
 

@@ -37,7 +37,7 @@ class NpzCoo(NpzFormat):
         return schema.values(matrix, {"col": "indices"}.get(name, name), *shape)
 
     def reader(self, matrix: Matrix, arrays: Mapping[str, Sequential]) -> Rows:
-        return _CooReader(arrays["row"], arrays["col"], arrays["data"])
+        return _CooReader(arrays["row"], arrays["col"], arrays["data"], matrix.rows.start)
 
 
 FORMAT = NpzCoo()
@@ -46,8 +46,8 @@ FORMAT = NpzCoo()
 def _row_numbers(matrix: Matrix) -> Iterator[Values]:
     """The row of each entry."""
     indptr = matrix.rows_of.matrix(matrix.layout).indptr
-    for first in range(0, len(indptr) - 1, CHUNK):
-        counts = np.diff(indptr.part(first, min(first + CHUNK, len(indptr) - 1) + 1))
+    for first in matrix.rows[::CHUNK]:
+        counts = np.diff(indptr.part(first, min(first + CHUNK, matrix.rows.stop) + 1))
         for part, _ in stretches(counts):
             numbers = np.arange(first + part.start, first + part.stop, dtype=indptr.dtype)
             yield np.repeat(numbers, counts[part])
@@ -56,9 +56,9 @@ def _row_numbers(matrix: Matrix) -> Iterator[Values]:
 class _CooReader:
     """The rows of a stored COO matrix, from front to back."""
 
-    def __init__(self, row: Sequential, col: Sequential, data: Sequential) -> None:
+    def __init__(self, row: Sequential, col: Sequential, data: Sequential, first: int) -> None:
         self._rows, self._columns, self._data = row, col, data
-        self._row = self._entry = 0
+        self._row, self._entry = first, 0
 
     def rows(self, counts: Values) -> Iterator[Block]:
         """The next len(counts) rows; see `StoredMatrix.rows`."""

@@ -30,7 +30,8 @@ class NpzCsc(NpzFormat):
         return schema.values(matrix.transposed(), name, *shape)
 
     def reader(self, matrix: Matrix, arrays: Mapping[str, Sequential]) -> Rows:
-        return CsrReader(arrays["indptr"], arrays["indices"], arrays["data"], "column")
+        first = matrix.transposed().rows.start
+        return CsrReader(arrays["indptr"], arrays["indices"], arrays["data"], first, "column")
 
 
 FORMAT = NpzCsc()
