@@ -28,7 +28,7 @@ from convfc_cli.hints import Advice, Hint
 STDIN = "standard input"
 
 HEAD = 4096
-"""Bytes of a file's beginning by which its kind is recognised."""
+"""Bytes of a file's beginning by which its kind is recognized."""
 
 SPOOL_CEILING = 8 * 2**30
 """The most that is read from a pipe, unless less than twice that is free."""

@@ -1,6 +1,6 @@
 """Long arrays as trees of short runs, repeated: what a sparse matrix's three arrays are made of.
 
-A convolution's matrix repeats itself: neighbouring outputs read the same kernel elements from
+A convolution's matrix repeats itself: neighboring outputs read the same kernel elements from
 shifted inputs. So `data`, `indices` and `indptr` are written down as a small tree of *runs*
 
     Repeat(child, count, step)     child, child + step, child + 2 step, ...

@@ -120,14 +120,15 @@ def count_taps(axis: Axis) -> int:
     return sum(len(tap_interval(axis, element)) for element in range(axis.kernel))
 
 
-def colouring(axis: Axis, *, transposed: bool) -> tuple[int, int]:
-    """(run, period) of a colouring by which no output reads two inputs of one colour.
+def coloring(axis: Axis, *, transposed: bool) -> tuple[int, int]:
+    """(run, period) of a coloring by which no output reads two inputs of one color.
 
-    Input i has colour i // run % period. Two inputs that meet in an output are m elements of the
+    Input i has color i // run % period. Two inputs that meet in an output are m elements of the
     kernel apart, 0 < m < k: m * d inputs, or (transposed) m / (s / g) * d / g, g = gcd(s, d).
+    Columns of one color can be recovered from one product: Curtis, Powell & Reid 1974.
 
     >>> axis = Axis(inputs=9, outputs=9, kernel=3, stride=1, dilation=2, offset=2)
-    >>> colouring(axis, transposed=False)
+    >>> coloring(axis, transposed=False)
     (2, 3)
     """
     if not transposed:
@@ -334,13 +335,13 @@ class IndexMap:
     def of_output(self, output: Index) -> Iterator[Tap]:
         """What one output element reads, in the order of a channels-first row."""
         _check(output, self.output_shape, "output")
-        for source, kernel in self._neighbours(output, self.transposed):
+        for source, kernel in self._neighbors(output, self.transposed):
             yield Tap(output, source, kernel)
 
     def of_input(self, source: Index) -> Iterator[Tap]:
         """What one input element feeds."""
         _check(source, self.input_shape, "input")
-        for output, kernel in self._neighbours(source, not self.transposed):
+        for output, kernel in self._neighbors(source, not self.transposed):
             yield Tap(output, source, kernel)
 
     def of_kernel(self, kernel: Index) -> Iterator[Tap]:
@@ -375,7 +376,7 @@ class IndexMap:
         """The far-side channel of kernel element [near, element, ...]."""
         return near // (self.kernel_shape[0] // self.groups) * self.kernel_shape[1] + element
 
-    def _neighbours(self, index: Index, transposed: bool) -> Iterator[tuple[Index, Index]]:
+    def _neighbors(self, index: Index, transposed: bool) -> Iterator[tuple[Index, Index]]:
         """(position, kernel element) of all that one element of either side is tied to."""
         per_group, depth = self.kernel_shape[0] // self.groups, self.kernel_shape[1]
         taps = [

@@ -126,7 +126,7 @@ def test_a_miss_names_each_layer_once_and_outputs_last() -> None:
 
 
 def plain(shown: str) -> str:
-    """What a terminal shows without its colours."""
+    """What a terminal shows without its colors."""
     return re.sub(r"\x1b\[[0-9;]*m", "", shown)
 
 

@@ -14,7 +14,7 @@ from convfc_cli.taps import (
     SHALLOW,
     IndexMap,
     Tap,
-    colouring,
+    coloring,
     count_taps,
     row_taps,
     segments,
@@ -128,17 +128,17 @@ COLOURINGS = {  # (kernel, stride, dilation): (run, period), and of the transpos
 
 
 @pytest.mark.parametrize("steps", COLOURINGS, ids=str)
-def test_colourings_by_hand(steps):
+def test_colorings_by_hand(steps):
     axis = Axis(20, 20, *steps, offset=0)
-    found = tuple(colouring(axis, transposed=transposed) for transposed in (False, True))
+    found = tuple(coloring(axis, transposed=transposed) for transposed in (False, True))
     assert found == COLOURINGS[steps]
     with pytest.raises(TypeError):
-        colouring(axis, False)
+        coloring(axis, False)
 
 
 @given(axis=axes(), transposed=st.booleans())
-def test_no_output_reads_two_inputs_of_one_colour(axis, transposed):
-    span, period = colouring(axis, transposed=transposed)
+def test_no_output_reads_two_inputs_of_one_color(axis, transposed):
+    span, period = coloring(axis, transposed=transposed)
     read = {}
     for o, i, _ in brute.axis_taps(axis):
         output, source = (i, o) if transposed else (o, i)

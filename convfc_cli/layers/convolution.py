@@ -18,7 +18,7 @@ from convfc_cli.layers.linear import Read, Weights
 from convfc_cli.layers.tied import Strip, TiedLinear, TiedSlab, checked
 from convfc_cli.layout import Layout
 from convfc_cli.streams import SparseRows
-from convfc_cli.taps import Index, IndexMap, Tap, colouring
+from convfc_cli.taps import Index, IndexMap, Tap, coloring
 
 
 class Convolution(TiedLinear):
@@ -129,24 +129,24 @@ class Convolution(TiedLinear):
     ) -> SparseRows:
         return toeplitz.rows(self.index_map, self.kernel, layout, kernel_index=kernel_index)
 
-    def colours(self) -> Array:
-        """The channel within its group, and a colour along each axis (`taps.colouring`)."""
+    def colors(self) -> Array:
+        """The channel within its group, and a color along each axis (`taps.coloring`)."""
         channels, *sizes = self.input_shape
         found = np.arange(channels) % (channels // self.index_map.groups)
-        for size, (run, period) in zip(sizes, self._colourings(), strict=True):
+        for size, (run, period) in zip(sizes, self._colorings(), strict=True):
             found = found[..., None] * period + np.arange(size) // run % period
         return found
 
     @property
-    def most_colours(self) -> int:
+    def most_colors(self) -> int:
         channels = self.input_shape[0] // self.index_map.groups
-        return channels * prod(period for _, period in self._colourings())
+        return channels * prod(period for _, period in self._colorings())
 
-    def _colourings(self) -> list[tuple[int, int]]:
+    def _colorings(self) -> list[tuple[int, int]]:
         """(run, period) along each axis, the period no more than the inputs have."""
         found = []
         for axis, size in zip(self.index_map.axes, self.input_shape[1:], strict=True):
-            run, period = colouring(axis, transposed=self.index_map.transposed)
+            run, period = coloring(axis, transposed=self.index_map.transposed)
             found.append((run, min(period, -(-size // run))))
         return found
 

@@ -99,13 +99,13 @@ class Dense(Blockwise):
         made, read = output[axis], source[axis]
         return (read, made) if self.transposed else (made, read)
 
-    def colours(self) -> Array:
+    def colors(self) -> Array:
         axis = len(self.before)
         place = np.arange(self.input_shape[axis])
         return np.broadcast_to(place.reshape(-1, *(1,) * len(self.after)), self.input_shape)
 
     @property
-    def most_colours(self) -> int:
+    def most_colors(self) -> int:
         return int(self._weights.shape[1])
 
     def row_lengths(self, outputs: Array) -> Array:

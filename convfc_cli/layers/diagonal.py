@@ -71,11 +71,11 @@ class Diagonal(Blockwise):
             i if size > 1 else 0 for i, size in zip(output, self.kernel.shape, strict=True)
         )
 
-    def colours(self) -> Array:
+    def colors(self) -> Array:
         return np.zeros(self.input_shape, np.int64)  # an output reads one input: none meet
 
     @property
-    def most_colours(self) -> int:
+    def most_colors(self) -> int:
         return 1
 
     def row_lengths(self, outputs: Array) -> Array:

@@ -96,17 +96,17 @@ class Gather(Blockwise):
         near, far = (source, output) if self.transposed else (output, source)
         return (0,) if self.source[near] == np.ravel_multi_index(far, self.far) else None
 
-    def colours(self) -> Array:
+    def colors(self) -> Array:
         if not self.transposed:  # an output reads one input: none meet
             return np.zeros(self.input_shape, np.int64)
         order, starts = self._fed
         sources = self.source.reshape(-1)[order]
-        colours = np.zeros(self.source.size, np.int64)
-        colours[order] = np.arange(len(order)) - starts[sources]
-        return colours.reshape(self.source.shape)
+        colors = np.zeros(self.source.size, np.int64)
+        colors[order] = np.arange(len(order)) - starts[sources]
+        return colors.reshape(self.source.shape)
 
     @property
-    def most_colours(self) -> int:
+    def most_colors(self) -> int:
         return max(1, int(np.diff(self._fed[1]).max())) if self.transposed else 1
 
     @cached_property

@@ -156,16 +156,16 @@ class Linear(ABC):
     def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:
         """The outputs in order, about `most` at a time, for `apply` in bounded memory."""
 
-    def colours(self) -> Array:
+    def colors(self) -> Array:
         """A number from 0 on for each input, (input_shape): no output reads two of one number.
 
         This one suits every layer; a kind that knows better needs fewer.
         """
-        return np.arange(self.most_colours).reshape(self.input_shape)
+        return np.arange(self.most_colors).reshape(self.input_shape)
 
     @property
-    def most_colours(self) -> int:
-        """How many numbers `colours` has."""
+    def most_colors(self) -> int:
+        """How many numbers `colors` has."""
         return prod(self.input_shape)
 
     def apply(self, x: Array, weights: Weights | None = None) -> Array:

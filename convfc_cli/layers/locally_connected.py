@@ -18,7 +18,7 @@ from convfc_cli.layers.linear import Read
 from convfc_cli.layers.tied import checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import FixedOutline
-from convfc_cli.taps import Index, colouring, count_taps, elements_between
+from convfc_cli.taps import Index, coloring, count_taps, elements_between
 
 GRID = 2**20
 """Places that are looked at for taps at once."""
@@ -92,19 +92,19 @@ class LocallyConnected(Blockwise):
         elements = elements_between(self.axes, near[1:], far[1:])
         return None if elements is None else (near[0], far[0], *near[1:], *elements)
 
-    def colours(self) -> Array:
+    def colors(self) -> Array:
         channels, *sizes = self.input_shape
         found = np.arange(channels)
-        for size, (run, period) in zip(sizes, self._colourings(), strict=True):
+        for size, (run, period) in zip(sizes, self._colorings(), strict=True):
             found = found[..., None] * period + np.arange(size) // run % period
         return found
 
     @property
-    def most_colours(self) -> int:
-        return self.input_shape[0] * prod(period for _, period in self._colourings())
+    def most_colors(self) -> int:
+        return self.input_shape[0] * prod(period for _, period in self._colorings())
 
-    def _colourings(self) -> list[tuple[int, int]]:
-        return [colouring(axis, transposed=self.transposed) for axis in self.axes]
+    def _colorings(self) -> list[tuple[int, int]]:
+        return [coloring(axis, transposed=self.transposed) for axis in self.axes]
 
     def row_lengths(self, outputs: Array) -> Array:
         counts = np.full(len(outputs), self.input_shape[0])

@@ -111,7 +111,7 @@ class MatrixFormat(ABC):
             )
 
     @abstractmethod
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         """Whether a file is of this kind, by its contents."""
 
     @abstractmethod

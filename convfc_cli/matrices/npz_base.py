@@ -79,7 +79,7 @@ class NpzFormat(MatrixFormat):
     def reader(self, matrix: Matrix, arrays: Mapping[str, Sequential]) -> Rows:
         """The rows of a matrix whose arrays have the shapes and dtypes that `arrays` gives."""
 
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         return is_zip(source) and stated_form(source) in self.forms
 
     def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any], origin: Origin) -> int:

@@ -42,7 +42,7 @@ def by_form(form: str) -> MatrixFormat:
 def stored(source: Input) -> tuple[StoredMatrix, ...]:
     """The matrices of a file, whatever its kind; raises `MalformedInput` if it is none."""
     for kind in formats().values():
-        if kind.recognises(source):
+        if kind.recognizes(source):
             return kind.open(source)
     known = ", ".join(formats())
     if source.looks_like_text() and source.path is None:

@@ -54,7 +54,7 @@ class Lines(WithoutMetadata):
     def column_first(self, spec: Spec) -> bool:
         """Whether the column stands before the row."""
 
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         return source.head.startswith(self.magic)
 
     def own_size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:

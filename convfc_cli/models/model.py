@@ -136,7 +136,7 @@ class ModelFormat(ABC):
     """One line for the README's table."""
 
     @abstractmethod
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         """Whether a file is of this kind, by its first bytes, not by its suffix."""
 
     @abstractmethod

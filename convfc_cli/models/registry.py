@@ -67,7 +67,7 @@ def open_model(source: Input, request: Request) -> Model:
     """`read` of a file that is open already."""
     budget.current().earn(source.size)
     for kind in formats().values():
-        if kind.recognises(source):
+        if kind.recognizes(source):
             return kind.open(source, request)
     known = ", ".join(formats())
     if source.looks_like_text():

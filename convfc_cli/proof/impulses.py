@@ -1,7 +1,7 @@
 """Level 2, impulses: every entry and every zero compared individually, with no chance in it.
 
-What a matrix does to an input that is 1 in one place is one of its columns. Inputs of one colour
-(`Linear.colours`) share no output, so the impulses of a whole colour are put in at once: an output
+What a matrix does to an input that is 1 in one place is one of its columns. Inputs of one color
+(`Linear.colors`) share no output, so the impulses of a whole color are put in at once: an output
 that answers reads one of them. Three passes through a runtime tell which, and by which weight:
 
 count   a kernel of ones, impulses of 1: 1 where the output reads one, 0 where it reads none
@@ -10,7 +10,7 @@ value   the bits of the weights for a kernel, impulses of 1: the entry
 
 Numbers are sent through in parts of 24 bits, which float32 holds exactly; every sum has one term
 that is not zero. So the weights are compared as bits: NaN and -0.0 are not exceptions. The answers
-need as many probes as there are colours, whatever the size of the image. Outputs are looked at slab
+need as many probes as there are colors, whatever the size of the image. Outputs are looked at slab
 by slab, and inputs channel by channel, each as a small layer of its own (`Slab.strips`), so that
 memory is bounded, and nobody multiplies by the zeros of all other channels.
 """
@@ -53,17 +53,17 @@ class _NoAnswer(Exception):
 
 
 EXHAUSTIVE_VECTORS = 6
-"""Vectors of all inputs beside those of the probes: what stands in which column, and the colours,
+"""Vectors of all inputs beside those of the probes: what stands in which column, and the colors,
 labels and light of a strip that is all of them.
 """
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """What each row of a slab answers to each colour: (colours, rows)."""
+    """What each row of a slab answers to each color: (colors, rows)."""
 
     columns: Array
-    """The column that the row reads; -1 where it reads none of this colour."""
+    """The column that the row reads; -1 where it reads none of this color."""
 
     values: Array
     """The bits of the entry there."""
@@ -85,11 +85,11 @@ class Impulses(Check):
         else:
             self._runtimes = []
             self._reasons = [f"the entries of a {subject.layer.kind} are sums, not single weights"]
-        self._entries = self._colours = 0
+        self._entries = self._colors = 0
         self._expected: _Answers | None = None
         shape = subject.layer.input_shape
         self._column = subject.matrix.layout.tensor(np.arange(subject.columns), shape)
-        self._colour = np.zeros(subject.columns, np.int64)
+        self._color = np.zeros(subject.columns, np.int64)
 
     def expect(self, slab: Slab) -> None:
         self._expected = None
@@ -110,10 +110,8 @@ class Impulses(Check):
         expected = columns >= 0 if self._subject.explicit_zeros else values != 0
         counts = np.diff(block.indptr)
         rows = np.repeat(np.arange(len(counts)), counts)
-        colour = self._colour[block.indices]
-        right = (columns[colour, rows] == block.indices) & (
-            values[colour, rows] == bits(block.data)
-        )
+        color = self._color[block.indices]
+        right = (columns[color, rows] == block.indices) & (values[color, rows] == bits(block.data))
         wrong = np.concatenate((rows[~right][:1], np.flatnonzero(expected.sum(0) != counts)[:1]))
         if len(wrong):
             raise self._wrong(block, int(wrong.min()), columns, values)
@@ -124,31 +122,31 @@ class Impulses(Check):
             return Finding(self.name, None, "; ".join(dict.fromkeys(self._reasons)))
         detail = (
             f"{self._entries:,} entries and every zero, compared individually; inputs lit in "
-            f"{self._colours:,} turns"
+            f"{self._colors:,} turns"
         )
         refused = f" (not all by the first: {'; '.join(self._reasons)})" if self._reasons else ""
         return Finding(self.name, True, detail + refused, EVERY_ENTRY, " and ".join(self._asked))
 
     def _answers(self, runtime: Runtime, slab: Slab) -> _Answers:
-        """What the runtime has the rows of a slab answer to impulses of every colour."""
+        """What the runtime has the rows of a slab answer to impulses of every color."""
         assert isinstance(slab, TiedSlab)  # of others no impulses are asked: see `levels`
         answers: list[_Answers] = []
         done = 0
-        self._colour[:] = -1
+        self._color[:] = -1
         for strip in slab.strips():
             layer, column = strip.layer, self._column[strip.reads].ravel()
-            colours = layer.colours()
-            count = int(colours.max()) + 1
-            self._colour[column] = colours.ravel() + done
+            colors = layer.colors()
+            count = int(colors.max()) + 1
+            self._color[column] = colors.ravel() + done
             once = max(1, layer.outline.products)
             self._spend(count * once)
-            room = min(BATCH // max(colours.size, len(slab.rows)), LARGEST_PRODUCTS // once)
+            room = min(BATCH // max(colors.size, len(slab.rows)), LARGEST_PRODUCTS // once)
             size = max(1, room)
             for start in range(0, count, size):
                 batch = np.arange(start, min(start + size, count))
-                answers.append(self._batch(runtime, strip, colours, batch, column))
+                answers.append(self._batch(runtime, strip, colors, batch, column))
             done += count
-        self._colours = max(self._colours, done)
+        self._colors = max(self._colors, done)
         return _Answers(
             np.concatenate([answer.columns for answer in answers]),
             np.concatenate([answer.values for answer in answers]),
@@ -167,12 +165,12 @@ class Impulses(Check):
             )
 
     def _batch(
-        self, runtime: Runtime, strip: Strip, colours: Array, batch: Array, column: Array
+        self, runtime: Runtime, strip: Strip, colors: Array, batch: Array, column: Array
     ) -> _Answers:
-        """The answers to the colours of a batch; `column` is that of each input of the layer."""
+        """The answers to the colors of a batch; `column` is that of each input of the layer."""
         layer = strip.layer
-        lit = (colours == batch.reshape(-1, *(1,) * colours.ndim)).astype(np.float32)
-        labels = np.arange(1, colours.size + 1).reshape(colours.shape)
+        lit = (colors == batch.reshape(-1, *(1,) * colors.ndim)).astype(np.float32)
+        labels = np.arange(1, colors.size + 1).reshape(colors.shape)
         ones = np.ones(layer.kernel.shape, np.float32)
         weights = bits(layer.kernel)
         count = self._answer(runtime, strip, [(lit, ones)])
@@ -183,10 +181,10 @@ class Impulses(Check):
         silent = count == 0
         if label[silent].any() or value[silent].any() or (label[~silent] == 0).any():
             raise _NoAnswer(f"{runtime.label} answers where nothing was put in")
-        if int(label.max()) > colours.size:
+        if int(label.max()) > colors.size:
             raise _NoAnswer(f"{runtime.label} returned the label of an input that does not exist")
         place = label.astype(np.int64) - 1
-        if ((colours.ravel()[place] != batch[:, None]) & ~silent).any():
+        if ((colors.ravel()[place] != batch[:, None]) & ~silent).any():
             raise _NoAnswer(f"{runtime.label} answers by a place where nothing was put in")
         return _Answers(np.where(silent, -1, column[place]), value.astype(weights.dtype))
 
@@ -243,8 +241,8 @@ class Impulses(Check):
 
 
 def most_rows(layer: Linear) -> int:
-    """Rows of a slab that has room for what each of them answers to each colour."""
-    return max(1, CHUNK // layer.most_colours)
+    """Rows of a slab that has room for what each of them answers to each color."""
+    return max(1, CHUNK // layer.most_colors)
 
 
 def _parts(numbers: Array) -> Iterator[Array]:

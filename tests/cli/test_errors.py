@@ -17,7 +17,7 @@ import pytest
 from convfc_cli.cli.main import cli
 from convfc_cli.errors import Defect, MalformedInput
 from tests.support.cli_models import (
-    COLOUR,
+    COLOR,
     LENET,
     MIXED,
     PATIENCE,
@@ -773,13 +773,13 @@ def test_progress_only_on_a_terminal(folder: Path) -> None:
     assert (code, shown) == (0, "")
     env = {"NO_COLOR": "1"}
     code, shown, _ = terminal(*arguments, "-o", "c.npz", cwd=folder, streams=["stderr"], env=env)
-    assert (code, COLOUR.search(shown)) == (0, None)
+    assert (code, COLOR.search(shown)) == (0, None)
     done = process(*arguments, "-o", "d.npz", cwd=folder).succeeded()
     assert not set("━\r\x1b") & set(done.out + done.err)
 
 
 @pytest.mark.slow
-def test_nothing_is_coloured_in_a_pipe(model: Path, folder: Path) -> None:
+def test_nothing_is_colored_in_a_pipe(model: Path, folder: Path) -> None:
     process("convert", model, "-o", "c.npz", cwd=folder).succeeded()
     for arguments in (["inspect", model], ["verify", "c.npz"], ["map", "c.npz", "--entry", "0,0"]):
         done = process(*arguments, cwd=folder).succeeded()

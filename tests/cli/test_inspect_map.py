@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.cli_models import (
-    COLOUR,
+    COLOR,
     LENET,
     MIXED,
     arrays,
@@ -139,7 +139,7 @@ def test_inspect_on_a_terminal(folder: Path) -> None:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
         assert max(map(len, plain.splitlines())) <= columns
     _, shown, _ = terminal("inspect", LENET, cwd=folder, env={"NO_COLOR": "1"})
-    assert not COLOUR.search(shown)
+    assert not COLOR.search(shown)
 
 
 @pytest.mark.slow

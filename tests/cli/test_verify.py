@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.support.cli_models import (
-    COLOUR,
+    COLOR,
     LENET,
     MIXED,
     Ran,
@@ -602,10 +602,10 @@ def test_a_terminal_gets_a_table(matrix: Path, folder: Path) -> None:
     assert code == 0
     assert "c.npz" in shown
     assert "origin not checked without the model" in " ".join(shown.split())
-    assert COLOUR.search(shown)
+    assert COLOR.search(shown)
     assert others["stderr"] == "1 of 1 proven\n"
     code, shown, _ = terminal("verify", matrix, cwd=folder, env={"NO_COLOR": "1"})
-    assert (code, COLOUR.search(shown)) == (0, None)
+    assert (code, COLOR.search(shown)) == (0, None)
     assert "every bit and every zero" in shown
 
 

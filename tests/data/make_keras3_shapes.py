@@ -26,7 +26,7 @@ EARLIER = OUT.with_name("shapes.json")
 Shape = tuple[int | None, ...]
 Case = tuple[str, dict[str, Any], Any]
 
-IMAGE, COLOUR, FIRST = (None, 11, 8, 4), (None, 11, 8, 3), (None, 3, 11, 8)
+IMAGE, COLOR, FIRST = (None, 11, 8, 4), (None, 11, 8, 3), (None, 3, 11, 8)
 SEQUENCE = {1: (None, 5, 9, 4), 2: (None, 5, 9, 8, 4), 3: (None, 5, 7, 6, 8, 4)}
 SERIES = (None, 7, 6)
 
@@ -79,12 +79,12 @@ def cases() -> list[Case]:
         found.append((kind, config, shapes))
 
     for kind, config in AUGMENTATIONS.items():
-        add(kind, COLOUR, **config)
+        add(kind, COLOR, **config)
         add(kind, (None, None, 8, 3), **config)
         if kind not in ("CutMix", "MaxNumBoundingBoxes", "MixUp"):
             add(kind, FIRST, **config, data_format="channels_first")
     for kind in ("RandomCrop", "CenterCrop", "Resizing"):
-        add(kind, COLOUR, height=5, width=3)
+        add(kind, COLOR, height=5, width=3)
         add(kind, (None, None, None, 3), height=5, width=3)
         add(kind, FIRST, height=5, width=3, data_format="channels_first")
     for rank, shape in SEQUENCE.items():
@@ -166,7 +166,7 @@ def cases() -> list[Case]:
         add("MultiHeadAttention", shapes, num_heads=2, key_dim=3, output_shape=(8, 2))
         add("GroupQueryAttention", shapes, head_dim=3, num_query_heads=4, num_key_value_heads=2)
     inner = [layers.Rescaling(0.5), layers.RandomCrop(5, 3), layers.RandomFlip()]
-    add("Pipeline", COLOUR, layers=inner)
+    add("Pipeline", COLOR, layers=inner)
     return found
 
 

@@ -207,7 +207,7 @@ def test_the_command_imports_little_before_it_is_needed() -> None:
                 assert name.removeprefix("convfc_cli.") in LIGHT, module
 
 
-def test_a_kind_of_model_file_is_recognised_without_its_library() -> None:
+def test_a_kind_of_model_file_is_recognized_without_its_library() -> None:
     for module in MODULES:
         if re.fullmatch(r"convfc_cli\.models\.\w+\.format", module):
             assert not {name.split(".")[0] for name in at_the_top(module)} & LIBRARIES.keys()

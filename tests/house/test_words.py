@@ -61,7 +61,7 @@ def test_only_the_command_knows_its_options(module: str) -> None:
     assert set(found) <= STORED
 
 
-def test_options_are_recognised() -> None:
+def test_options_are_recognized() -> None:
     for text in ("with --force", "-o names another place", "name it, -l", "(--model)"):
         assert OPTION.search(text), text
     for text in ("two--three", "2**-32", "0-o", "--- a ---", "x -over y"):

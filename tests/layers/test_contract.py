@@ -247,24 +247,24 @@ def test_strips_are_layers_over_parts_that_add_up_to_their_slab(kind, data, spec
 @every_kind
 @many_examples
 @given(data=st.data())
-def test_no_output_reads_two_inputs_of_one_colour(kind, data):
+def test_no_output_reads_two_inputs_of_one_color(kind, data):
     case = data.draw(copies(kind))
-    colours = case.layer.colours()
-    assert colours.shape == case.input_shape
-    assert colours.min() >= 0
-    assert colours.max() < case.layer.most_colours
+    colors = case.layer.colors()
+    assert colors.shape == case.input_shape
+    assert colors.min() >= 0
+    assert colors.max() < case.layer.most_colors
     for sources in case.read.values():
-        found = [int(colours[source]) for source in sources]
+        found = [int(colors[source]) for source in sources]
         assert len(set(found)) == len(found)
 
 
 @pytest.mark.parametrize(("kind", "most"), [("gather", 1), ("diagonal", 1), ("dense", 4)])
 @many_examples
 @given(data=st.data())
-def test_colours_are_few_where_outputs_read_few(kind, data, most):
+def test_colors_are_few_where_outputs_read_few(kind, data, most):
     case = data.draw(copies(kind))
     needed = max(map(len, case.read.values()), default=1)
-    assert case.layer.most_colours == needed
+    assert case.layer.most_colors == needed
     assert needed <= most or (kind == "gather" and case.layer.transposed)
 
 

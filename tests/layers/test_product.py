@@ -212,10 +212,10 @@ def test_what_an_output_of_a_product_reads_has_sums_and_no_weights(chain, data):
 
 @some_examples
 @given(chain=chains())
-def test_every_input_of_a_product_has_a_colour_of_its_own(chain):
-    colours = chain.layer.colours()
-    assert colours.shape == chain.input_shape
-    assert sorted(colours.reshape(-1).tolist()) == list(range(chain.layer.most_colours))
+def test_every_input_of_a_product_has_a_color_of_its_own(chain):
+    colors = chain.layer.colors()
+    assert colors.shape == chain.input_shape
+    assert sorted(colors.reshape(-1).tolist()) == list(range(chain.layer.most_colors))
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_kind_is_known_by_its_content_alone(kind, name, make, folder):
         (folder / name).rename(folder / other)
         name = other
         with opened(other) as source:
-            assert [k.name for k in registry.formats().values() if k.recognises(source)] == [kind]
+            assert [k.name for k in registry.formats().values() if k.recognizes(source)] == [kind]
 
 
 @every_kind

@@ -18,7 +18,7 @@ import convfc_cli as convfc
 from convfc_cli.errors import Refused, SizeMissing, Unsupported, UsageError
 from convfc_cli.models.request import WeightsSpec
 from tests.support.cli_models import (
-    COLOUR,
+    COLOR,
     LENET,
     Ran,
     arrays,
@@ -778,7 +778,7 @@ def test_candidates_as_json(folder: Path) -> None:
 def test_candidates_on_a_terminal(folder: Path) -> None:
     path = many(folder)
     code, shown, others = terminal("inspect", path.name, cwd=folder)
-    shown = COLOUR.sub("", shown)
+    shown = COLOR.sub("", shown)
     assert code == 0
     assert [word in shown for word in ("net/a.weight", "3x2x3x2x1", "weights alone")] == [True] * 3
     assert "net/two" not in shown

@@ -487,7 +487,7 @@ def a_row_of_a_million_entries(contents, random):
     [
         (faults.an_entry_stored_twice, "has shape"),
         (faults.an_entry_stored_twice_with_bits_that_add_up, "has shape"),
-        (faults.a_column_stored_twice_in_place_of_its_neighbour, "must increase strictly"),
+        (faults.a_column_stored_twice_in_place_of_its_neighbor, "must increase strictly"),
         (faults.two_columns_exchanged_with_their_weights, "must increase strictly"),
         (faults.a_column_beyond_the_last, "out of range [0, 48)"),
         (faults.a_negative_column, "out of range [0, 48)"),

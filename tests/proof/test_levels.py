@@ -159,12 +159,12 @@ def test_as_many_impulses_are_put_in_at_once_as_memory_is_asked_for(batch, monke
     assert sum(seen) == 4 * 5
 
 
-def test_a_slab_has_room_for_what_each_row_answers_to_each_colour(monkeypatch):
+def test_a_slab_has_room_for_what_each_row_answers_to_each_color(monkeypatch):
     monkeypatch.setattr(impulses, "CHUNK", 100)
     axis = Axis(9, 9, 3, 1, 1, 1)
     kernel = np.ones((4, 3, 3), np.float32)
     layer = Convolution(kernel, IndexMap((4, 3, 3), (axis,), 2))
-    assert impulses.most_rows(layer) == 11  # of nine colours: three places in three channels
+    assert impulses.most_rows(layer) == 11  # of nine colors: three places in three channels
     monkeypatch.setattr(impulses, "CHUNK", 8)
     assert impulses.most_rows(layer) == 1
 
@@ -173,7 +173,7 @@ FIVE = Convolution(
     np.arange(1, 6, dtype=np.float32).reshape(1, 1, 5),
     IndexMap((1, 1, 5), (Axis(12, 8, 5, 1, 1, 0),)),
 )
-"""Eight outputs, each of five inputs in a row: colours 0 to 4, again and again."""
+"""Eight outputs, each of five inputs in a row: colors 0 to 4, again and again."""
 
 
 @pytest.mark.parametrize(
@@ -195,14 +195,14 @@ def test_what_a_runtime_did_wrong_is_told_as_it_was(spoil, told):
 
 
 @pytest.mark.parametrize("step", [-1, 1])
-def test_an_answer_by_the_neighbour_of_the_place_is_none(step):
+def test_an_answer_by_the_neighbor_of_the_place_is_none(step):
     calls = iter(range(100))  # the second of four are the numbers of the places
 
-    def neighbours(y: Array) -> Array:
+    def neighbors(y: Array) -> Array:
         beside = np.clip(y + step, 1, 12)
         return np.where(y > 0, beside, y) if next(calls) == 1 else y
 
-    finding = walked(stored_of(NPZ, Matrix(FIVE)), by_impulses(Answering(neighbours)), most=10**6)
+    finding = walked(stored_of(NPZ, Matrix(FIVE)), by_impulses(Answering(neighbors)), most=10**6)
     assert finding.holds is None
     assert finding.detail == "answering answers by a place where nothing was put in"
 
@@ -713,17 +713,17 @@ def test_a_kernel_index_beyond_the_kernel_is_told(value):
     assert crafted.checked(saved(contents)).complaint == told
 
 
-# --- the colours --------------------------------------------------------------------------------
+# --- the colors --------------------------------------------------------------------------------
 
 
 @given(problem=problems())
-def test_colours_of_a_layer_are_few_and_none_is_read_twice(problem):
-    found = problem.layer.colours()
+def test_colors_of_a_layer_are_few_and_none_is_read_twice(problem):
+    found = problem.layer.colors()
     assert found.shape == problem.layer.input_shape
     read: dict[Any, list[int]] = {}
     for output, source in problem.nonzeros():
         read.setdefault(output, []).append(int(found[source]))
-    assert all(len(set(colour)) == len(colour) for colour in read.values())
+    assert all(len(set(color)) == len(color) for color in read.values())
     reading = problem.kernel.shape[0] // problem.groups if problem.transposed else 0
     most = (reading or problem.kernel.shape[1]) * np.prod(problem.kernel.shape[2:])
     assert found.max() < most
@@ -1000,13 +1000,13 @@ def test_the_json_of_what_cannot_be_read_says_so(model: Path):
         assert [report["verdict"] for report in good] == ["proven"] * len(good)
 
 
-def test_the_number_of_colours_is_known_without_making_them():
+def test_the_number_of_colors_is_known_without_making_them():
     for transposed in (False, True):
         axis = Axis(13, 7, 3, 2, 2, 2)
         layer = Convolution(
             np.ones((4, 3, 3, 3), np.float32), IndexMap((4, 3, 3, 3), (axis, axis), 2, transposed)
         )
-        assert layer.most_colours == layer.colours().max() + 1
+        assert layer.most_colors == layer.colors().max() + 1
 
 
 def test_exhaustive_from_the_command(model: Path):
@@ -1060,7 +1060,7 @@ def test_impulses_are_put_in_a_few_at_a_time_where_products_ask_for_it(
     monkeypatch.setattr(onnxruntime, "find_spec", lambda name: None)
     report = crafted.checked(rendered(NPZ, Matrix(layer, Spec(Layout()))), exhaustive=True)
     assert findings(report)["impulses"].holds
-    assert set(asked) == {2, 1}  # of three colours
+    assert set(asked) == {2, 1}  # of three colors
 
 
 @pytest.mark.parametrize("most", ["products", "budget"])

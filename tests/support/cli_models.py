@@ -37,7 +37,7 @@ COMMAND = (sys.executable, "-m", "convfc_cli")
 PATIENCE = 30
 """Seconds after which something that should have happened has not."""
 
-COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9]+)*m")
+COLOR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9]+)*m")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def run(*arguments: object, stdin: bytes | None = None) -> Ran:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a process: this one's, without what steers colours."""
+    """The environment of a process: this one's, without what steers colors."""
     kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     return {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **(extra or {})}
 

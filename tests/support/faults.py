@@ -462,7 +462,7 @@ def an_entry_stored_twice_with_bits_that_add_up(contents, random):
 
 
 @fault(csr=PROOF)
-def a_column_stored_twice_in_place_of_its_neighbour(contents, random):
+def a_column_stored_twice_in_place_of_its_neighbor(contents, random):
     place = picked(random, after_another(contents))
     if place is None:
         return False

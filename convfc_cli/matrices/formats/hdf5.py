@@ -66,7 +66,7 @@ class Hdf5(MatrixFormat):
     summary = "one group for each layer, which `anndata.io.read_elem` and binsparse open"
     multi_layer = True
 
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         return source.head.startswith(SIGNATURE)
 
     def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any], origin: Origin) -> int:

@@ -65,7 +65,7 @@ class Mat(WithoutMetadata):
     forms = ("csr",)
     summary = "MATLAB level 5: sparse `M`, vector `bias`; metadata in the operator file beside it"
 
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         return source.head.startswith(MAGIC)
 
     def own_size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:

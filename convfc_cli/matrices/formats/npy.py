@@ -29,7 +29,7 @@ class Npy(WithoutMetadata):
     forms = ("dense",)
     summary = "`numpy.load` opens it; metadata in the operator file beside it"
 
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         return source.head.startswith(b"\x93NUMPY")
 
     def own_size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:

@@ -21,7 +21,7 @@ class Npz(NpzFormat):
     forms = ("csr", "operator")
     summary = "`scipy.sparse.load_npz` opens it; kernel, bias and metadata inside"
 
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         """Also what is damaged: every zip that is not clearly one of another form."""
         if not is_zip(source):
             return False

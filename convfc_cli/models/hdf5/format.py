@@ -24,7 +24,7 @@ class Hdf5(ModelFormat):
         "PyTorch state dicts, Caffe, MATLAB v7.3"
     )
 
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         """Whether it is HDF5, neither a Keras model nor a matrix file, or the JSON of shards."""
         if is_sharded(source):
             return True

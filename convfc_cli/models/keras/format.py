@@ -39,7 +39,7 @@ class Keras(ModelFormat):
         "whole models, `.h5` of Keras 1, 2 and 3, `.keras`: Conv, ConvTranspose, DepthwiseConv"
     )
 
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         """Whether it is a zip with a configuration, or HDF5 with one as an attribute."""
         if source.head.startswith(b"PK\3\4"):
             try:

@@ -27,7 +27,7 @@ class Onnx(ModelFormat):
         "of If, Loop and Scan, in functions"
     )
 
-    def recognises(self, source: Input) -> bool:
+    def recognizes(self, source: Input) -> bool:
         """Whether the first field is one that a ModelProto begins with, and the file is binary."""
         if source.looks_like_text() or not source.head:
             return False

@@ -275,7 +275,7 @@ def test_a_file_is_known_by_its_contents_in_any_order(form):
     backwards = crafted.zipped(list(crafted.members(data).items())[::-1])
     for file in (data, crafted.saved(crafted.arrays(data)), backwards):
         source = crafted.in_memory(file)
-        kinds = [kind for kind in registry.formats().values() if kind.recognises(source)]
+        kinds = [kind for kind in registry.formats().values() if kind.recognizes(source)]
         assert kinds == [KINDS[form]]
         (stored,) = registry.stored(source)
         assert stored.matrix.form == form
@@ -322,10 +322,10 @@ def test_a_kind_opens_no_file_of_another(form):
 def test_metadata_that_are_compressed_or_huge_are_not_read_to_know_the_form():
     data = bytes_of("csc")
     compressed = crafted.zipped(list(crafted.members(data).items()), 8)
-    assert not KINDS["csc"].recognises(crafted.in_memory(compressed))
+    assert not KINDS["csc"].recognizes(crafted.in_memory(compressed))
     assert "compressed" in outcome(compressed)[1]
     huge = crafted.description(data) | {"padding": "x" * 2**20}
-    assert not KINDS["csc"].recognises(crafted.in_memory(crafted.redescribed(data, huge)))
+    assert not KINDS["csc"].recognizes(crafted.in_memory(crafted.redescribed(data, huge)))
 
 
 # --- faults -------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def twice(*names):
     return change
 
 
-def in_place_of_its_neighbour(*names):
+def in_place_of_its_neighbor(*names):
     def change(contents):
         for name in names:
             contents[name][11] = contents[name][10]
@@ -393,7 +393,7 @@ def in_place_of_its_neighbour(*names):
     return change
 
 
-def neighbours_exchanged(*names):
+def neighbors_exchanged(*names):
     def change(contents):
         for name in names:
             contents[name][[10, 11]] = contents[name][[11, 10]]
@@ -469,7 +469,7 @@ FAULTS = {
         "pointer modulo": (modulo("indptr", -(2**32)), "column 8 ends at entry -"),
         "dropped": (without("indices", "data"), "has shape (71,)"),
         "twice": (twice("indices", "data"), "has shape (73,)"),
-        "neighbour": (in_place_of_its_neighbour("indices", "data"), ""),
+        "neighbor": (in_place_of_its_neighbor("indices", "data"), ""),
         "backwards": (turned_round("indices"), ""),
         "unsigned": (of_unsigned("indices"), "uint32, not integers"),
     },
@@ -488,8 +488,8 @@ FAULTS = {
         "dropped": (without("row", "col", "data"), "has shape (71,)"),
         "twice": (twice("row", "col", "data"), "has shape (73,)"),
         "fewer rows": (without("row"), "row has shape (71,)"),
-        "neighbour": (in_place_of_its_neighbour("row", "col", "data"), "increase strictly"),
-        "exchanged": (neighbours_exchanged("row", "col", "data"), "increase strictly"),
+        "neighbor": (in_place_of_its_neighbor("row", "col", "data"), "increase strictly"),
+        "exchanged": (neighbors_exchanged("row", "col", "data"), "increase strictly"),
         "unsigned": (of_unsigned("row"), "row is uint32, not integers"),
     },
     "bsr": EVERY
@@ -505,8 +505,8 @@ FAULTS = {
         "pointer modulo": (modulo("indptr", 2**32), "block row 8 ends at entry"),
         "dropped": (without("indices", "data"), "has shape (35,"),
         "twice": (twice("indices", "data"), "has shape (37,"),
-        "neighbour": (in_place_of_its_neighbour("indices", "data"), "increase strictly"),
-        "exchanged": (neighbours_exchanged("indices", "data"), "increase strictly"),
+        "neighbor": (in_place_of_its_neighbor("indices", "data"), "increase strictly"),
+        "exchanged": (neighbors_exchanged("indices", "data"), "increase strictly"),
         "block": (another_block, "expected"),
         "transposed": (transposed_blocks, "expected"),
         "other blocks": (of_other_blocks, "data has shape (36, 2, 1)"),

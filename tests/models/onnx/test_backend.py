@@ -197,7 +197,7 @@ def constants(model: onnx.ModelProto, node: onnx.NodeProto) -> list[Array | None
     return [stored.get(name) for name in node.input] + [None] * (9 - len(node.input))
 
 
-def centred(array: Array, zero_point: Array | None) -> Array:
+def centered(array: Array, zero_point: Array | None) -> Array:
     """The integers of an array less their zero point, one for all; none is zero."""
     return array.astype(np.int64) - (0 if zero_point is None else int(zero_point.item()))
 
@@ -231,7 +231,7 @@ def compare(
     assert matrix.dtype == bias.dtype == np.int32
     given = constants(model, node)
     x_zero_point = given[2]  # of both operators
-    exact = matrix.astype(np.int64) @ centred(x, x_zero_point).reshape(-1) + bias
+    exact = matrix.astype(np.int64) @ centered(x, x_zero_point).reshape(-1) + bias
     if node.op_type == "QLinearConv":
         expected = quantized(exact.reshape(len(y), -1), given, y.dtype)
     else:
