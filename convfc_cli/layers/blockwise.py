@@ -18,7 +18,7 @@ import numpy as np
 
 from convfc_cli.arrays import Array, as_ones
 from convfc_cli.errors import Refused
-from convfc_cli.layers.linear import Weights
+from convfc_cli.layers.slabs import Weights
 from convfc_cli.layers.tied import Strip, TiedLinear, TiedSlab
 from convfc_cli.layout import Layout
 from convfc_cli.streams import Literal, Out, Run, Series, SparseRows, Stream, index_dtype

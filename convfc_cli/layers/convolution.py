@@ -14,7 +14,8 @@ from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
 from convfc_cli.json_values import member, sizes
 from convfc_cli.layers.description import axes_of
-from convfc_cli.layers.linear import Read, Weights
+from convfc_cli.layers.linear import Read
+from convfc_cli.layers.slabs import Weights
 from convfc_cli.layers.tied import Strip, TiedLinear, TiedSlab, checked
 from convfc_cli.layout import Layout
 from convfc_cli.streams import SparseRows

@@ -10,7 +10,8 @@ from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError
 from convfc_cli.json_values import member, sizes
 from convfc_cli.layers.blockwise import Blockwise, Latest
-from convfc_cli.layers.linear import Read, Weights
+from convfc_cli.layers.linear import Read
+from convfc_cli.layers.slabs import Weights
 from convfc_cli.layers.tied import check_fits, checked
 from convfc_cli.layout import Layout
 from convfc_cli.outline import FixedOutline

@@ -9,7 +9,6 @@ Tensors have the shape (channels, *spatial), or whatever axes a layer's have, wi
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Self
 
@@ -17,46 +16,17 @@ import numpy as np
 
 from convfc_cli.arrays import Array, as_float64
 from convfc_cli.errors import UsageError
+from convfc_cli.layers.slabs import OutputSums, Slab, Weights
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Outline
 from convfc_cli.streams import SparseRows
 from convfc_cli.taps import Index, Tap
-
-Weights = Callable[[Array], Array]
-"""An elementwise function of the weights: `apply` uses what it returns in their place."""
 
 Read = Callable[[str], Array]
 """Gives an array of a file by its name."""
 
 DTYPES = ("float32", "float64", "int32")
 """What weights, and so the entries of a matrix, may be."""
-
-
-@dataclass(frozen=True)
-class Slab:
-    """Some consecutive outputs of a layer, in the order of a layout: a way to apply it in parts."""
-
-    rows: range
-    apply: Callable[[Array, Weights], Array]
-    """`apply(x, weights)` is the vector of those outputs, without bias."""
-
-    counts: Callable[[], Array]
-    """How many entries each of their rows has, by the oracle where the entries are copies."""
-
-
-@dataclass(frozen=True)
-class OutputSums:
-    """What some outputs are sums of, in float64: what rounding may do to them follows from it."""
-
-    rows: range
-    answer: Array
-    """The outputs, with their bias."""
-
-    scale: Array
-    """The magnitudes of their terms, added up."""
-
-    terms: Array
-    """How many roundings each may have gone through."""
 
 
 class Linear(ABC):
@@ -111,16 +81,32 @@ class Linear(ABC):
         """
 
     @abstractmethod
+    def matrix(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
+        """The matrix, a row for each output and a column for each input, as streams."""
+
+    def apply(self, x: Array, weights: Weights | None = None) -> Array:
+        """The map without its bias: x (input_shape) to y (output_shape), never by way of `matrix`.
+
+        It computes in x's dtype, with `weights(w)` for each array w of weights: by default the
+        weights themselves in that dtype.
+        """
+        weights = weights or (lambda w: w.astype(x.dtype))
+        layout = Layout()
+        parts = [slab.apply(x, weights) for slab in self.slabs(layout, prod(self.output_shape))]
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return layout.tensor(whole, self.output_shape)
+
+    @abstractmethod
+    def adjoint(self) -> "Linear":
+        """The map whose matrix is the transpose, without a bias."""
+
+    @abstractmethod
     def bias_tensor(self) -> Array:
         """The bias of each output, (output_shape)."""
 
     def biases(self) -> list[Array]:
         """What is added on the way to the outputs, step by step."""
         return [self.bias_tensor()]
-
-    @abstractmethod
-    def adjoint(self) -> "Linear":
-        """The map whose matrix is the transpose, without a bias."""
 
     @abstractmethod
     def with_weights(self, change: Weights) -> Self:
@@ -147,50 +133,6 @@ class Linear(ABC):
         Raises `KeyError`, `TypeError`, `ValueError`, `GeometryError`, `Refused`, and what `read`
         raises.
         """
-
-    @abstractmethod
-    def matrix(self, layout: Layout, *, kernel_index: bool = False) -> SparseRows:
-        """The matrix, a row for each output and a column for each input, as streams."""
-
-    @abstractmethod
-    def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:
-        """The outputs in order, about `most` at a time, for `apply` in bounded memory."""
-
-    def colors(self) -> Array:
-        """A number from 0 on for each input, (input_shape): no output reads two of one number.
-
-        This one suits every layer; a kind that knows better needs fewer.
-        """
-        return np.arange(self.most_colors).reshape(self.input_shape)
-
-    @property
-    def most_colors(self) -> int:
-        """How many numbers `colors` has."""
-        return prod(self.input_shape)
-
-    def apply(self, x: Array, weights: Weights | None = None) -> Array:
-        """The map without its bias: x (input_shape) to y (output_shape), never by way of `matrix`.
-
-        It computes in x's dtype, with `weights(w)` for each array w of weights: by default the
-        weights themselves in that dtype.
-        """
-        weights = weights or (lambda w: w.astype(x.dtype))
-        layout = Layout()
-        parts = [slab.apply(x, weights) for slab in self.slabs(layout, prod(self.output_shape))]
-        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return layout.tensor(whole, self.output_shape)
-
-    def sums(self, x: Array, layout: Layout, most: int) -> Iterator[OutputSums]:
-        """What the outputs for x are sums of, by the oracle, in the order of `slabs`."""
-        x, ones = as_float64(x), np.ones(self.input_shape)
-        vector = layout.vector(self.bias_tensor())
-        for slab in self.slabs(layout, most):
-            bias = as_float64(vector[slab.rows.start : slab.rows.stop])
-            with np.errstate(all="ignore"):  # untrusted weights may overflow
-                answer = slab.apply(x, as_float64) + bias
-                scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
-            terms = slab.apply(ones, lambda w: np.ones(w.shape)) + 1
-            yield OutputSums(slab.rows, answer, scale, terms)
 
     def of_output(self, output: Index) -> Iterator[tuple[Tap, Any]]:
         """What one output element reads, by rising column, each with its weight.
@@ -224,6 +166,36 @@ class Linear(ABC):
         structural zero, and where entries are not copies.
         """
         return None
+
+    # From here on: what the proof goes through, part by part.
+
+    @abstractmethod
+    def slabs(self, layout: Layout, most: int) -> Iterator[Slab]:
+        """The outputs in order, about `most` at a time, for `apply` in bounded memory."""
+
+    def sums(self, x: Array, layout: Layout, most: int) -> Iterator[OutputSums]:
+        """What the outputs for x are sums of, by the oracle, in the order of `slabs`."""
+        x, ones = as_float64(x), np.ones(self.input_shape)
+        vector = layout.vector(self.bias_tensor())
+        for slab in self.slabs(layout, most):
+            bias = as_float64(vector[slab.rows.start : slab.rows.stop])
+            with np.errstate(all="ignore"):  # untrusted weights may overflow
+                answer = slab.apply(x, as_float64) + bias
+                scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
+            terms = slab.apply(ones, lambda w: np.ones(w.shape)) + 1
+            yield OutputSums(slab.rows, answer, scale, terms)
+
+    def colors(self) -> Array:
+        """A number from 0 on for each input, (input_shape): no output reads two of one number.
+
+        This one suits every layer; a kind that knows better needs fewer.
+        """
+        return np.arange(self.most_colors).reshape(self.input_shape)
+
+    @property
+    def most_colors(self) -> int:
+        """How many numbers `colors` has."""
+        return prod(self.input_shape)
 
 
 def place(layout: Layout, index: Index, shape: tuple[int, ...], what: str) -> int:

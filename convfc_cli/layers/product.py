@@ -19,7 +19,8 @@ from convfc_cli.errors import GeometryError, Refused, UsageError
 from convfc_cli.json_values import exactly
 from convfc_cli.layers.blockwise import BlockRows, cuts
 from convfc_cli.layers.description import described, restored
-from convfc_cli.layers.linear import Linear, OutputSums, Read, Slab, Weights
+from convfc_cli.layers.linear import Linear, Read
+from convfc_cli.layers.slabs import OutputSums, Slab, Weights
 from convfc_cli.layers.sparse_product import ProductRows, aligned, block_of_rows, pattern_of
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Kept, Outline, Sized

@@ -9,7 +9,7 @@ import numpy as np
 
 from convfc_cli.arrays import Array
 from convfc_cli.layers.blockwise import cuts
-from convfc_cli.layers.linear import Weights
+from convfc_cli.layers.slabs import Weights
 from convfc_cli.streams import CHUNK, SparseRows
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import numpy as np
 
 from convfc_cli.arrays import Array, frozen
 from convfc_cli.errors import GeometryError
-from convfc_cli.layers.linear import DTYPES, Linear, Slab, Weights, place
+from convfc_cli.layers.linear import DTYPES, Linear, place
+from convfc_cli.layers.slabs import Slab, Weights
 from convfc_cli.layout import Layout
 from convfc_cli.taps import Index, Tap
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from convfc_cli.arrays import Array, bits
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers.linear import Linear, Slab
+from convfc_cli.layers.linear import Linear
+from convfc_cli.layers.slabs import Slab
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.format import StoredMatrix
 from convfc_cli.matrices.matrix import Matrix

@@ -12,7 +12,8 @@ import numpy as np
 
 from convfc_cli.arrays import Array, bits
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers.linear import Linear, Slab, Weights
+from convfc_cli.layers.linear import Linear
+from convfc_cli.layers.slabs import Slab, Weights
 from convfc_cli.layers.tied import TiedLinear
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block

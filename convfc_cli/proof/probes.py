@@ -19,7 +19,7 @@ import numpy as np
 
 from convfc_cli.arrays import Array, bits
 from convfc_cli.errors import Refused
-from convfc_cli.layers.linear import Slab, Weights
+from convfc_cli.layers.slabs import Slab, Weights
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.proof.check import Check, Subject, product
 from convfc_cli.proof.report import Finding

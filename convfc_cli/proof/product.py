@@ -12,8 +12,9 @@ import numpy as np
 
 from convfc_cli.arrays import Array, as_float64
 from convfc_cli.errors import Defect, WrongContents
-from convfc_cli.layers.linear import Linear, Slab
+from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
+from convfc_cli.layers.slabs import Slab
 from convfc_cli.layers.sparse_product import places_of
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.blocks import Block

@@ -10,7 +10,7 @@ import numpy as np
 
 from convfc_cli.arrays import as_float64
 from convfc_cli.errors import Refused, WrongContents
-from convfc_cli.layers.linear import Slab
+from convfc_cli.layers.slabs import Slab
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.proof.check import Check, Subject, add_product
 from convfc_cli.proof.report import ROUNDING, Finding

@@ -7,7 +7,7 @@ That rows have the lengths which the geometry counts is seen when they are read
 import numpy as np
 
 from convfc_cli.errors import WrongContents
-from convfc_cli.layers.linear import Slab
+from convfc_cli.layers.slabs import Slab
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.proof.check import Check, Subject
 from convfc_cli.proof.report import Finding

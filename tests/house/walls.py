@@ -26,6 +26,7 @@ Those of one line do not see each other.
 WITHIN = {
     "hdf5": ({"chunks"}, {"heaps"}, {"survey"}, {"tree"}),
     "layers": (
+        {"slabs"},
         {"linear"},
         {"description", "tied"},
         {"blockwise", "convolution"},
