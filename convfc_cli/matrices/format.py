@@ -75,6 +75,9 @@ class MatrixFormat(ABC):
     suffixes: tuple[str, ...]
     """What file names of this kind end in, the usual one first."""
 
+    preferred: bool = False
+    """Whether it is meant, of several kinds with one suffix, where no form says which."""
+
     forms: tuple[str, ...]
     """The forms that it holds, the usual one first."""
 

@@ -21,12 +21,13 @@ def formats() -> dict[str, MatrixFormat]:
 
 
 def by_suffix(path: Path, form: str | None = None) -> MatrixFormat:
-    """The kind that a file name asks for: of several, the one that holds the form, by default the
-    first by name.
+    """The kind that a file name asks for: of several, the one that holds the form, else the
+    preferred one.
     """
     kinds = [kind for kind in formats().values() if path.suffix.lower() in kind.suffixes]
     if kinds:
-        return next((kind for kind in kinds if form in kind.forms), kinds[0])
+        fitting = [kind for kind in kinds if form in kind.forms] or kinds
+        return max(fitting, key=lambda kind: kind.preferred)
     known = ", ".join(dict.fromkeys(s for kind in formats().values() for s in kind.suffixes))
     raise UsageError(
         f"{path}: its suffix names no matrix format (known: {known}); "

@@ -52,6 +52,10 @@ def test_the_registry_knows_each_kind_by_its_name_in_order():
 
 
 def test_a_suffix_alone_names_one_kind():
+    kinds = registry.formats().values()
+    for suffix in {suffix for kind in kinds for suffix in kind.suffixes}:
+        several = [kind.preferred for kind in kinds if suffix in kind.suffixes]
+        assert len(several) == 1 or sum(several) == 1, suffix
     found = {suffix: registry.by_suffix(Path(f"a{suffix}")) for suffix in (".npz", ".npy", ".h5")}
     assert {suffix: kind.forms[0] for suffix, kind in found.items()} == {
         **{".npz": "csr", ".npy": "dense", ".h5": "csr"}

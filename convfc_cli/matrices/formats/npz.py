@@ -18,6 +18,7 @@ class Npz(NpzFormat):
     """indptr, indices and data, as scipy has them; nothing of it in operator form."""
 
     name = "npz"
+    preferred = True
     forms = ("csr", "operator")
     summary = "`scipy.sparse.load_npz` opens it; kernel, bias and metadata inside"
 
