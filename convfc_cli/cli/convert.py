@@ -141,7 +141,7 @@ def convert(
     from convfc_cli.naming import first_few
     from convfc_cli.proof.verify import USUAL
 
-    request = Request(options.shapes(input_shapes), options.described(rest))
+    request = Request(options.shapes(input_shapes), options.weights_spec(rest))
     selection = Selection(layers, include, compose, fold_bn)
     chosen = Options(proof=None if no_verify else USUAL, **rest)
     with Reporter(quiet=quiet, paths=not as_json and output != "-") as reporter:

@@ -83,7 +83,7 @@ def inspect(
     from convfc_cli.models.registry import read
     from convfc_cli.naming import first_few, shell_command
 
-    found = read(model, options.shapes(input_shapes), options.described(rest))
+    found = read(model, options.shapes(input_shapes), options.weights_spec(rest))
     entries = found.select([], include) or found.others
     if not entries:
         operators = found.graph.operators() if found.graph else ()

@@ -18,9 +18,13 @@ from typing import NoReturn
 import click
 
 from convfc_cli import __version__
-from convfc_cli.cli import convert, inspect, map, options, verify
+from convfc_cli.cli import options
+from convfc_cli.cli.convert import convert
 from convfc_cli.cli.hints import describing, worded
+from convfc_cli.cli.inspect import inspect
+from convfc_cli.cli.map import map_
 from convfc_cli.cli.output import say, with_size
+from convfc_cli.cli.verify import verify
 from convfc_cli.errors import (
     ConvfcError,
     Defect,
@@ -72,7 +76,7 @@ def cli() -> None:
     """
 
 
-for command in (inspect.inspect, convert.convert, verify.verify, map.map_):
+for command in (inspect, convert, verify, map_):
     cli.add_command(command)
 
 

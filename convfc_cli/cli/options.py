@@ -187,7 +187,7 @@ def weights(command: Command) -> Command:
     return command
 
 
-def described(given: dict[str, Any]) -> "WeightsSpec | None":
+def weights_spec(given: dict[str, Any]) -> "WeightsSpec | None":
     """Take the options of `weights` out of what a command was given, as one description."""
     names = ("weight", "kernel_order", "bias", "stride", "pad", "dilation", "groups", "transposed")
     found = {name: given.pop(name) for name in (*names, "output_padding")}

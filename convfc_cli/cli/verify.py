@@ -104,7 +104,7 @@ def verify(
     from convfc_cli.proof.verify import Proof
 
     proof = Proof(probes, seed, exhaustive, against)
-    weights = options.described(rest)
+    weights = options.weights_spec(rest)
     if (input_shapes or weights) and model is None:
         raise UsageError("--input-shape and --weight are of a model's: they go with --model")
     reports: list[Report] = []
