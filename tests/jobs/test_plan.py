@@ -85,11 +85,11 @@ def test_a_file_is_as_large_as_planned_or_a_little_smaller(kind, form, layer, da
     text = longest(outline, matrix.origin) - len(describe(matrix))
     assert 0 <= text <= 1500
     files = 2 if kind.sidecar(Path("x")) else 1
-    loose = actual if kind.name in ("edges", "mtx") else 0
+    loose = actual if kind.name in crafted.TEXT else 0
     assert actual <= planned <= actual + loose + 4 * text * files + 5_000
 
 
-@pytest.mark.parametrize("name", ["mtx", "edges"])
+@pytest.mark.parametrize("name", sorted(crafted.TEXT))
 @pytest.mark.parametrize("value", LONG, ids=str)
 def test_the_longest_values_are_planned_for(name, value) -> None:
     kind, layer = registry.formats()[name], Dense(np.full((9, 9), value))
