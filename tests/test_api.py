@@ -265,6 +265,7 @@ def test_load(tmp_path: Path, form: str, order: str, turned: bool, transposed: b
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("order", "turned"), LAYOUTS)
 def test_entries_of_an_operator(tmp_path: Path, order: str, turned: bool) -> None:
     path = net(tmp_path / "m.onnx")

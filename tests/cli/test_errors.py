@@ -405,6 +405,7 @@ def test_writing_fails_midway(folder: Path, limit: int) -> None:
         assert os.listdir() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["convert -", "inspect /dev/stdin"])
 def test_a_pipe_that_cannot_be_spooled(folder: Path, source: str) -> None:
     """It is standard input's copy that outgrows the limit, not the output."""

@@ -88,6 +88,7 @@ def test_the_other_suffix_and_a_single_layer(folder: Path) -> None:
     assert [name for _, name, _ in verified("both.HDF5")] == [f"both.HDF5/{n}" for n in GROUPS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csr", "dense", "operator"])
 def test_every_form(folder: Path, form: str) -> None:
     run("convert", LENET, "-o", "all.h5", "--form", form).succeeded()

@@ -77,6 +77,7 @@ def test_a_right_file(matrix: Path) -> None:
     assert done.err.splitlines()[-1] == "1 of 1 proven"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csr", "operator", "dense"])
 @pytest.mark.parametrize("layout", ["channels-first", "channels-last", "fortran"])
 @pytest.mark.parametrize("transpose", [False, True])

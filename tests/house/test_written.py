@@ -60,6 +60,7 @@ def report(name: str) -> Any:
     return json.loads(run("verify", WRITTEN / name, "--json").succeeded().out)[0]
 
 
+@pytest.mark.slow
 @every_file
 def test_it_is_proven(name: str) -> None:
     path, model = WRITTEN / name, model_of(name)

@@ -247,6 +247,7 @@ def test_a_layer_is_written_where_no_budget_is_left_to_run_its_node(tmp_path: Pa
     assert convfc.load(tmp_path / "m.npz").layer.kernel == -ramp(1, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operations", range(2, 8))
 def test_a_chain_is_written_where_no_budget_is_left_to_run_its_nodes(
     operations: int, tmp_path: Path

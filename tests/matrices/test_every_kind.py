@@ -40,6 +40,7 @@ FILES = [("npz", "csr"), ("npz", "operator"), ("npy", "dense"), ("hdf5", "csr"),
 in_every_file = pytest.mark.parametrize(("file", "form"), FILES)
 
 
+@pytest.mark.slow
 @every_layer
 @in_every_file
 def test_every_kind_is_written_read_back_and_proven(name, file, form):

@@ -72,6 +72,7 @@ def test_every_order_of_a_kernels_axes(folder: Path, letters: str) -> None:
         assert np.array_equal(found.toarray(), wanted), order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("letters", ["iow", "iohw", "iodhw"])
 def test_every_order_of_a_transposed_kernels_axes(folder: Path, letters: str) -> None:
     sizes = (2, 2, 3)[-(len(letters) - 2) :]
@@ -616,6 +617,7 @@ def test_the_layer_answers_to_its_name(folder: Path) -> None:
     assert json.loads(str(found["convfc"]))["origin"]["layer"] == "conv.weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "shape", "options"),
     [

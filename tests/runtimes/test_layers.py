@@ -231,6 +231,7 @@ def endless() -> onnx.ModelProto:
 X = {"x": np.ones((1, 2), np.float32)}
 
 
+@pytest.mark.slow
 @on_linux
 def test_a_runtime_that_crashes_cannot_run_it() -> None:
     assert Aborting().answer(hungry(2), X, 8, 0) == "aborting cannot run it (it crashes (signal 6))"

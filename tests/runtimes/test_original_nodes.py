@@ -74,6 +74,7 @@ PLAIN: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 @pytest.mark.parametrize("what", PLAIN)

@@ -191,6 +191,7 @@ def test_every_single_flipped_byte_of_an_npz_is_malformed(form, mask):
         data[place] ^= flip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["indptr", "indices", "data", "kernel_index"])
 def test_damage_in_the_first_of_many_blocks_is_not_taken_for_wrong_weights(name, monkeypatch):
     # The checksum stands after the last block; the wrong entry is met in the first.

@@ -408,6 +408,7 @@ def test_text_from_a_pipe_is_a_usage_error_that_says_why(kind):
 # --- the command --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["c.mtx", "c.csv", "c.mat"])
 def test_the_command_writes_proves_and_explains_it(model, name):
     assert run("convert", model, "-o", name).succeeded().lines == [

@@ -121,6 +121,7 @@ def check(entry: Entry, x: Array, y: Array) -> None:
         assert np.allclose(found, y, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "config", "versions", "names", "arrays"), cases())
 def test_what_keras_computed(
     kind: str,

@@ -885,6 +885,7 @@ def test_every_kind_is_tried_here() -> None:
     assert PLAIN.keys() == KINDS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", PLAIN)
 def test_a_layer_goes_through_a_file_and_is_proven(op: str, tmp_path: Path) -> None:
     shape, constants, given = PLAIN[op]

@@ -257,6 +257,7 @@ def test_the_command_names_a_single_layers_own_input(
     assert told["shape"] == [3 * 4 * 1, 2 * 5 * 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "hint"),
     [

@@ -714,6 +714,7 @@ EXTERNAL: dict[str, tuple[dict[str, str | None], Callable[[Path], None] | None, 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", EXTERNAL)
 def test_external_data_that_is_refused(what: str, tmp_path: Path) -> None:
     stated, prepare, errors, part = EXTERNAL[what]
