@@ -284,8 +284,8 @@ def claimed(folder: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UsageError(
-                    f"another run is writing into {folder}: wait until it ends, or choose another "
-                    f"output"
+                    f"another run is writing into {folder}: wait until it ends",
+                    Hint(Advice.ELSEWHERE),
                 ) from error
             # Not only closed: a child that was forked meanwhile still has it open.
             stack.callback(fcntl.flock, handle, fcntl.LOCK_UN)

@@ -142,7 +142,7 @@ class PadType(_ParamType):
         return tuple((int(end[1]), int(end[2] or end[1])) for end in ends if end)
 
 
-_BARE = (
+_WEIGHTS = (
     click.option(
         "--weight",
         metavar="DATASET",
@@ -182,7 +182,7 @@ _BARE = (
 
 def weights(command: Command) -> Command:
     """The options that describe a convolution of which a file has the weights alone."""
-    for option in reversed(_BARE):
+    for option in reversed(_WEIGHTS):
         command = option(command)
     return command
 

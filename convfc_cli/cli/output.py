@@ -106,12 +106,12 @@ def shape(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def _notes(noted: dict[str, Any]) -> Iterator[str]:
+def _notes(notes: dict[str, Any]) -> Iterator[str]:
     """What a layer's notes say, in a line each: texts as they are; of numbers, which there are."""
-    numbers = [key for key, value in noted.items() if not isinstance(value, str)]
+    numbers = [key for key, value in notes.items() if not isinstance(value, str)]
     if numbers:
         yield ", ".join(numbers)
-    for key, value in noted.items():
+    for key, value in notes.items():
         if isinstance(value, str):
             yield f"{key} {value}"
 
@@ -206,11 +206,11 @@ class Reporter:
         nonzeros = sum(item.entry.require().nnz for item in plan.items)
         size = f"at most {human(plan.size)}"
         say(f"{what}, {nonzeros:,} nonzeros, {_orders(plan)}, {size}", quiet=self._quiet)
-        noted: dict[str, list[str]] = {}
+        notes: dict[str, list[str]] = {}
         for item in plan.items:
             for note in _notes(item.entry.notes()):
-                noted.setdefault(note, []).append(item.entry.name)
-        for note, names in noted.items():
+                notes.setdefault(note, []).append(item.entry.name)
+        for note, names in notes.items():
             say(f"  note ({_counted(names)}): {note}", quiet=self._quiet)
 
     def started(self, name: str, size: int) -> None:

@@ -236,6 +236,7 @@ def _gravest(reasons: Sequence[ConvfcError]) -> ConvfcError:
     """The error of a plan in which no layer can be converted."""
     code = gravest([reason.exit_code for reason in reasons])
     error = copy(next(reason for reason in reasons if reason.exit_code == code))
+    error.hints = tuple(dict.fromkeys(hint for reason in reasons for hint in reason.hints))
     if len(reasons) > 1:
         message = "; ".join(map(str, reasons))
         error.args = (f"none of {len(reasons)} layers can be converted: {message}",)

@@ -25,6 +25,7 @@ from convfc_cli.proof.report import Finding
 from convfc_cli.rounding import RuntimeResult, bounds, ratio_text, worst_ratio
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtimes
+from convfc_cli.runtimes.runtime import RunnableLayer
 
 
 def run_original(entry: Entry, layer: Linear) -> Finding:
@@ -80,7 +81,7 @@ def _hold_to_parts(entry: Entry, layer: Linear, layers: Sequence[Linear]) -> Fin
 def _findings(entry: Entry, layer: Linear) -> Iterator[Finding]:
     """What each runtime in turn says of the layer as it was read."""
     runnable = entry.runnable()
-    for result in runtime_results(entry, np.random.default_rng(secrets.randbits(128))):
+    for result in runtime_results(runnable, np.random.default_rng(secrets.randbits(128))):
         if isinstance(result, str):
             yield Finding("runtime", None, result)
         else:
@@ -88,13 +89,12 @@ def _findings(entry: Entry, layer: Linear) -> Iterator[Finding]:
             yield check_runtime(layer, result, runnable.name)
 
 
-def runtime_results(entry: Entry, random: Any) -> Iterator[RuntimeResult | str]:
-    """Run the original node of a layer in each runtime in turn; or say why one does not run it.
+def runtime_results(runnable: RunnableLayer | None, random: Any) -> Iterator[RuntimeResult | str]:
+    """Run a layer as its model has it in each runtime in turn; or say why one does not run it.
 
     All are given the same inputs, drawn from the NumPy generator `random`. Those that are not
     installed come last.
     """
-    runnable = entry.runnable()
     if runnable is None:
         yield "no runtime runs this kind of file"
         return

@@ -65,7 +65,10 @@ def select(
                 name: shape for name, shape in request.shapes.items() if name is not None
             }
             model = model_formats.open_model(source, Request(named))
-            return model, (_sized(model.select(selection.layers)[0], own),)
+            (first,) = model.select(selection.layers)
+            others = model.of_kinds(selection.include)
+            beside = (entry for entry in others if entry.position != first.position)
+            return model, (_sized(first, own), *beside)
     if selection.compose:
         return model, tuple(chain.compose(model, between) for between in selection.compose)
     entries = model.select(selection.layers, selection.include)

@@ -214,7 +214,7 @@ def restore(text: str, name: str, read: Read) -> Matrix:
 
     Raises `MalformedInput` when the text is not a `convfc/1` description of these arrays.
     """
-    assert registry.kinds()  # all of them are known by name from here on
+    registry.kinds()  # imports them: all are known by name from here on
     try:
         content = json.loads(text, object_pairs_hook=_object)
         if not isinstance(content, dict) or "schema" not in content:

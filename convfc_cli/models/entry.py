@@ -120,10 +120,10 @@ class Entry:
     error: ConvfcError | None = None
     """Why the layer cannot be loaded, and what to do about it."""
 
-    resolved: ResolvedLayer | None = None
+    resolved: ResolvedLayer | None = field(default=None, repr=False, compare=False)
     """The layer itself; None where there is an `error`."""
 
-    source: LayerSource | None = None
+    source: LayerSource | None = field(default=None, repr=False, compare=False)
     """What resolves it on an input of another size; None where nothing does."""
 
     stored: tuple[int, ...] | None = None
@@ -153,7 +153,7 @@ class Entry:
     producer: Producer | None = None
     """What makes that tensor, where no linear layer does."""
 
-    remarks: Mapping[str, Any] = field(default_factory=dict)
+    remarks: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """What the listing itself says of the layer besides, as JSON."""
 
     dequantized: bool = False
@@ -262,8 +262,9 @@ class Entry:
         """
         if self.matrix_dtype != "int32":
             return self
+        resolved = self._required()
         try:
-            real = self._required().as_real()
+            real = resolved.as_real()
         except ConvfcError as error:
             raise self._named(error) from error
         if real is None:

@@ -6,7 +6,7 @@ layer's weights are read when it is loaded, and a layer that nobody selects need
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Model:
 
     name: str
     kind: str
-    listing: Listing
+    listing: Listing = field(repr=False)
     sha256: str
     path: Path | None = None
     beside: Callable[[], Iterable[Path]] = tuple

@@ -11,8 +11,8 @@ value   the bits of the weights for a kernel, impulses of 1: the entry
 Numbers are sent through in parts of 24 bits, which float32 holds exactly; every sum has one term
 that is not zero. So the weights are compared as bits: NaN and -0.0 are not exceptions. The answers
 need as many probes as there are colors, whatever the size of the image. Outputs are looked at slab
-by slab, and inputs channel by channel, each as a small layer of its own (`Slab.strips`), so that
-memory is bounded, and nobody multiplies by the zeros of all other channels.
+by slab, and inputs channel by channel, each as a small layer of its own (`TiedSlab.strips`): memory
+is bounded, and nobody multiplies by the zeros of all other channels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -130,7 +130,7 @@ class Impulses(Check):
 
     def _answers(self, runtime: Runtime, slab: Slab) -> _Answers:
         """What the runtime has the rows of a slab answer to impulses of every color."""
-        assert isinstance(slab, TiedSlab)  # of others no impulses are asked: see `levels`
+        assert isinstance(slab, TiedSlab)  # others have no runtime to ask: see __init__
         answers: list[_Answers] = []
         done = 0
         self._color[:] = -1

@@ -1,4 +1,4 @@
-"""Records what Keras itself computes, for `test_keras_attributes.py` (run once, by hand).
+"""Records what Keras itself computes, for `test_attributes.py` (run once, by hand).
 
     pip install tensorflow-cpu tf_keras keras
     TF_ENABLE_ONEDNN_OPTS=0 python tests/data/make_keras_attributes.py

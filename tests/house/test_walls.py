@@ -51,7 +51,8 @@ def at_the_top(module: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner & set(MODULES) or {node.module or ""}
     return found
 
 
@@ -128,6 +129,9 @@ def test_rooms_import_upwards_in_the_table() -> None:
 @pytest.mark.parametrize("package", WITHIN)
 def test_the_modules_of_a_package_import_upwards_in_the_table(package: str) -> None:
     rank = {name: number for number, names in enumerate(WITHIN[package]) for name in names}
+    assert rank.keys() == {
+        name.split(".")[2] for name in MODULES if name.startswith(f"convfc_cli.{package}.")
+    }
     for name, number in rank.items():
         for other in OURS[f"convfc_cli.{package}.{name}"]:
             if other.startswith(f"convfc_cli.{package}."):
@@ -144,6 +148,15 @@ def test_rooms_that_are_apart_do_not_reach_each_other(one: str, other: str) -> N
 def test_the_oracle_reads_the_six_numbers_of_an_axis_and_nothing_else() -> None:
     reached = {name.removeprefix("convfc_cli.") for name in beyond("convfc_cli.direct")}
     assert reached <= {"errors", "geometry", "hints"}
+
+
+def test_no_assert_is_needed_for_what_it_calls() -> None:
+    """`python -O` leaves asserts out."""
+    for module in MODULES:
+        for node in ast.walk(ast.parse(path_of(module).read_text())):
+            if isinstance(node, ast.Assert) and isinstance(node.test, ast.Call):
+                called = ast.unparse(node.test.func)
+                assert called in {"isinstance", "issubclass", "callable"}, f"{module}: {called}"
 
 
 def test_there_are_no_cycles() -> None:
@@ -216,4 +229,5 @@ def test_a_kind_of_model_file_is_recognized_without_its_library() -> None:
 def test_the_light_modules_are_light() -> None:
     for module in LIGHT:
         reached = beyond(f"convfc_cli.{module}") | {f"convfc_cli.{module}"}
-        assert not any("numpy" in at_the_top(name) for name in reached), module
+        for name in reached:
+            assert "numpy" not in {top.split(".")[0] for top in at_the_top(name)}, name

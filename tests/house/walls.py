@@ -24,11 +24,11 @@ Those of one line do not see each other.
 """
 
 WITHIN = {
-    "hdf5": ({"chunks"}, {"heaps"}, {"survey"}, {"tree"}),
+    "hdf5": ({"chunks"}, {"heaps"}, {"survey"}, {"tree"}, {"floats"}),
     "layers": (
         {"slabs"},
         {"linear"},
-        {"description", "tied"},
+        {"description", "registry", "tied"},
         {"blockwise", "convolution"},
         {"dense", "diagonal", "gather", "locally_connected", "sparse_product"},
         {"product"},
@@ -44,8 +44,8 @@ WITHIN = {
         {"verify"},
     ),
 }
-"""The same of the modules of a package; of a package that is not here, only that there are no
-cycles. Modules that are not listed may see all that are.
+"""The same of all modules of a package; of a package that is not here, only that there are no
+cycles.
 """
 
 APART = {

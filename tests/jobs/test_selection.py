@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import convfc_cli as convfc
 from convfc_cli.errors import UsageError
@@ -52,3 +55,21 @@ def test_what_is_there_is_replaced_on_request(tmp_path: Path) -> None:
     with pytest.raises(convfc.ConvfcError, match=r"c\.npz exists$") as caught:
         convfc.convert(path, tmp_path / "c.npz")
     assert caught.value.hints == (Hint(Advice.REPLACE),)
+
+
+def test_a_size_for_one_layer_of_several_inputs_leaves_out_no_other(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((1, 1, 2, 2), np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        helper.make_node("Flatten", ["y"], ["f"], "flat"),
+    ]
+    open_size = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, "h", "w"])
+    fixed = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 3, 3])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "cf"]
+    graph = helper.make_graph(nodes, "two", [open_size, fixed], outputs, [weight])
+    path = tmp_path / "two.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    selection = Selection(layers=("conv",), include=("Flatten",))
+    _, entries = select(path, selection, Request({None: (1, 1, 8, 8)}))
+    assert [entry.name for entry in entries] == ["conv", "flat"]
+    assert entries[0].require().output_shape == (1, 7, 7)

@@ -37,3 +37,12 @@ def test_a_model_keeps_its_parsed_network() -> None:
     assert isinstance(network, Graph)
     assert network.inputs
     assert read(SAMPLES / "digits_torch.h5").graph is None
+
+
+@pytest.mark.parametrize("name", ["lenet.onnx", "digits_keras3.keras"])
+def test_entries_and_models_are_short_to_print_and_can_be_in_sets(name: str) -> None:
+    model = read(SAMPLES / name)
+    assert len(repr(model)) < 1000
+    for entry in model.layers():
+        assert len(repr(entry)) < 2000
+    assert len(set(model.layers())) == len(list(model.layers()))

@@ -237,7 +237,7 @@ def test_large_weights_are_no_inputs_to_name(tmp_path: Path) -> None:
 
 
 def test_a_name_that_the_model_does_not_have(tmp_path: Path) -> None:
-    # `design.md`: it names any tensor of the model. A tensor that is not there is a slip.
+    # It names any tensor of the model. A tensor that is not there is a slip.
     with pytest.raises(UsageError, match="typo"):
         listed(plain((1, 2, 9, 6)), tmp_path, {"typo": (1, 2, 3, 3)})
 
