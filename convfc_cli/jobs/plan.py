@@ -187,8 +187,8 @@ def _resolve_format(
     if file is not None and len(entries) > 1 and not kind.multi_layer:
         roomy = _suffixes(lambda kind: kind.multi_layer)
         raise UsageError(
-            f"{len(entries)} layers do not fit into one file {file}: pick one, or name a folder, "
-            f"ending in /, or a file that holds several, {roomy}",
+            f"{len(entries)} layers do not fit into one file {file}: name a folder, ending in /, "
+            f"or a file that holds several, {roomy}",
             Hint(Advice.LAYERS, (entries[0].position,)),
         )
     form = options.form or kind.forms[0]
@@ -262,7 +262,7 @@ def _destination(
         return Path(f"{name}.fc"), None
     text = os.fspath(output)
     if not text:
-        raise UsageError("the output is empty: name a file or a folder")
+        raise UsageError("the output is empty", Hint(Advice.OUTPUT))
     if text.endswith(("/", os.sep)) or Path(text).is_dir():
         return Path(text), None
     return None, Path(text)

@@ -14,6 +14,7 @@ from typing import Any, get_origin, get_type_hints
 from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, MalformedInput, UsageError
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.json_values import exactly
 from convfc_cli.layers import registry
 from convfc_cli.layers.description import described, restored
@@ -81,8 +82,9 @@ class Spec:
         if self.form == "bsr" and self.layout.axes(2)[-1] != 0:
             raise UsageError(
                 f"the form bsr stores the channels of a position as a block, and the layout "
-                f"{self.layout.order} scatters them: take the layout channels-last, or the "
-                f"form csr"
+                f"{self.layout.order} scatters them",
+                Hint(Advice.LAYOUT, ("channels-last",)),
+                Hint(Advice.FORM, ("csr", "the nonzeros alone")),
             )
 
     @property

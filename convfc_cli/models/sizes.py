@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convfc_cli.errors import MalformedInput, UsageError
+from convfc_cli.hints import Advice, Hint
 
 GIVEN = "the given shape"
 """What the user says of a tensor, as a message names it."""
@@ -61,7 +62,8 @@ def _contradiction(tensor: str, first: Account, second: Account) -> UsageError |
         first, second = second, first
     kind = UsageError if first.given else MalformedInput
     text = (f"{shown(account.sizes or ())} by {account.source}" for account in (first, second))
-    return kind(f"the tensor {tensor!r} is {', '.join(text)}")
+    hints = [Hint(Advice.SHAPE)] if first.source == GIVEN else []
+    return kind(f"the tensor {tensor!r} is {', '.join(text)}", *hints)
 
 
 def complete(sizes: Sizes | None) -> tuple[int, ...] | None:

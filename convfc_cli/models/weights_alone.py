@@ -23,6 +23,7 @@ from convfc_cli.geometry import Axis, convolution_axis, same_padding, span, tran
 from convfc_cli.hdf5 import floats
 from convfc_cli.hdf5.floats import check_numbers, dtype_name, numbers
 from convfc_cli.hdf5.tree import Dataset
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models.entry import Entry, LayerSource, ResolvedLayer
 from convfc_cli.models.request import Request, Shapes, WeightsSpec
@@ -117,8 +118,8 @@ def candidates(tree: Tree) -> tuple[Entry, ...]:
             weight.name,
             "weights",
             error=WeightsAlone(
-                f"its file does not say what its axes are, nor how it is used: their order and "
-                f"the size of its input do (bias: {bias or 'none'})",
+                f"its file does not say what its axes are, nor how it is used: describe that, "
+                f"and the size of its input (bias: {bias or 'none'})",
                 _example(tree, weight, bias),
             ),
             stored=weight.shape(),
@@ -390,7 +391,10 @@ def _bias(tree: Tree, spec: WeightsSpec, weight: Weight) -> Weight | None:
         return _weight(tree, spec.bias)
     if spec.bias is None:
         for name in _biases(tree, weight):
-            raise UsageError(f"{name} lies beside {weight.name}: say that it is the bias, or none")
+            raise UsageError(
+                f"{name} lies beside {weight.name}, and may be its bias",
+                Hint(Advice.BIAS, (name,)),
+            )
     return None
 
 

@@ -19,7 +19,7 @@ def test_hints_follow_the_message() -> None:
     form = Hint(Advice.FORM, ("operator", "no entries"))
     error = Refused("too large", Hint(Advice.LAYERS, (3,)), form)
     assert str(error) == "too large"
-    assert worded(error) == "too large: -l @3 picks layers; --form operator writes no entries"
+    assert worded(error) == "too large: -l @3 picks one; --form operator writes no entries"
 
 
 @pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])

@@ -333,7 +333,7 @@ def test_a_bias_beside_the_kernel_is_asked_about(folder: Path, kernel: str, bias
     told = [*describing("oihw", kernel), "--input-shape", "1,2,5,4"]
     before = listing(folder)
     complaint = run("convert", path, *told).failed(2)
-    assert f"{bias} lies beside {kernel}: say that it is the bias, or none" in complaint
+    assert f"{bias} lies beside {kernel}, and may be its bias: --bias {bias} takes it" in complaint
     assert "--bias is empty" in run("convert", path, *told, "--bias", "").failed(2)
     assert complaint == run("inspect", path, *told).failed(2)
     assert listing(folder) == before
@@ -657,7 +657,7 @@ def test_weights_alone_are_not_converted(folder: Path) -> None:
     for more in ([], ["-l", "conv.weight"], ["--input-shape", "1,2,5,4"], ["--keep-going"]):
         told = run("convert", path, *more).failed(2)
         assert "layer conv.weight (weights): its file does not say what its axes are" in told
-        assert "their order and the size of its input do (bias: conv.bias)" in told
+        assert "describe that, and the size of its input (bias: conv.bias)" in told
     assert os.listdir() == ["w.h5"]
 
 
@@ -772,7 +772,7 @@ def test_candidates_as_json(folder: Path) -> None:
     first = found["layers"][0]
     assert (first["kernel_shape"], first["dtype"]) == ([3, 2, 3], "float32")
     assert (first["status"], first["input_shape"]) == ("weights alone", None)
-    assert "the size of its input do" in first["reason"]
+    assert "the size of its input (bias" in first["reason"]
     assert [item["dtype"] for item in found["layers"]] == ["float32", "float64", "float16"]
 
 

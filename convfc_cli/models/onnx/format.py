@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from convfc_cli import budget
 from convfc_cli.errors import MalformedInput, Refused, UsageError
 from convfc_cli.files import Input
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.models.model import Model, ModelFormat
 from convfc_cli.models.onnx.wire import survey
 from convfc_cli.models.request import Request
@@ -40,7 +41,8 @@ class Onnx(ModelFormat):
         if request.weights is not None:
             raise UsageError(
                 f"{source.name} is an ONNX model and says itself how its weights are used: "
-                f"a description is for files of weights alone"
+                f"a description of weights is for files of weights alone",
+                Hint(Advice.NO_WEIGHTS),
             )
         from convfc_cli.models.onnx.constants import external_size
         from convfc_cli.models.onnx.listing import list_layers

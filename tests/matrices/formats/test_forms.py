@@ -22,6 +22,7 @@ from convfc_cli import load
 from convfc_cli.errors import Defect, MalformedInput, UsageError, WrongContents
 from convfc_cli.files import opened
 from convfc_cli.geometry import Axis
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.jobs import plan
 from convfc_cli.layers.convolution import Convolution
 from convfc_cli.layout import Layout
@@ -145,8 +146,9 @@ def test_each_form_has_the_bytes_it_had_when_this_was_written(form, monkeypatch)
 def test_blocks_need_channels_side_by_side(transpose):
     with pytest.raises(UsageError) as error:
         Spec(Layout("channels-first"), "bsr", transpose=transpose)
-    for part in ("bsr", "channels-first", "the layout channels-last"):
+    for part in ("bsr", "channels-first scatters them"):
         assert part in str(error.value)
+    assert Hint(Advice.LAYOUT, ("channels-last",)) in error.value.hints
 
 
 def test_blocks_have_no_kernel_index():
@@ -742,7 +744,7 @@ def test_a_wrong_file_is_exit_code_1_and_a_damaged_one_3(folder: Path, form):
 def test_what_has_no_such_form_is_a_usage_error_of_one_line(folder: Path):
     model = net(folder / "m.onnx")
     for more, told in (
-        (("--form", "bsr"), "the layout channels-last"),
+        (("--form", "bsr"), "--layout channels-last orders them so"),
         (("--form", "bsr", *LAYOUT, "--kernel-index"), "kernel_index"),
         (("--form", "csc", "-o", "a.h5"), "name it *.npz"),
         (("--form", "coo", "-o", "a.npy"), "name it *.npz"),
