@@ -470,7 +470,7 @@ def keras_local_axis(inputs: int, kernel: int, stride: int, padding: str) -> Axi
     Parameters
     ----------
     inputs, kernel, stride : int
-        As in `Axis`; there is no dilation.
+        As in `Axis`, without dilation.
     padding : str
         valid or same.
 

@@ -181,7 +181,7 @@ def matrix(
 ) -> "csr_array[Any, tuple[int, int]]":
     """The matrix M of one layer in memory, vec(conv(x)) = M vec(x) + b, without its bias.
 
-    There is no ceiling: the matrix takes about 8 bytes for each nonzero.
+    Its size is not limited: it takes about 8 bytes for each nonzero.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def matrix(
     Raises
     ------
     UsageError
-        If there is no such layer or a size is missing.
+        If the layer does not exist or a size is missing.
     Unsupported
         If the layer is none that becomes a matrix.
     MalformedInput

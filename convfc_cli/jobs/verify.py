@@ -53,7 +53,7 @@ def verify(
     Raises
     ------
     UsageError
-        If there is no such file, or no such matrix in it.
+        If the file, or the matrix in it, does not exist.
     MalformedInput
         If the file is damaged, or convfc did not write it.
     Refused

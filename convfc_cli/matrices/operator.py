@@ -106,7 +106,7 @@ def load(path: str | os.PathLike[str], layer: str | None = None) -> MatrixOperat
     Raises
     ------
     UsageError
-        If there is no such file, or no such layer in it.
+        If the file, or the layer in it, does not exist.
     MalformedInput
         If the file is damaged, or convfc did not write it.
 

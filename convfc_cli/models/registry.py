@@ -47,7 +47,7 @@ def read(
     Raises
     ------
     UsageError
-        If there is no such file, or a shape or a description does not fit.
+        If the file does not exist, or a shape or a description does not fit.
     MalformedInput
         If the file is damaged, or not a model.
     Refused
