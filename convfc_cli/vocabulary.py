@@ -11,6 +11,9 @@ FORMS = (*SPARSE, "dense", "operator")
 dense: every entry; operator: kernel, bias and geometry alone.
 """
 
+FLOATS = ("float32", "float64")
+"""The data types that the entries of a matrix may be given."""
+
 PADS = ("valid", "same", "same-lower", "causal")
 """The paddings that have a name."""
 

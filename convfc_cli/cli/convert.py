@@ -1,7 +1,7 @@
 """`convfc convert`: write the matrices."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,10 +9,11 @@ from convfc_cli.cli import options
 from convfc_cli.cli.hints import worded
 from convfc_cli.cli.output import Reporter, is_terminal, print_json, say
 from convfc_cli.layout import ORDERS
-from convfc_cli.vocabulary import FORMS
+from convfc_cli.vocabulary import FLOATS, FORMS
 
 if TYPE_CHECKING:
     from convfc_cli.jobs.result import Conversion
+    from convfc_cli.models.request import Request
 
 EPILOG = """\b
 Examples:
@@ -58,8 +59,7 @@ Examples:
     is_flag=True,
     help="Each convolution together with the batch normalization that reads its output.",
 )
-@options.input_shape
-@options.weights
+@options.request
 @click.option(
     "--form",
     type=click.Choice(FORMS),
@@ -80,7 +80,7 @@ Examples:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float64"]),
+    type=click.Choice(FLOATS),
     help="Data type of the matrix entries. Default: the model's; float16 becomes float32, integers "
     "int32.",
 )
@@ -121,11 +121,20 @@ def convert(
     include: tuple[str, ...],
     compose: tuple[str, ...],
     fold_bn: bool,
-    input_shapes: tuple[options.Shape, ...],
+    request: "Request",
+    form: str | None,
+    layout: str | None,
+    transpose: bool,
+    dtype: str | None,
+    dequantize: bool,
+    kernel_index: bool,
+    flip_kernel: bool | None,
+    max_bytes: int | None,
+    force: bool,
+    keep_going: bool,
     no_verify: bool,
     as_json: bool,
     quiet: bool,
-    **rest: Any,
 ) -> None:
     """Write the matrix of every convolution of MODEL, and prove it.
 
@@ -137,20 +146,30 @@ def convert(
     from convfc_cli.jobs.manifest import unlisted
     from convfc_cli.jobs.plan import Options
     from convfc_cli.jobs.selection import Selection
-    from convfc_cli.models.request import Request
     from convfc_cli.naming import first_few
     from convfc_cli.proof.verify import USUAL
 
-    request = Request(options.shapes(input_shapes), options.weights_spec(rest))
     selection = Selection(layers, include, compose, fold_bn)
-    chosen = Options(proof=None if no_verify else USUAL, **rest)
+    chosen = Options(
+        form=form,
+        layout=layout,
+        transpose=transpose,
+        dtype=dtype,
+        kernel_index=kernel_index,
+        flip_kernel=flip_kernel,
+        dequantize=dequantize,
+        max_bytes=max_bytes,
+        force=force,
+        keep_going=keep_going,
+        proof=None if no_verify else USUAL,
+    )
     with Reporter(quiet=quiet, paths=not as_json and output != "-") as reporter:
         if output == "-":
             if is_terminal(sys.stdout):
                 raise click.UsageError(
                     "-o - would print binary on the terminal: pipe it, or name a file"
                 )
-            if chosen.force or chosen.keep_going:
+            if force or keep_going:
                 raise click.UsageError("--force and --keep-going mean nothing with -o -")
             if include:
                 raise click.UsageError("-o - carries one layer: name it with -l, not --include")

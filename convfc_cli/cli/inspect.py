@@ -21,6 +21,7 @@ from convfc_cli.cli.output import (
 if TYPE_CHECKING:
     from convfc_cli.models.entry import Entry
     from convfc_cli.models.model import Model
+    from convfc_cli.models.request import Request
 
 WIDE = ("@", "layer", "op", "input", "output", "kernel", "nonzeros", "csr", "status")
 NARROW = ("@", "layer", "output", "nonzeros", "status")
@@ -61,17 +62,15 @@ Examples:
     help="List the chains of linear layers: what each would cost at most as the one matrix that "
     "`convert --compose` makes of it (products fill in), or why it is refused.",
 )
-@options.input_shape
-@options.weights
+@options.request
 @options.common
 def inspect(
     model: str,
     include: tuple[str, ...],
     chains: bool,
-    input_shapes: tuple[options.Shape, ...],
+    request: "Request",
     as_json: bool,
     quiet: bool,
-    **rest: Any,
 ) -> None:
     """List the convolutions of MODEL: shapes, nonzeros, and the bytes of each matrix.
 
@@ -83,7 +82,7 @@ def inspect(
     from convfc_cli.models.registry import read
     from convfc_cli.naming import first_few, shell_command
 
-    found = read(model, options.shapes(input_shapes), options.weights_spec(rest))
+    found = read(model, request.shapes, request.weights)
     entries = found.select([], include) or found.others
     if not entries:
         operators = found.graph.operators() if found.graph else ()

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,6 @@ from convfc_cli.vocabulary import PADS
 
 if TYPE_CHECKING:  # generic since click 8.4, and only for type checkers
     _ParamType = click.ParamType[Any]
-
-    from convfc_cli.models.request import WeightsSpec
 else:
     _ParamType = click.ParamType
 
@@ -97,15 +95,7 @@ INDEX = IntegersType("position: write integers, 0,5,5")
 SIZES = IntegersType("size of each axis: write one integer for all, or 2,1")
 
 
-def shapes(given: Sequence[Shape]) -> dict[str | None, tuple[int, ...]]:
-    """The shapes of several --input-shape by name."""
-    found = dict(given)
-    if len(found) != len(given):
-        raise click.UsageError("--input-shape gives the same tensor twice")
-    return found
-
-
-input_shape = click.option(
+_SHAPE = click.option(
     "--input-shape",
     "input_shapes",
     type=ShapeType(),
@@ -141,6 +131,9 @@ class PadType(_ParamType):
             )
         return tuple((int(end[1]), int(end[2] or end[1])) for end in ends if end)
 
+
+_GEOMETRY = ("stride", "pad", "dilation", "groups", "transposed", "output_padding")
+"""Fields of `WeightsSpec` whose options bear their names."""
 
 _WEIGHTS = (
     click.option(
@@ -180,33 +173,43 @@ _WEIGHTS = (
 )
 
 
-def weights(command: Command) -> Command:
-    """The options that describe a convolution of which a file has the weights alone."""
-    for option in reversed(_WEIGHTS):
-        command = option(command)
-    return command
+def request(command: Command) -> Command:
+    """--input-shape, and the options that describe a convolution of which a file has the weights
+    alone: together the argument `request` of the command, a `Request`.
+    """
 
+    @wraps(command)
+    def requested(
+        *arguments: Any,
+        input_shapes: tuple[Shape, ...],
+        weight: str | None,
+        kernel_order: str | None,
+        bias: str | None,
+        **rest: Any,
+    ) -> Any:
+        from convfc_cli.models.request import Request, WeightsSpec
 
-def weights_spec(given: dict[str, Any]) -> "WeightsSpec | None":
-    """Take the options of `weights` out of what a command was given, as one description."""
-    names = ("weight", "kernel_order", "bias", "stride", "pad", "dilation", "groups", "transposed")
-    found = {name: given.pop(name) for name in (*names, "output_padding")}
-    found = {name: value for name, value in found.items() if value not in (None, False)}
-    weight, order = found.pop("weight", None), found.pop("kernel_order", None)
-    if weight is None:
-        if order is not None or found:
-            name = "kernel_order" if order is not None else min(found)
-            raise click.UsageError(f"--{name.replace('_', '-')} goes with --weight")
-        return None
-    if order is None:
-        raise click.UsageError("--weight needs --kernel-order, such as oihw or hwio")
-    from convfc_cli.models.request import WeightsSpec
+        geometry = {name: rest.pop(name) for name in _GEOMETRY}
+        geometry = {name: value for name, value in geometry.items() if value not in (None, False)}
+        shapes = dict(input_shapes)
+        if len(shapes) != len(input_shapes):
+            raise click.UsageError("--input-shape gives the same tensor twice")
+        spec = None
+        if weight is not None:
+            if kernel_order is None:
+                raise click.UsageError("--weight needs --kernel-order, such as oihw or hwio")
+            if bias == "":
+                raise click.UsageError("--bias is empty: name a dataset, or say none")
+            spec = WeightsSpec(weight, kernel_order, "" if bias == "none" else bias, **geometry)
+        elif kernel_order is not None:
+            raise click.UsageError("--kernel-order goes with --weight")
+        elif alone := sorted([*geometry, *["bias"] * (bias is not None)]):
+            raise click.UsageError(f"--{alone[0].replace('_', '-')} goes with --weight")
+        return command(*arguments, request=Request(shapes, spec), **rest)
 
-    if found.get("bias") == "":
-        raise click.UsageError("--bias is empty: name a dataset, or say none")
-    if found.get("bias") == "none":
-        found["bias"] = ""
-    return WeightsSpec(weight, order, **found)
+    for option in (*reversed(_WEIGHTS), _SHAPE):
+        requested = option(requested)
+    return requested
 
 
 quiet = click.option(

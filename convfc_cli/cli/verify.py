@@ -22,6 +22,7 @@ from convfc_cli.errors import ConvfcError, Unsupported, UsageError, WrongContent
 from convfc_cli.vocabulary import MOST_PROBES, PROBES, RUNTIMES
 
 if TYPE_CHECKING:
+    from convfc_cli.models.request import Request
     from convfc_cli.proof.report import Report
 
 File = tuple[str | Path, dict[str, Any] | None] | ConvfcError
@@ -49,8 +50,7 @@ Examples:
     metavar="MODEL",
     help="Also prove that kernel and geometry are this model's.",
 )
-@options.input_shape
-@options.weights
+@options.request
 @click.option(
     "--probes",
     type=click.IntRange(1, MOST_PROBES),
@@ -85,14 +85,13 @@ def verify(
     /,
     matrices: tuple[str, ...],
     model: str | None,
-    input_shapes: tuple[options.Shape, ...],
+    request: "Request",
     probes: int,
     seed: int | None,
     exhaustive: bool,
     against: str | None,
     as_json: bool,
     quiet: bool,
-    **rest: Any,
 ) -> None:
     """Prove that MATRICES are what they say they are.
 
@@ -104,15 +103,14 @@ def verify(
     from convfc_cli.proof.verify import Proof
 
     proof = Proof(probes, seed, exhaustive, against)
-    weights = options.weights_spec(rest)
-    if (input_shapes or weights) and model is None:
+    if (request.shapes or request.weights) and model is None:
         raise UsageError("--input-shape and --weight are of a model's: they go with --model")
     reports: list[Report] = []
     records: list[dict[str, Any]] = []
     codes: list[int] = []
     human = is_terminal(sys.stdout)
     files = _files(matrices)
-    found = model if model is None else read(model, options.shapes(input_shapes), weights)
+    found = model if model is None else read(model, request.shapes, request.weights)
     for file in files:
         try:
             if isinstance(file, ConvfcError):
