@@ -284,6 +284,26 @@ def test_entries_of_an_operator(tmp_path: Path, order: str, turned: bool) -> Non
             operator.entry(*place)
 
 
+def test_places_of_an_operator_are_integers_within_it(tmp_path: Path) -> None:
+    convfc.convert(net(tmp_path / "m.onnx"), tmp_path / "c.npz")
+    operator = convfc.load(tmp_path / "c.npz")
+    output, source, _ = operator.entry(np.int64(3), np.int64(4))
+    assert operator.place(output, source) == (3, 4)
+    with pytest.raises(TypeError):
+        operator.entry(0.5, 1)  # type: ignore[arg-type]
+    outside = (operator.layer.output_shape, source), (output, operator.layer.input_shape)
+    for place in outside:
+        with pytest.raises(IndexError):
+            operator.place(*place)
+
+
+@pytest.mark.parametrize("wrong", [{"form": "x"}, {"layout": "x"}, {"dtype": "int8"}])
+def test_options_that_are_no_choice(wrong: dict[str, str]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(UsageError, match=f"{name} {value!r} is not one of "):
+        Options(**wrong)  # type: ignore[arg-type]
+
+
 def test_an_operator_acts_as_its_network(tmp_path: Path) -> None:
     """y = M x + b, against the runtime that ONNX itself brings."""
     from onnx.reference import ReferenceEvaluator

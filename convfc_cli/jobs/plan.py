@@ -24,7 +24,7 @@ from convfc_cli.files import STDIN, check_replaceable, free_space, human
 from convfc_cli.hints import Advice, Hint
 from convfc_cli.jobs.manifest import MANIFEST, check_length, is_ours
 from convfc_cli.jobs.origin import origin_of
-from convfc_cli.layout import Layout
+from convfc_cli.layout import ORDERS, Layout
 from convfc_cli.matrices import registry as matrix_formats
 from convfc_cli.matrices.format import MatrixFormat
 from convfc_cli.matrices.matrix import Spec, longest
@@ -35,6 +35,7 @@ from convfc_cli.models.model import Model
 from convfc_cli.naming import stem
 from convfc_cli.proof.probes import check_size
 from convfc_cli.proof.verify import USUAL, Proof
+from convfc_cli.vocabulary import FLOATS, FORMS
 
 ELSEWHERE = Hint(Advice.ELSEWHERE)
 
@@ -69,6 +70,13 @@ class Options:
     keep_going: bool = False
     proof: Proof | None = USUAL
     """What each file is read back and proven by; None: it is not."""
+
+    def __post_init__(self) -> None:
+        choices = {"form": FORMS, "layout": tuple(ORDERS), "dtype": FLOATS}
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                raise UsageError(f"{name} {value!r} is not one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 from functools import cached_property
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator
 
 from convfc_cli.files import opened
-from convfc_cli.layers.linear import Linear
+from convfc_cli.layers.linear import Linear, place
 from convfc_cli.layout import Layout
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
@@ -57,7 +58,11 @@ class MatrixOperator(LinearOperator):
         return csr_array((data, indices, indptr), shape=(last - first, self.shape[1]))
 
     def entry(self, row: int, column: int) -> tuple[Index, Index, Index | None]:
-        """(output, input, kernel element) of an entry; None for a structural zero."""
+        """(output, input, kernel element) of an entry; None for a structural zero.
+
+        Raises `IndexError` outside the matrix.
+        """
+        row, column = index(row), index(column)
         if self.spec.transpose:
             row, column = column, row
         output = self.layout.unflatten(row, self.layer.output_shape)
@@ -65,9 +70,12 @@ class MatrixOperator(LinearOperator):
         return output, source, self.layer.weight_of(output, source)
 
     def place(self, output: Index, source: Index) -> tuple[int, int]:
-        """(row, column) of the entry between an output and an input: the inverse of `entry`."""
-        row = self.layout.flatten(output, self.layer.output_shape)
-        column = self.layout.flatten(source, self.layer.input_shape)
+        """(row, column) of the entry between an output and an input: the inverse of `entry`.
+
+        Raises `IndexError` outside their shapes.
+        """
+        row = place(self.layout, output, self.layer.output_shape, "output")
+        column = place(self.layout, source, self.layer.input_shape, "input")
         return (column, row) if self.spec.transpose else (row, column)
 
     def tap(self, row: int, column: int) -> tuple[Tap, Any]:

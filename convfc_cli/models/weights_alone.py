@@ -28,6 +28,7 @@ from convfc_cli.layers.convolution import Convolution
 from convfc_cli.models.entry import Entry, LayerSource, ResolvedLayer
 from convfc_cli.models.request import Request, Shapes, WeightsSpec
 from convfc_cli.models.sizes import GIVEN
+from convfc_cli.naming import first_few
 from convfc_cli.taps import IndexMap
 from convfc_cli.vocabulary import PADS
 
@@ -379,8 +380,9 @@ def _weight(tree: Tree, name: str) -> Weight:
     paths = [found.path.removeprefix("/") for found in tree.walk()]
     close = [path for path in paths if name.strip("/") in path][:3] if name.strip("/") else []
     short = [path for path in paths[:MOST_COMPARED] if len(path) <= LONGEST_COMPARED]
-    close = close or get_close_matches(name, short, n=3, cutoff=0.5) or paths[:4]
-    raise UsageError(f"the file has no dataset {name!r}; there are {', '.join(close) or 'none'}")
+    close = close or get_close_matches(name, short, n=3, cutoff=0.5)
+    named = ", ".join(close) or first_few(paths, 4) or "none"
+    raise UsageError(f"the file has no dataset {name!r}; there are {named}")
 
 
 def _bias(tree: Tree, spec: WeightsSpec, weight: Weight) -> Weight | None:
