@@ -5,7 +5,6 @@ runtime is not known to be wrong; and faults put into the reader on purpose, one
 a reader may misunderstand, must stop `convfc convert` with exit code 1.
 """
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from convfc_cli.models.onnx import constants, convolution
 from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes import onnxruntime
 from tests.support.models import (
+    HAS_ONNXRUNTIME,
     conv_model,
     convfc,
     first_result,
@@ -44,9 +44,7 @@ node = helper.make_node
 RUNTIMES = [
     pytest.param(
         "onnxruntime",
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is optional"
-        ),
+        marks=pytest.mark.skipif(not HAS_ONNXRUNTIME, reason="onnxruntime is optional"),
     ),
     "onnx.reference",
 ]

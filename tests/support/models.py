@@ -4,6 +4,7 @@ Nothing here knows how convfc reads a model: a builder states nodes, attributes 
 what a test writes down is what the file says.
 """
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ OPSET = 22
 """The operator set of the models: the newest that changed Conv and ConvTranspose."""
 
 IR = 10
+
+HAS_ONNXRUNTIME = importlib.util.find_spec("onnxruntime") is not None
 
 
 def tensor(name: str, array: Any) -> onnx.TensorProto:
