@@ -20,8 +20,8 @@ from convfc_cli.geometry import Axis
 Array = Any
 """An ndarray; typed loosely, as its dtype is the caller's choice."""
 
-LARGEST = 2**28
-"""Elements of a padded tensor: 2 GiB."""
+MAX_ELEMENTS = 2**28
+"""Limit on a padded tensor: 2 GiB."""
 
 FAR_FEWER = 16
 """How many times as many elements as outputs a kernel has to have to be applied output by output:
@@ -142,10 +142,10 @@ def _steps(
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     """Zeros, unless an untrusted geometry asks for more than a real one would."""
-    if prod(shape) > LARGEST:
+    if prod(shape) > MAX_ELEMENTS:
         raise Refused(
             f"applying this layer takes a padded tensor of shape {shape}, "
-            f"{prod(shape)} elements; at most {LARGEST} are made"
+            f"{prod(shape)} elements; at most {MAX_ELEMENTS} are made"
         )
     return np.zeros(shape, dtype)
 

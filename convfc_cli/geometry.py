@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 
 from convfc_cli.errors import GeometryError, Refused, Unsupported
 
-LARGEST = 2**40
-"""The largest size, stride, dilation or offset accepted: no real tensor comes near it."""
+MAX_SIZE = 2**40
+"""Limit on a size, stride, dilation or offset: no real tensor comes near it."""
 
-LARGEST_KERNEL = 2**20
-"""The largest kernel along one axis: its elements are gone through individually."""
+MAX_KERNEL = 2**20
+"""Limit on a kernel along one axis: its elements are visited individually."""
 
-LARGEST_POOLED = 2**22
-"""Windows along one axis of a pooling layer: what they have in them is counted individually."""
+MAX_POOLED = 2**22
+"""Windows along one axis of a pooling layer: the elements of each are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class Axis:
     def __post_init__(self) -> None:
         for name in ("inputs", "outputs", "kernel", "stride", "dilation"):
             value = getattr(self, name)
-            if not 1 <= value <= LARGEST:
+            if not 1 <= value <= MAX_SIZE:
                 raise GeometryError(f"{name} is {value}; it must lie between 1 and 2**40")
-        if self.kernel > LARGEST_KERNEL:
+        if self.kernel > MAX_KERNEL:
             raise GeometryError(f"a kernel of {self.kernel} elements along one axis, beyond 2**20")
-        if abs(self.offset) > LARGEST:
+        if abs(self.offset) > MAX_SIZE:
             raise GeometryError(f"a padding of {self.offset} is beyond 2**40")
 
     @property
@@ -585,7 +585,7 @@ def onnx_pooled_axis(
     axis = convolution_axis(inputs, kernel, stride, dilation, low, high + beyond)
     if beyond and (axis.outputs - 1) * stride >= inputs + low:
         axis = replace(axis, outputs=axis.outputs - 1)
-    if axis.outputs > LARGEST_POOLED:
+    if axis.outputs > MAX_POOLED:
         raise Refused(f"{axis.outputs} windows along one axis of a pooling layer, beyond 2**22")
     first, last = (-low, inputs + high) if include_pad else (0, inputs)
 
@@ -637,7 +637,7 @@ def padded(inputs: int, low: int, high: int, mode: str) -> tuple[range, int, int
     >>> padded(5, 2, -1, "edge")
     (range(0, 4), 2, 0)
     """
-    if max(abs(low), abs(high)) > LARGEST:
+    if max(abs(low), abs(high)) > MAX_SIZE:
         raise GeometryError(f"a padding of {low} and {high} is beyond 2**40")
     kept = range(max(0, -low), inputs - max(0, -high))
     if not kept:
@@ -688,7 +688,7 @@ def nearest(inputs: int, factor: int, transformation: str, rounding: str) -> tup
     >>> nearest(2, 3, "asymmetric", "round_prefer_ceil")
     (0, 0, 1, 1, 1, 1)
     """
-    if not 1 <= inputs * factor <= LARGEST_POOLED:
+    if not 1 <= inputs * factor <= MAX_POOLED:
         raise Refused(f"an axis of {inputs * factor} elements after resizing; 2**22 is the most")
     shift = {"asymmetric": 0, "half_pixel": 1, "half_pixel_symmetric": 1, "pytorch_half_pixel": 1}
     # The place of output o is (o + 1/2) / factor - 1/2, or o / factor: an integer over `below`.
@@ -723,5 +723,5 @@ def _is_upper(auto_pad: str) -> bool:
 def _check_steps(kernel: int, stride: int, dilation: int) -> None:
     """Before any division: an `Axis` would refuse the same, but later."""
     for name, value in (("kernel", kernel), ("stride", stride), ("dilation", dilation)):
-        if not 1 <= value <= LARGEST:
+        if not 1 <= value <= MAX_SIZE:
             raise GeometryError(f"{name} is {value}; it must lie between 1 and 2**40")

@@ -9,7 +9,7 @@ T = TypeVar("T")
 _NAMES = {int: "an integer", bool: "true or false", str: "a text", dict: "an object"}
 _NAMES[list] = "a list"
 
-DEEPEST = 32
+MAX_RANK = 32
 """Axes of a tensor."""
 
 
@@ -27,7 +27,7 @@ def sizes(value: object) -> tuple[int, ...]:
     (3, 224, 224)
     """
     found = tuple(exactly(int, size) for size in exactly(list, value))
-    if len(found) > DEEPEST or min(found, default=1) < 1:
+    if len(found) > MAX_RANK or min(found, default=1) < 1:
         raise GeometryError(f"{str(list(found))[:80]} is not a shape")
     return found
 

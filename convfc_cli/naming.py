@@ -9,8 +9,8 @@ from difflib import get_close_matches
 
 from convfc_cli.errors import UsageError
 
-LONGEST_COMPARED = 200
-"""Characters of a name that is looked at for a hint: comparing takes their product."""
+MAX_NAME_LENGTH = 200
+"""Limit on a name compared for a hint: comparing two takes time in proportion to the product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +106,13 @@ def pick(wanted: str, labels: Sequence[Label], where: str) -> Label:
 
 def _close(wanted: str, labels: Sequence[Label], most: int = 3) -> list[str]:
     """The names that are most like what was wanted, one for a layer."""
-    if len(wanted) > LONGEST_COMPARED:
+    if len(wanted) > MAX_NAME_LENGTH:
         return []
     owners = {
         name: label.position
         for label in reversed(labels)
         for name in label.names()
-        if len(name) <= LONGEST_COMPARED
+        if len(name) <= MAX_NAME_LENGTH
     }
     found: dict[int, str] = {}
     for name in get_close_matches(wanted, owners, n=3 * most, cutoff=0.5):

@@ -17,8 +17,8 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
 from convfc_cli.streams import CHUNK
 
-LARGEST_PRODUCTS = 2**31
-"""Of a layer that is applied for a check: a few seconds."""
+MAX_PRODUCTS = 2**31
+"""Limit on a layer applied for a check: a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ def spend(products: int, times: int = 1) -> None:
     """Take the products of a layer that is applied so many times for a check off the budget of the
     command. Raises `Refused` for more than a check may take, or than the command has left.
     """
-    if products > LARGEST_PRODUCTS:
+    if products > MAX_PRODUCTS:
         raise Refused(
             f"applying it takes about {products:,} products; for a check at most "
-            f"{LARGEST_PRODUCTS:,} are made"
+            f"{MAX_PRODUCTS:,} are made"
         )
     budget.spend("applying it for a check", products=times * products)
 

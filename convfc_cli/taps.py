@@ -16,7 +16,7 @@ from itertools import pairwise, product
 from math import gcd, prod
 
 from convfc_cli.errors import GeometryError
-from convfc_cli.geometry import LARGEST, Axis
+from convfc_cli.geometry import MAX_SIZE, Axis
 from convfc_cli.outline import TEXT, Kept
 
 Index = tuple[int, ...]
@@ -261,7 +261,7 @@ class IndexMap:
                 f"a kernel of shape {self.kernel_shape} does not fit {len(sizes)} axes with "
                 f"kernels {sizes}: (out, in/groups, *spatial) is expected, one size for each axis"
             )
-        if min(self.kernel_shape) < 1 or max(self.kernel_shape) > LARGEST:
+        if min(self.kernel_shape) < 1 or max(self.kernel_shape) > MAX_SIZE:
             raise GeometryError(f"a kernel of shape {self.kernel_shape} is empty or too large")
         if self.groups < 1 or self.kernel_shape[0] % self.groups:
             raise GeometryError(

@@ -23,5 +23,5 @@ RUNTIMES = ("onnxruntime", "reference")
 PROBES = 3
 """Probes by default: a wrong matrix passes with probability at most 2**-96."""
 
-MOST_PROBES = 8
+MAX_PROBES = 8
 """More probes add nothing: the seed has 256 bits of entropy."""

@@ -11,14 +11,14 @@ from typing import BinaryIO
 
 from convfc_cli.errors import Refused
 
-LARGEST_DIRECTORY = 2**21
-"""Bytes of a directory: enough for ten thousand members with names of 150 letters."""
+MAX_DIRECTORY_BYTES = 2**21
+"""Enough for ten thousand members with names of 150 letters."""
 
 
 def open_zip(file: BinaryIO, name: str) -> zipfile.ZipFile:
     """Open a zip to read; `name` is what messages call it.
 
-    Raises `Refused` for a directory of more than `LARGEST_DIRECTORY` bytes, and what
+    Raises `Refused` for a directory of more than `MAX_DIRECTORY_BYTES` bytes, and what
     `zipfile.ZipFile` raises.
     """
     source = _Source(file, name)
@@ -35,10 +35,10 @@ class _Source:
         self.bounded = True
 
     def read(self, size: int = -1) -> bytes:
-        if self.bounded and size > LARGEST_DIRECTORY:
+        if self.bounded and size > MAX_DIRECTORY_BYTES:
             raise Refused(
                 f"{self._name}: the directory of the zip has {size} bytes, more than "
-                f"{LARGEST_DIRECTORY}: it lists far more members than any file of ours or Keras's"
+                f"{MAX_DIRECTORY_BYTES}: it lists far more members than any file of ours or Keras's"
             )
         return self._file.read(size)
 

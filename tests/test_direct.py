@@ -187,11 +187,11 @@ def test_a_padded_tensor_that_no_memory_holds_is_refused_with_its_size(apply):
 
 
 def test_a_padded_tensor_may_have_2_gib_of_float64():
-    assert direct.LARGEST * np.dtype(np.float64).itemsize == 2 * 1024**3
+    assert direct.MAX_ELEMENTS * np.dtype(np.float64).itemsize == 2 * 1024**3
 
 
 def test_the_largest_padded_tensor_is_made_and_a_larger_one_is_not(monkeypatch):
-    monkeypatch.setattr(direct, "LARGEST", 5)
+    monkeypatch.setattr(direct, "MAX_ELEMENTS", 5)
     assert line([1, 2, 3], [1, 1, 1], Axis(3, 3, 3, 1, 1, 1)) == [3, 6, 5]
     with pytest.raises(Refused, match=r"\(1, 6\), 6 elements; at most 5 are made"):
         line([1, 2, 3], [1, 1, 1], Axis(3, 4, 3, 1, 1, 1))

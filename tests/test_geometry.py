@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from convfc_cli.errors import GeometryError, MalformedInput, Refused, Unsupported
 from convfc_cli.geometry import (
-    LARGEST,
-    LARGEST_KERNEL,
-    LARGEST_POOLED,
+    MAX_KERNEL,
+    MAX_POOLED,
+    MAX_SIZE,
     Axis,
     convolution_axis,
     keras_convolution_axis,
@@ -212,7 +212,7 @@ ERRORS = [
     (lambda: onnx_transposed_axis(4, 3, 0, auto_pad="SAME_UPPER"), ("stride is 0",)),
     (lambda: onnx_transposed_axis(4, 3, 1, 0, output_shape=3), ("dilation is 0",)),
     (lambda: onnx_transposed_axis(4, -3, auto_pad="SAME_UPPER"), ("kernel is -3",)),
-    (lambda: convolution_axis(4, 3, LARGEST + 1, 1, 0, 0), (f"stride is {LARGEST + 1}",)),
+    (lambda: convolution_axis(4, 3, MAX_SIZE + 1, 1, 0, 0), (f"stride is {MAX_SIZE + 1}",)),
     # transposed
     (lambda: transposed_axis(0, 3, 1, 1, 0, 0), ("over 0 inputs",)),
     (lambda: transposed_axis(3, 3, 2, 1, 4, 3), ("3 inputs", "over 7", "kernel 3", "(4, 3)")),
@@ -247,33 +247,33 @@ def test_errors_name_their_numbers(call, names):
 
 
 @pytest.mark.parametrize("name", ["inputs", "outputs", "kernel", "stride", "dilation"])
-@pytest.mark.parametrize("value", [0, -1, LARGEST + 1])
+@pytest.mark.parametrize("value", [0, -1, MAX_SIZE + 1])
 def test_an_axis_of_no_size_or_too_large_is_refused(name, value):
     sizes = dict.fromkeys(("inputs", "outputs", "kernel", "stride", "dilation"), 1) | {name: value}
     with pytest.raises(GeometryError, match=rf"{name} is {value};.*1 and 2\*\*40"):
         Axis(**sizes, offset=0)
 
 
-@pytest.mark.parametrize("offset", [LARGEST + 1, -LARGEST - 1])
+@pytest.mark.parametrize("offset", [MAX_SIZE + 1, -MAX_SIZE - 1])
 def test_an_offset_beyond_the_largest_is_refused(offset):
     with pytest.raises(GeometryError, match=re.escape(f"padding of {offset} is beyond 2**40")):
         Axis(1, 1, 1, 1, 1, offset)
 
 
 def test_the_limits_are_the_powers_of_two_that_their_messages_name():
-    assert (LARGEST, LARGEST_KERNEL) == (1_099_511_627_776, 1_048_576)
+    assert (MAX_SIZE, MAX_KERNEL) == (1_099_511_627_776, 1_048_576)
 
 
 def test_the_largest_sizes_are_accepted():
-    axis = Axis(LARGEST, LARGEST, LARGEST_KERNEL, LARGEST, LARGEST, -LARGEST)
-    assert axis.span == LARGEST * (LARGEST_KERNEL - 1) + 1
-    assert Axis(1, 1, 1, 1, 1, LARGEST).offset == LARGEST
-    assert convolution_axis(1, 1, LARGEST, LARGEST, 0, 0) == Axis(1, 1, 1, LARGEST, LARGEST, 0)
+    axis = Axis(MAX_SIZE, MAX_SIZE, MAX_KERNEL, MAX_SIZE, MAX_SIZE, -MAX_SIZE)
+    assert axis.span == MAX_SIZE * (MAX_KERNEL - 1) + 1
+    assert Axis(1, 1, 1, 1, 1, MAX_SIZE).offset == MAX_SIZE
+    assert convolution_axis(1, 1, MAX_SIZE, MAX_SIZE, 0, 0) == Axis(1, 1, 1, MAX_SIZE, MAX_SIZE, 0)
 
 
 def test_a_kernel_too_large_to_go_through_is_refused():
-    with pytest.raises(GeometryError, match=rf"kernel of {LARGEST_KERNEL + 1} .* beyond 2\*\*20"):
-        Axis(1, 1, LARGEST_KERNEL + 1, 1, 1, 0)
+    with pytest.raises(GeometryError, match=rf"kernel of {MAX_KERNEL + 1} .* beyond 2\*\*20"):
+        Axis(1, 1, MAX_KERNEL + 1, 1, 1, 0)
 
 
 def test_an_axis_is_frozen():
@@ -517,8 +517,8 @@ def test_what_a_pooling_layer_cannot_be():
     with pytest.raises(GeometryError, match="no output"):
         onnx_pooled_axis(2, 3)
     with pytest.raises(Refused, match="windows along one axis"):
-        onnx_pooled_axis(LARGEST_POOLED + 1, 1)
-    assert len(onnx_pooled_axis(LARGEST_POOLED, 1)[1]) == LARGEST_POOLED
+        onnx_pooled_axis(MAX_POOLED + 1, 1)
+    assert len(onnx_pooled_axis(MAX_POOLED, 1)[1]) == MAX_POOLED
 
 
 # n, low, high -> kept, before, after
@@ -550,7 +550,7 @@ def test_what_padding_leaves_open():
         with pytest.raises(GeometryError, match="leaves nothing of 5"):
             padded(5, low, high, "constant")
     with pytest.raises(GeometryError, match="beyond"):
-        padded(5, LARGEST + 1, 0, "constant")
+        padded(5, MAX_SIZE + 1, 0, "constant")
 
 
 # factor, transformation, rounding -> sources of 3 inputs
@@ -578,7 +578,7 @@ def test_what_nearest_is_not():
         with pytest.raises(Unsupported, match="is not read"):
             nearest(3, 2, *words)
     with pytest.raises(Refused):
-        nearest(LARGEST_POOLED, 2, "asymmetric", "floor")
+        nearest(MAX_POOLED, 2, "asymmetric", "floor")
 
 
 def test_resizing_by_a_large_factor_is_limited_by_what_comes_out():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convfc_cli.errors import GeometryError
-from convfc_cli.geometry import LARGEST, Axis
+from convfc_cli.geometry import MAX_SIZE, Axis
 from convfc_cli.layout import Layout
 from convfc_cli.taps import (
     SHALLOW,
@@ -172,15 +172,15 @@ def test_a_large_axis_has_few_segments(transposed):
 
 def test_a_stride_of_2_to_the_40_is_no_loop_over_its_rows():
     axis = Axis(
-        inputs=LARGEST, outputs=2, kernel=3, stride=LARGEST, dilation=LARGEST // 2, offset=0
+        inputs=MAX_SIZE, outputs=2, kernel=3, stride=MAX_SIZE, dilation=MAX_SIZE // 2, offset=0
     )
     stretches = segments(axis, transposed=True)
     assert [(s.first, s.blocks, [(c, listed(t)) for c, t in s.rows]) for s in stretches] == [
         (
             *(0, 1),
             [
-                *((1, [(0, 0)]), (LARGEST // 2 - 1, [])),
-                *((1, [(0, 1)]), (LARGEST // 2 - 1, [])),
+                *((1, [(0, 0)]), (MAX_SIZE // 2 - 1, [])),
+                *((1, [(0, 1)]), (MAX_SIZE // 2 - 1, [])),
             ],
         )
     ]
@@ -295,11 +295,11 @@ LINE = Axis(inputs=6, outputs=4, kernel=3, stride=1, dilation=1, offset=0)
         ((2, 3), 1, ("(2, 3)",)),
         ((0, 1, 3), 1, ("(0, 1, 3)", "empty")),
         ((2, 0, 3), 1, ("(2, 0, 3)", "empty")),
-        ((LARGEST + 1, 1, 3), 1, (str(LARGEST + 1), "too large")),
+        ((MAX_SIZE + 1, 1, 3), 1, (str(MAX_SIZE + 1), "too large")),
         ((5, 1, 3), 2, ("5 channels", "2 groups")),
         ((3, 1, 3), 0, ("3 channels", "0 groups")),
         ((3, 1, 3), -3, ("3 channels", "-3 groups")),
-        ((LARGEST, LARGEST, 3), 1, (str(LARGEST * 4), str(LARGEST * 6), "64-bit")),
+        ((MAX_SIZE, MAX_SIZE, 3), 1, (str(MAX_SIZE * 4), str(MAX_SIZE * 6), "64-bit")),
     ],
 )
 def test_a_map_that_fits_no_convolution_is_refused_with_its_numbers(shape, groups, names):

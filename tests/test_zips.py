@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from convfc_cli.errors import Refused
-from convfc_cli.zips import LARGEST_DIRECTORY, open_zip
+from convfc_cli.zips import MAX_DIRECTORY_BYTES, open_zip
 from tests.support.cli_models import run
 
 
@@ -42,7 +42,7 @@ def test_a_crowded_directory_is_refused_before_it_is_read(
     stated: int, zip64: bool, tmp_path: Path
 ) -> None:
     content = crowded(100_000, stated=stated, zip64=zip64)
-    assert len(content) > 2 * LARGEST_DIRECTORY
+    assert len(content) > 2 * MAX_DIRECTORY_BYTES
     source = io.BytesIO(content)
     tracemalloc.start()
     try:
@@ -67,7 +67,7 @@ def test_the_crafted_zip_is_one(tmp_path: Path) -> None:
 
 def test_what_is_in_a_zip_may_be_large() -> None:
     """The bound is for the directory, not for members."""
-    content, data = io.BytesIO(), bytes(3 * LARGEST_DIRECTORY)
+    content, data = io.BytesIO(), bytes(3 * MAX_DIRECTORY_BYTES)
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("a", data)
         with archive.open("b", "w", force_zip64=True) as member:
@@ -75,4 +75,4 @@ def test_what_is_in_a_zip_may_be_large() -> None:
     with open_zip(content, "m.zip") as archive:
         assert archive.read("a") == data
         with archive.open("b") as reader:
-            assert reader.read(2 * LARGEST_DIRECTORY) == data[: 2 * LARGEST_DIRECTORY]
+            assert reader.read(2 * MAX_DIRECTORY_BYTES) == data[: 2 * MAX_DIRECTORY_BYTES]

@@ -19,7 +19,7 @@ from convfc_cli.cli.output import (
     say,
 )
 from convfc_cli.errors import ConvfcError, Unsupported, UsageError, WrongContents, gravest
-from convfc_cli.vocabulary import MOST_PROBES, PROBES, RUNTIMES
+from convfc_cli.vocabulary import MAX_PROBES, PROBES, RUNTIMES
 
 if TYPE_CHECKING:
     from convfc_cli.models.request import Request
@@ -53,7 +53,7 @@ Examples:
 @options.request
 @click.option(
     "--probes",
-    type=click.IntRange(1, MOST_PROBES),
+    type=click.IntRange(1, MAX_PROBES),
     default=PROBES,
     show_default=True,
     help="Random probes: a wrong file passes with probability at most 2^-32 for each.",

@@ -49,11 +49,11 @@ UNWRITTEN_CEILING = 2**20
 PLAIN = frozenset(["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 """The numbers that are read, as NumPy has them."""
 
-LONGEST_NAME = 200
-"""Characters of a name in a message."""
+MAX_NAME_LENGTH = 200
+"""Limit on a name in a message."""
 
-LONGEST_FILTER = 40
-"""Characters of a filter's name in a message."""
+MAX_FILTER_LENGTH = 40
+"""Limit on a filter's name in a message."""
 
 Attributes = dict[str, Any | ConvfcError] | ConvfcError
 """Values by name; an error where one value, or the list of them, cannot be read."""
@@ -143,7 +143,7 @@ def damaged(name: str, path: str, reason: str) -> MalformedInput:
 def shown(name: str) -> str:
     """A name for a message: printable, and not too long."""
     text = name if name.isprintable() else ascii(name)[1:-1]
-    return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "..."
+    return text if len(text) <= MAX_NAME_LENGTH else text[:MAX_NAME_LENGTH] + "..."
 
 
 def reason(error: Exception) -> str:
@@ -527,4 +527,4 @@ def _each(values: Any, of: Callable[[Any], str]) -> Any:
 def _filter(name: bytes) -> str:
     """The name of a filter, for a message."""
     text = name.decode("ascii", "replace")
-    return "".join(character for character in text if character.isprintable())[:LONGEST_FILTER]
+    return "".join(character for character in text if character.isprintable())[:MAX_FILTER_LENGTH]

@@ -21,11 +21,11 @@ from convfc_cli.models.model import Model
 MANIFEST = "manifest.json"
 SCHEMA = "convfc-manifest/1"
 
-LONGEST = 2**24
-"""Bytes of a manifest that are read: parsed, they may take thirty times as many."""
+MAX_BYTES = 2**24
+"""Limit on a manifest that is read: parsed, it may take thirty times as many."""
 
-MOST = 2**16
-"""Matrix files of one folder."""
+MAX_MATRICES = 2**16
+"""Matrix files in one folder."""
 
 _OURS = re.compile(rb'\s*\{\s*"schema"\s*:\s*"convfc-manifest/')
 """What a manifest of ours begins with, of whatever version, whole or damaged further on."""
@@ -56,14 +56,14 @@ def matrix_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]] | ConvfcE
             f"{folder} has no {MANIFEST}: it is incomplete, or not a folder that convfc wrote"
         )
     with sibling(folder / MANIFEST) as source:
-        if source.size > LONGEST:
+        if source.size > MAX_BYTES:
             raise MalformedInput(
-                f"{source.name} has {source.size} bytes; at most {LONGEST} are read"
+                f"{source.name} has {source.size} bytes; at most {MAX_BYTES} are read"
             )
         text = source.file.read()
     try:
         content = json.loads(text.decode())
-        if content["schema"] != SCHEMA or len(content["matrices"]) > MOST:
+        if content["schema"] != SCHEMA or len(content["matrices"]) > MAX_MATRICES:
             raise ValueError("it is of another schema")
         entries = [dict(entry) for entry in content["matrices"]]
         names = [entry["file"] for entry in entries]
@@ -94,10 +94,11 @@ def check_length(entries: Sequence[tuple[str, str]]) -> None:
     it, would not be read back.
     """
     length = sum(512 + len(json.dumps(texts)) for texts in entries)
-    if len(entries) > MOST or length > LONGEST:
+    if len(entries) > MAX_MATRICES or length > MAX_BYTES:
         raise Refused(
             f"the manifest of {len(entries)} matrices would have up to {length} bytes; at most "
-            f"{MOST} and {LONGEST} are read back: pick layers, or write a file of all, *.h5"
+            f"{MAX_MATRICES} and {MAX_BYTES} are read back: pick layers, or write a file of all, "
+            "*.h5"
         )
 
 

@@ -28,7 +28,7 @@ from convfc_cli.layout import ORDERS, Layout
 from convfc_cli.matrices import registry as matrix_formats
 from convfc_cli.matrices.format import MatrixFormat
 from convfc_cli.matrices.matrix import Spec, longest
-from convfc_cli.matrices.schema import LONGEST_DESCRIPTION
+from convfc_cli.matrices.schema import MAX_DESCRIPTION_LENGTH
 from convfc_cli.models import chain
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.model import Model
@@ -254,10 +254,10 @@ def _gravest(reasons: Sequence[ConvfcError]) -> ConvfcError:
 def _check_description(model: Model, entry: Entry) -> None:
     """Raise `Refused` where names and notes are longer than what is read back."""
     length = longest(entry.require(), origin_of(model, entry))
-    if length > LONGEST_DESCRIPTION:
+    if length > MAX_DESCRIPTION_LENGTH:
         raise Refused(
             f"layer {entry.name[:80]}: its metadata would have up to {length} characters, names "
-            f"and notes among them; at most {LONGEST_DESCRIPTION} are read back"
+            f"and notes among them; at most {MAX_DESCRIPTION_LENGTH} are read back"
         )
 
 

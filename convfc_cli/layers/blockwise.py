@@ -30,7 +30,7 @@ LATEST = 8
 """Outputs that are kept: those of the probes of a proof."""
 
 MAX_ROWS = 2**27
-"""Rows that are counted, each in a few arrays of 8 bytes."""
+"""Counting the rows takes a few arrays of 8 bytes for each."""
 
 Entries = Callable[[slice], tuple[Array, Array]]
 """(columns, values) of all entries in some rows, one row after another, columns rising in each."""

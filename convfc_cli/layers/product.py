@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 
 
 MAX_WORK = 2**34
-"""Products of two weights that are made for one matrix: some minutes."""
+"""Products of two weights computed for one matrix: some minutes."""
 
-MOST_FACTORS = 64
-"""Layers of one chain."""
+MAX_FACTORS = 64
+"""Layers in one chain."""
 
 MAX_ELEMENTS = 2**25
-"""Elements of a tensor between two of them: several vectors of that length are made."""
+"""Limit on a tensor between two layers: several vectors of that length are made."""
 
 
 def check_chain(layers: Sequence[Outline | Linear]) -> None:
     """Raise `Refused` for layers one after another that are too many, or have a tensor too large:
     their outlines tell before any is loaded.
     """
-    if len(layers) > MOST_FACTORS:
-        raise Refused(f"a chain of {len(layers)} layers; at most {MOST_FACTORS} are multiplied")
+    if len(layers) > MAX_FACTORS:
+        raise Refused(f"a chain of {len(layers)} layers; at most {MAX_FACTORS} are multiplied")
     shapes = (layers[0].input_shape, *(layer.output_shape for layer in layers))
     if (largest := max(map(prod, shapes))) > MAX_ELEMENTS:
         raise Refused(
@@ -73,10 +73,8 @@ class Product(Linear):
 
     def __init__(self, factors: Sequence[Linear]) -> None:
         factors = tuple(chain.from_iterable(map(parts, factors)))
-        if not 1 <= len(factors) <= MOST_FACTORS:
-            raise GeometryError(
-                f"a product of {len(factors)} layers; 1 to {MOST_FACTORS} are taken"
-            )
+        if not 1 <= len(factors) <= MAX_FACTORS:
+            raise GeometryError(f"a product of {len(factors)} layers; 1 to {MAX_FACTORS} are taken")
         for one, other in pairwise(factors):
             if one.output_shape != other.input_shape:
                 raise GeometryError(
@@ -139,8 +137,8 @@ class Product(Linear):
     @classmethod
     def restore(cls, geometry: dict[str, Any], read: Read) -> Self:
         found = [exactly(dict, factor) for factor in exactly(list, geometry["factors"])]
-        if len(found) > MOST_FACTORS or any(factor.get("kind") == cls.kind for factor in found):
-            raise ValueError(f"more than {MOST_FACTORS} factors, or products among them")
+        if len(found) > MAX_FACTORS or any(factor.get("kind") == cls.kind for factor in found):
+            raise ValueError(f"more than {MAX_FACTORS} factors, or products among them")
 
         def own(number: int) -> Read:
             return lambda name: read(f"{number}.{name}")

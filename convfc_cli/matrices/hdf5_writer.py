@@ -27,8 +27,8 @@ from convfc_cli.matrices.stored_zip import write_all
 
 Attributes = Mapping[str, str | list[int]]
 
-LARGEST_RECORD = 60_000
-"""Bytes of a text that HDF5 takes among its own records, which have checksums: at most 64 kB."""
+MAX_RECORD_BYTES = 60_000
+"""Limit on a text that HDF5 stores among its own records, which have checksums: at most 64 kB."""
 
 PAGE = 4096
 
@@ -119,7 +119,7 @@ def _group(root: Any, folder: Folder) -> Iterator[tuple[int, ArrayMember]]:
         kind = h5.h5t.py_create(member.dtype, logical=True)
         scalar = member.shape == ()
         space = h5.h5s.create(h5.h5s.SCALAR) if scalar else h5.h5s.create_simple(member.shape)
-        among_records = scalar and member.nbytes <= LARGEST_RECORD
+        among_records = scalar and member.nbytes <= MAX_RECORD_BYTES
         plan.set_layout(h5.h5d.COMPACT if among_records else h5.h5d.CONTIGUOUS)
         dataset = h5.h5d.create(group, member.name.encode(), kind, space, plan)
         _set_attributes(dataset, array.attributes)

@@ -10,8 +10,8 @@ from numpy.lib import format as npy
 
 from convfc_cli.errors import MalformedInput
 
-LONGEST = 2**14
-"""Bytes of a header that are accepted; a real one has 128."""
+MAX_HEADER_BYTES = 2**14
+"""A real header has 128."""
 
 KINDS = "fiuUS"
 """Numbers and text, as NumPy tells kinds of dtypes apart."""
@@ -46,9 +46,9 @@ def read_header(
     try:
         version = npy.read_magic(file)
         if version == (1, 0):
-            found = npy.read_array_header_1_0(file, max_header_size=LONGEST)
+            found = npy.read_array_header_1_0(file, max_header_size=MAX_HEADER_BYTES)
         elif version == (2, 0):
-            found = npy.read_array_header_2_0(file, max_header_size=LONGEST)
+            found = npy.read_array_header_2_0(file, max_header_size=MAX_HEADER_BYTES)
         else:
             raise ValueError(f"npy version {version} is not read")
         shape, fortran, dtype = found

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, WrongContents
 from convfc_cli.files import Input
-from convfc_cli.layers.product import MOST_FACTORS
+from convfc_cli.layers.product import MAX_FACTORS
 from convfc_cli.matrices import schema
 from convfc_cli.matrices.blocks import Block, Rows, Sequential
 from convfc_cli.matrices.format import MatrixFormat, Progress, StoredMatrix
@@ -55,11 +55,11 @@ Values = NDArray[Any]
 IS_ARRAY = "_is_array"
 """What SciPy opens a file by as an array: without it, as a matrix, which it deprecates."""
 
-LONGEST_NOTE = 2**14
-"""Bytes of what says something of the entries, with its header: a real one has some 150."""
+MAX_NOTE_BYTES = 2**14
+"""Limit on a member that describes the entries, with its header: a real one has about 150."""
 
-MOST_MEMBERS = 2 * MOST_FACTORS + 16
-"""Two arrays of each factor, and our own."""
+MAX_MEMBERS = 2 * MAX_FACTORS + 16
+"""Two arrays for each factor, and our own."""
 
 
 class NpzFormat(MatrixFormat):
@@ -123,7 +123,7 @@ def stated_form(source: Input) -> object:
     try:
         with open_zip(source.file, source.name) as archive:
             info = archive.getinfo("convfc.npy")
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > schema.LONGEST_TEXT:
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > schema.MAX_TEXT_BYTES:
                 return None
             with archive.open(info) as file:
                 text = _ArrayReader(source.name, file, info.file_size).whole()
@@ -161,7 +161,7 @@ class _StoredNpz(StoredMatrix):
                 f"{source.name} is a damaged or truncated npz: {str(error).lower()}"
             ) from error
         self._check_container(source)
-        text = self._member("convfc", limit=schema.LONGEST_TEXT)
+        text = self._member("convfc", limit=schema.MAX_TEXT_BYTES)
         if text.dtype.kind != "U" or text.shape != ():
             raise MalformedInput(f"{source.name}: member convfc is not a single text")
         description = str(text.whole())
@@ -204,16 +204,16 @@ class _StoredNpz(StoredMatrix):
 
     def _open_rows(self) -> None:
         matrix, shape = self.matrix, self.matrix.shape
-        stated = self._member("shape", limit=LONGEST_NOTE).whole()
+        stated = self._member("shape", limit=MAX_NOTE_BYTES).whole()
         if stated.dtype.kind not in "iu" or stated.tolist() != list(shape):
             raise WrongContents(f"shape is {stated.tolist()}, not {list(shape)}")
-        if self._member("format", limit=LONGEST_NOTE).whole().tolist() not in (
+        if self._member("format", limit=MAX_NOTE_BYTES).whole().tolist() not in (
             matrix.form.encode(),
             matrix.form,
         ):
             raise WrongContents(f"format is not {matrix.form}")
         if self._has(IS_ARRAY):
-            flag = self._member(IS_ARRAY, limit=LONGEST_NOTE, kinds="b").whole()
+            flag = self._member(IS_ARRAY, limit=MAX_NOTE_BYTES, kinds="b").whole()
             if flag.shape != () or not flag:
                 raise WrongContents(f"{IS_ARRAY} is {str(flag)[:80]}, not True")
         arrays = {name: self._array(name, *given) for name, given in self._arrays.items()}
@@ -245,7 +245,7 @@ class _StoredNpz(StoredMatrix):
             raise MalformedInput(
                 f"{source.name} has no member convfc: it is a zip that convfc did not write"
             )
-        if len(set(names)) != len(names) or len(names) > MOST_MEMBERS:
+        if len(set(names)) != len(names) or len(names) > MAX_MEMBERS:
             raise MalformedInput(f"{source.name} has members of the same name, or too many")
         for info in infos:
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:

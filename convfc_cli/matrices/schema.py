@@ -32,11 +32,11 @@ Arrays = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 INDICES = (np.dtype(np.int32), np.dtype(np.int64))
 """The dtypes that integers are stored in."""
 
-LONGEST_TEXT = 2**22
-"""Bytes of metadata that are accepted: a real description has a few thousand."""
+MAX_TEXT_BYTES = 2**22
+"""Limit on metadata that are accepted: real ones have a few thousand."""
 
-LONGEST_DESCRIPTION = LONGEST_TEXT // 4 - 128
-"""Characters of the metadata that are written: NumPy keeps a text with four bytes for each."""
+MAX_DESCRIPTION_LENGTH = MAX_TEXT_BYTES // 4 - 128
+"""Limit on metadata that are written: NumPy stores four bytes for each character."""
 
 PER_ARRAY = 384
 """Bytes that an array takes at most beside its values: a zip's records and a header of NumPy's, or

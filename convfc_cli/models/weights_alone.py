@@ -56,9 +56,9 @@ PAIRS = (
 """How files call a kernel, and the bias that lies beside it."""
 
 
-MOST_COMPARED, LONGEST_COMPARED = 2000, 200
-"""Names, and characters of a name, that are compared with the name the user gave: a millisecond for
-two names, and more than in proportion for long ones."""
+MAX_NAMES, MAX_NAME_LENGTH = 2000, 200
+"""Names that are compared with the one the user gave, and characters of each: two short names take
+a millisecond, long ones more than in proportion."""
 
 
 class Tree(Protocol):
@@ -379,7 +379,7 @@ def _weight(tree: Tree, name: str) -> Weight:
         return Weight(dataset)
     paths = [found.path.removeprefix("/") for found in tree.walk()]
     close = [path for path in paths if name.strip("/") in path][:3] if name.strip("/") else []
-    short = [path for path in paths[:MOST_COMPARED] if len(path) <= LONGEST_COMPARED]
+    short = [path for path in paths[:MAX_NAMES] if len(path) <= MAX_NAME_LENGTH]
     close = close or get_close_matches(name, short, n=3, cutoff=0.5)
     named = ", ".join(close) or first_few(paths, 4) or "none"
     raise UsageError(f"the file has no dataset {name!r}; there are {named}")

@@ -29,7 +29,7 @@ from convfc_cli.layers.tied import Strip, TiedSlab
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.proof.check import Check, Subject
 from convfc_cli.proof.report import EVERY_ENTRY, Finding
-from convfc_cli.rounding import LARGEST_PRODUCTS
+from convfc_cli.rounding import MAX_PRODUCTS
 from convfc_cli.runtimes.runtime import Runtime
 from convfc_cli.streams import CHUNK
 
@@ -141,7 +141,7 @@ class Impulses(Check):
             self._color[column] = colors.ravel() + done
             once = max(1, layer.outline.products)
             self._spend(count * once)
-            room = min(BATCH // max(colors.size, len(slab.rows)), LARGEST_PRODUCTS // once)
+            room = min(BATCH // max(colors.size, len(slab.rows)), MAX_PRODUCTS // once)
             size = max(1, room)
             for start in range(0, count, size):
                 batch = np.arange(start, min(start + size, count))

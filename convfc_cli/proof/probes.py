@@ -25,7 +25,7 @@ from convfc_cli.proof.check import Check, Subject, product
 from convfc_cli.proof.report import Finding
 
 MAX_BYTES = 2**32
-"""Bytes of the vectors that a proof holds."""
+"""Limit on the vectors that a proof holds."""
 
 
 class Probes(Check):

@@ -40,7 +40,7 @@ from convfc_cli.proof.structure import Structure
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtime, runtimes
 from convfc_cli.runtimes.runtime import RunnableLayer, Runtime, as_read
-from convfc_cli.vocabulary import MOST_PROBES, PROBES
+from convfc_cli.vocabulary import MAX_PROBES, PROBES
 
 T = TypeVar("T")
 
@@ -66,8 +66,8 @@ class Proof:
     """Also another runtime, by its name: one of `vocabulary.RUNTIMES`."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.probes <= MOST_PROBES:
-            raise UsageError(f"{self.probes} probes; there can be 1 to {MOST_PROBES}")
+        if not 1 <= self.probes <= MAX_PROBES:
+            raise UsageError(f"{self.probes} probes; there can be 1 to {MAX_PROBES}")
         if self.seed is not None and self.seed < 0:
             raise UsageError(f"the seed is {self.seed}; it must not be negative")
         if self.against is not None:

@@ -23,7 +23,7 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.outline import Outline
 from convfc_cli.rounding import spend
 from convfc_cli.runtimes.onnx_known import known
-from convfc_cli.runtimes.runtime import LARGEST, Runtime
+from convfc_cli.runtimes.runtime import MAX_ELEMENTS, Runtime
 from convfc_cli.taps import IndexMap
 
 TOO_LARGE = "the layer's tensors are too large to run it for a check"
@@ -97,13 +97,13 @@ def stated(index_map: IndexMap, dtype: str, *, bias: bool) -> Stated | str:
         reach = (axis.outputs - 1) * axis.stride + axis.span
         pads = (axis.offset, reach - axis.inputs - axis.offset)
         before, after = (max(0, -(pad // axis.stride)) for pad in pads)
-        if max(*pads, before, after) > LARGEST:
+        if max(*pads, before, after) > MAX_ELEMENTS:
             return TOO_LARGE
         low, high = (pad + n * axis.stride for pad, n in zip(pads, (before, after), strict=True))
         more.append((before, after))
         axes.append(replace(axis, outputs=before + axis.outputs + after, offset=low))
         highs.append(high)
-    if index_map.kernel_shape[1] * index_map.groups * prod(map(_padded, axes)) > LARGEST:
+    if index_map.kernel_shape[1] * index_map.groups * prod(map(_padded, axes)) > MAX_ELEMENTS:
         return TOO_LARGE
     wider = IndexMap(index_map.kernel_shape, tuple(axes), index_map.groups, index_map.transposed)
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
@@ -161,7 +161,7 @@ class NodeRuntime(Runtime):
 
     def run(self, node: Node, feeds: dict[str, Array]) -> Array | str:
         """What the node makes of its inputs, or why the runtime is not asked."""
-        if node.outline.rows + node.outline.columns > LARGEST:
+        if node.outline.rows + node.outline.columns > MAX_ELEMENTS:
             return TOO_LARGE
         x = feeds["x"]
         if node.op in self.rules and (why := self.rules[node.op](node, len(x))):

@@ -12,16 +12,16 @@ from convfc_cli.contained import Failed
 from convfc_cli.errors import ConvfcError
 from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
 
-MOST_THREADS = 4
-"""Each has a stack, which counts as memory."""
+MAX_THREADS = 4
+"""Each thread has a stack, which counts as memory."""
 
 WORTH_THREADS = 2**26
 """Products that more than one thread is started for."""
 
-LARGEST_KEPT = 2**20
-"""Bytes of a model whose session is kept."""
+MAX_KEPT_BYTES = 2**20
+"""Limit on a model whose session is kept."""
 
-LARGEST_SCATTER = 2**27
+MAX_SCATTER = 2**27
 """Products of a transposed convolution that it holds before it adds them up: 512 MiB."""
 
 
@@ -33,7 +33,7 @@ def _convolution(node: Node, batch: int) -> str:
 
 def _transposed(node: Node, batch: int) -> str:
     group = prod(node.outline.kernel_shape[1:]) * prod(axis.outputs for axis in node.axes)
-    return "would take too much memory for it" if group > LARGEST_SCATTER else ""
+    return "would take too much memory for it" if group > MAX_SCATTER else ""
 
 
 def _average(node: Node, batch: int) -> str:
@@ -65,8 +65,8 @@ class Onnxruntime(NodeRuntime):
 
     @staticmethod
     def compute(model: bytes, feeds: dict[str, Array], products: int) -> Any:
-        threads = min(MOST_THREADS, os.cpu_count() or 1) if products > WORTH_THREADS else 1
-        session = (_kept if len(model) <= LARGEST_KEPT else _session)(model, threads)
+        threads = min(MAX_THREADS, os.cpu_count() or 1) if products > WORTH_THREADS else 1
+        session = (_kept if len(model) <= MAX_KEPT_BYTES else _session)(model, threads)
         return session.run(None, feeds)[0]
 
 

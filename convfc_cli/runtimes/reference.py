@@ -10,14 +10,14 @@ import onnx
 from convfc_cli.arrays import Array
 from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
 
-LARGEST_COLUMNS = 2**25
-"""Elements of the im2col matrix that it makes."""
+MAX_COLUMNS = 2**25
+"""Elements of its im2col matrix."""
 
-LARGEST_SCATTER = 2**18
-"""Products that it scatters for a transposed convolution, each in Python."""
+MAX_SCATTER = 2**18
+"""Products of a transposed convolution, each scattered in Python."""
 
-LARGEST_WINDOWS = 2**16
-"""Windows of a pooling layer that it goes through in Python."""
+MAX_WINDOWS = 2**16
+"""Windows of a pooling layer, each visited in Python."""
 
 
 def _convolution(node: Node, batch: int) -> str:
@@ -29,7 +29,7 @@ def _convolution(node: Node, batch: int) -> str:
         return "is known to be wrong for zero points and scales per channel, but in 2-D"
     windows = batch * prod(axis.outputs for axis in node.axes)
     columns = node.outline.input_shape[0] * prod(axis.span for axis in node.axes) * windows
-    return "is too slow for it" if columns > LARGEST_COLUMNS else ""
+    return "is too slow for it" if columns > MAX_COLUMNS else ""
 
 
 def _transposed(node: Node, batch: int) -> str:
@@ -37,7 +37,7 @@ def _transposed(node: Node, batch: int) -> str:
         return "is known to be wrong for ConvTranspose with group, output_shape or auto_pad"
     places = batch * prod(axis.outputs for axis in node.axes)
     work = node.outline.output_shape[0] * prod(node.outline.kernel_shape[2:]) * places
-    return "is too slow for it" if work > LARGEST_SCATTER else ""
+    return "is too slow for it" if work > MAX_SCATTER else ""
 
 
 def _average(node: Node, batch: int) -> str:
@@ -47,7 +47,7 @@ def _average(node: Node, batch: int) -> str:
         return "is known to be wrong for VALID padding with dilations"
     if any(a.name == "ceil_mode" and a.i for a in node.model.graph.node[-1].attribute):
         return "is known to be wrong for some windows of ceil_mode"
-    return "is too slow for it" if node.outline.rows > LARGEST_WINDOWS else ""
+    return "is too slow for it" if node.outline.rows > MAX_WINDOWS else ""
 
 
 class Reference(NodeRuntime):

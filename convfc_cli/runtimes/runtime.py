@@ -15,8 +15,8 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.tied import TiedLinear
 from convfc_cli.rounding import RuntimeResult
 
-LARGEST = 2**25
-"""Elements of a layer's input and output that are made to run it."""
+MAX_ELEMENTS = 2**25
+"""Limit on the input and output arrays made to run a layer."""
 
 
 class Runtime(ABC):

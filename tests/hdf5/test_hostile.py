@@ -261,10 +261,10 @@ def test_long_names_of_weights_are_limited(monkeypatch: pytest.MonkeyPatch) -> N
     for path in (kept, stored):
         (entry,) = convfc.read(path).entries
         assert entry.error is None
-    monkeypatch.setattr(weights, "MOST_COMPARED", len(name) * 22 - 1)
+    monkeypatch.setattr(weights, "MAX_NAME_CHARACTERS", len(name) * 22 - 1)
     (entry,) = convfc.read(kept).entries
     assert isinstance(entry.error, Refused)
-    monkeypatch.setattr(weights, "MOST_COMPARED", len("layers/conv2d") * 2 - 1)
+    monkeypatch.setattr(weights, "MAX_NAME_CHARACTERS", len("layers/conv2d") * 2 - 1)
     with pytest.raises(Refused, match="the names of its weights are too long: at most 25 char"):
         convfc.read(stored)
 

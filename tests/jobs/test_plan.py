@@ -23,7 +23,7 @@ from convfc_cli.layers.linear import Linear
 from convfc_cli.layers.product import Product
 from convfc_cli.matrices import registry
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec, describe, longest
-from convfc_cli.matrices.schema import LONGEST_DESCRIPTION
+from convfc_cli.matrices.schema import MAX_DESCRIPTION_LENGTH
 from convfc_cli.outline import FixedOutline
 from convfc_cli.taps import IndexMap
 from tests.support import crafted
@@ -247,7 +247,7 @@ def test_a_name_that_would_not_be_read_back_is_refused_before_it_is_written(
 ) -> None:
     named(folder / "m.onnx", 2**22)
     told = run("convert", "m.onnx", "-o", name).failed(5)
-    assert f"at most {LONGEST_DESCRIPTION} are read back" in told
+    assert f"at most {MAX_DESCRIPTION_LENGTH} are read back" in told
     assert len(told) < 500
     assert sorted(path.name for path in folder.iterdir()) == ["m.onnx"]
 
@@ -255,16 +255,18 @@ def test_a_name_that_would_not_be_read_back_is_refused_before_it_is_written(
 @pytest.mark.slow
 def test_the_longest_name_that_is_taken_is_read_back(folder: Path) -> None:
     origin = Origin(layer="c", output="y0", position=0, op="Conv", dtype="float32")
-    named(folder / "m.onnx", LONGEST_DESCRIPTION - 4000)
+    named(folder / "m.onnx", MAX_DESCRIPTION_LENGTH - 4000)
     for name in ("c.npz", "c.npy", "c.h5"):
         run("convert", "m.onnx", "-o", name).succeeded()
         run("verify", name).succeeded()
-    assert len(str(arrays(Path("c.npz"))["convfc"])) > LONGEST_DESCRIPTION - 4000 + len(origin.op)
+    assert len(str(arrays(Path("c.npz"))["convfc"])) > MAX_DESCRIPTION_LENGTH - 4000 + len(
+        origin.op
+    )
 
 
 def test_a_manifest_that_would_not_be_read_back_is_refused(folder: Path, monkeypatch) -> None:
     net(folder / "m.onnx", names=[f"c{number}" for number in range(5)])
-    monkeypatch.setattr("convfc_cli.jobs.manifest.MOST", 4)
+    monkeypatch.setattr("convfc_cli.jobs.manifest.MAX_MATRICES", 4)
     assert "the manifest of 5 matrices" in run("convert", "m.onnx", "-o", "f/").failed(5)
     assert not Path("f").exists()
     run("convert", "m.onnx", "-o", "f/", "-l", "c0", "--no-verify").succeeded()

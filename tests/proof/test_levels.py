@@ -1049,7 +1049,7 @@ def test_impulses_are_put_in_a_few_at_a_time_where_products_ask_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer, asked = wide(9, 3), []
-    monkeypatch.setattr(impulses, "LARGEST_PRODUCTS", 2 * layer.outline.products + 1)
+    monkeypatch.setattr(impulses, "MAX_PRODUCTS", 2 * layer.outline.products + 1)
     whole = type(ORACLE).apply
 
     def apply(self: Any, given: Linear, x: Any) -> Any:
@@ -1074,7 +1074,7 @@ def test_reals_of_too_many_products_are_not_compared(
         if most == "budget":
             whole.products = 2 * layer.outline.products
         else:
-            monkeypatch.setattr(rounding, "LARGEST_PRODUCTS", layer.outline.products - 1)
+            monkeypatch.setattr(rounding, "MAX_PRODUCTS", layer.outline.products - 1)
         report = crafted.checked(stored, against="reference")
     told = findings(report)["reals"]
     assert told.holds is None

@@ -19,7 +19,7 @@ from convfc_cli.cli.main import cli
 from convfc_cli.errors import UsageError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.rounding import LARGEST_PRODUCTS
+from convfc_cli.rounding import MAX_PRODUCTS
 from convfc_cli.runtimes import onnxruntime, registry
 from convfc_cli.runtimes.onnx_known import known
 from convfc_cli.runtimes.onnx_node import TOO_LARGE, NodeRuntime, stated, unfit
@@ -315,7 +315,7 @@ def test_a_layer_of_too_many_products_is_not_run(name: str) -> None:
     assert time.process_time() - begun < 1
     assert isinstance(told, str)
     assert name == "reference" or f"{4 * 2**16 * (2**16 + 1):,} products" in told
-    assert name == "reference" or f"{LARGEST_PRODUCTS:,}" in told
+    assert name == "reference" or f"{MAX_PRODUCTS:,}" in told
 
 
 @pytest.mark.parametrize("name", [*RUNTIMES, "oracle"])

@@ -275,8 +275,8 @@ class _StoredHdf5(StoredMatrix):
 
     def _text(self) -> str:
         text = self._dataset("convfc").text()
-        if len(text) > schema.LONGEST_TEXT:
-            raise MalformedInput(f"{self.name}: convfc has more than {schema.LONGEST_TEXT} bytes")
+        if len(text) > schema.MAX_TEXT_BYTES:
+            raise MalformedInput(f"{self.name}: convfc has more than {schema.MAX_TEXT_BYTES} bytes")
         return text
 
 

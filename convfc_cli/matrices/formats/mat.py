@@ -27,7 +27,7 @@ from convfc_cli.outline import Outline
 MAGIC = b"MATLAB 5.0 MAT-file"
 
 MAX_BYTES = 2**31
-"""Bytes that a variable of a level 5 file has less than."""
+"""A variable of a level 5 file has fewer."""
 
 _HEADER = (MAGIC + b", written by convfc").ljust(116) + bytes(8) + struct.pack("<H", 0x0100) + b"IM"
 

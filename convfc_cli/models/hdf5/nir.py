@@ -28,11 +28,11 @@ from convfc_cli.naming import first_few
 
 ORDERS = {"Conv1d": "oiw", "Conv2d": "oihw"}
 
-LONGEST_TYPE = 80
-"""Characters of a node's type: a longer one is quoted by its beginning."""
+MAX_TYPE_LENGTH = 80
+"""Limit on a node's type: only the beginning of a longer one is quoted."""
 
-MOST = 4_000
-"""Nodes of a graph that are looked at: one may lead to another by many ways."""
+MAX_NODES = 4_000
+"""Nodes of a graph that are visited: many paths may lead to one node."""
 
 
 def is_nir(root: Group) -> bool:
@@ -45,7 +45,7 @@ def list_layers(root: Group, shapes: Shapes) -> tuple[Entry, ...]:
     """All convolutions of a graph, in the order of their names."""
     graph = root.group("node")
     assert graph is not None
-    found = list(_convolutions(graph, "", iter(range(MOST))))
+    found = list(_convolutions(graph, "", iter(range(MAX_NODES))))
     names = [name for name, _, _ in found]
     given = dict(shapes)
     if None in given and len(found) == 1:
@@ -72,9 +72,9 @@ def _convolutions(
     nodes = graph.group("nodes")
     for name in nodes.names() if nodes is not None else ():
         if next(left, None) is None:
-            raise Refused(f"{graph.path}: a graph of more than {MOST} nodes")
+            raise Refused(f"{graph.path}: a graph of more than {MAX_NODES} nodes")
         node = nodes.group(name) if nodes is not None else None
-        kind = _text(node, "type")[:LONGEST_TYPE] if node is not None else ""
+        kind = _text(node, "type")[:MAX_TYPE_LENGTH] if node is not None else ""
         if node is not None and kind == "NIRGraph":
             yield from _convolutions(node, f"{scope}{name}/", left)
         elif node is not None and kind.startswith("Conv"):

@@ -13,11 +13,11 @@ from convfc_cli.errors import MalformedInput, Refused, UsageError
 from convfc_cli.files import Input, sibling
 from convfc_cli.hdf5.tree import Dataset, Group, open_trees
 
-LONGEST = 2**23
-"""Bytes of the JSON that are read: parsed, they may take twenty times as many."""
+MAX_BYTES = 2**23
+"""Limit on the JSON that is read: parsed, it may take twenty times as many."""
 
-MOST = 1000
-"""Files of one set of weights."""
+MAX_FILES = 1000
+"""Files in one set of weights."""
 
 
 class Shards:
@@ -83,14 +83,14 @@ def is_sharded(source: Input) -> bool:
         return False
     if b'"weight_map"' in source.head:
         return True
-    return source.size <= LONGEST and isinstance(_content(source), dict)
+    return source.size <= MAX_BYTES and isinstance(_content(source), dict)
 
 
 def shards(source: Input) -> Shards:
     """The weights that a JSON names. Raises `Refused` for a file outside its folder."""
     content = _content(source)
-    if source.size > LONGEST:
-        raise Refused(f"{source.name} has {source.size} bytes, more than {LONGEST}")
+    if source.size > MAX_BYTES:
+        raise Refused(f"{source.name} has {source.size} bytes, more than {MAX_BYTES}")
     if content is None:
         raise MalformedInput(f"{source.name} is not a JSON of sharded weights, or a damaged one")
     if source.path is None:
@@ -101,8 +101,8 @@ def shards(source: Input) -> Shards:
             if not isinstance(name, str):
                 raise MalformedInput(f"{source.name} maps weights to {str(name)[:40]!r}, no file")
             names[name] = None
-    if len(names) > MOST:
-        raise Refused(f"{source.name} names {len(names)} files, more than {MOST}")
+    if len(names) > MAX_FILES:
+        raise Refused(f"{source.name} names {len(names)} files, more than {MAX_FILES}")
     folder = source.path.parent
     roots = open_trees(_beside(folder, names, source.name), source.name)
     return Shards(roots, [folder / name for name in names])
@@ -127,11 +127,11 @@ def _beside(folder: Path, names: Iterable[str], where: str) -> Iterator[Input]:
 
 def _content(source: Input) -> dict[str, Any] | None:
     """The JSON, if it maps weights to files."""
-    if source.size > LONGEST:
+    if source.size > MAX_BYTES:
         return None
     source.file.seek(0)
     try:
-        content = json.loads(source.file.read(LONGEST))
+        content = json.loads(source.file.read(MAX_BYTES))
     except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):

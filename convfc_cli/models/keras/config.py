@@ -23,15 +23,14 @@ Config = Mapping[str, Any]
 CONVOLUTION = re.compile("Conv(?![a-z])|Convolution")
 """Classes that are some convolution, by their names; ConvertSomething is none."""
 
-DEEPEST = 32
-"""Models and wrappers within one another."""
+MAX_DEPTH = 32
+"""Limit on nested models and wrappers."""
 
-MOST_CALLS = 10_000
-"""Calls of layers in a model: it may apply others twice, which apply others twice."""
+MAX_CALLS = 10_000
+"""Calls of layers in a model: a model may call another twice, which calls a third twice."""
 
 MAX_BYTES = 2**24
-"""Bytes of a configuration that are parsed, to twenty times as many; the largest seen has a few
-million."""
+"""Limit on a configuration: parsed, it takes twenty times as many; real ones have a few million."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ def parse(text: str | bytes, name: str) -> Layer | None:
 
 
 def _layer(item: Config, depth: int) -> Layer:
-    if depth > DEEPEST:
-        raise Refused(f"its models are nested more than {DEEPEST} deep")
+    if depth > MAX_DEPTH:
+        raise Refused(f"its models are nested more than {MAX_DEPTH} deep")
     kind = str(item["class_name"])
     config = item.get("config", {})
     if isinstance(config, list):  # Keras 1: a Sequential is the list of its layers
@@ -157,8 +156,8 @@ def _is_operation(item: Config, config: Config) -> bool:
 
 def check_calls(count: int) -> None:
     """Raise `Refused` for more calls of layers than are looked at."""
-    if count > MOST_CALLS:
-        raise Refused(f"it applies layers more than {MOST_CALLS} times")
+    if count > MAX_CALLS:
+        raise Refused(f"it applies layers more than {MAX_CALLS} times")
 
 
 def _graph(model: Layer, depth: int) -> Graph:
@@ -308,7 +307,7 @@ def refs(value: Any, depth: int = 0) -> Iterator[Ref]:
     call, output]}}, Keras 1 and 2 as [layer, call, output] with perhaps a mapping of arguments
     after it, which may hold more.
     """
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise ValueError("its tensors are nested too deep")
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":

@@ -22,13 +22,13 @@ from convfc_cli.zips import open_zip
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
-MOST_MEMBERS = 10_000
+MAX_MEMBERS = 10_000
 
 EXPANSION = 100
-"""The most bytes that one compressed byte stands for: weights hardly compress, JSON to a tenth."""
+"""The most bytes that one compressed byte may expand to: weights hardly shrink, JSON to a tenth."""
 
-LARGEST_WEIGHTS = 8 * 2**30
-"""Bytes of weights that are taken out of a zip."""
+MAX_WEIGHTS_BYTES = 8 * 2**30
+"""Limit on weights extracted from a zip."""
 
 
 class Keras(ModelFormat):
@@ -81,8 +81,8 @@ def _legacy(source: Input, request: Request) -> Listing:
 def _zipped(source: Input, request: Request) -> Listing:
     try:
         with open_zip(source.file, source.name) as archive:
-            if len(archive.infolist()) > MOST_MEMBERS:
-                raise Refused(f"{source.name} has more than {MOST_MEMBERS} members")
+            if len(archive.infolist()) > MAX_MEMBERS:
+                raise Refused(f"{source.name} has more than {MAX_MEMBERS} members")
             config = _member(archive, CONFIG, MAX_BYTES, source.name)
             if METADATA in archive.namelist():
                 _check_metadata(_member(archive, METADATA, MAX_BYTES, source.name), source.name)
@@ -150,7 +150,7 @@ def _weights(archive: zipfile.ZipFile, name: str) -> Group:
     if WEIGHTS not in archive.namelist():
         raise Unsupported(f"{name} holds no {WEIGHTS}: weights in another form are not read")
     info = archive.getinfo(WEIGHTS)
-    _check(info, LARGEST_WEIGHTS, name)
+    _check(info, MAX_WEIGHTS_BYTES, name)
     place = tempfile.gettempdir()
     if info.file_size > free_space(place) // 2:
         raise Refused(f"{name}: {info.file_size} bytes of weights do not fit into {place}")

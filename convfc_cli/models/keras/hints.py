@@ -10,8 +10,8 @@ from convfc_cli.models.keras.walk import Call
 TRIED = (32, 64, 28, 128, 16, 8, 256, 4, 2, 1)
 """Sizes that are tried where the file contradicts the usual one, for an example."""
 
-MOST_TRIED = 20_000
-"""Calls of layers that are looked at for that, for all messages together."""
+MAX_TRIED = 20_000
+"""Calls of layers that are tried for a hint, in all messages together."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Hints:
     fits: Callable[[Mapping[str, Sequence[int]]], bool]
     """Whether nothing in the file contradicts these shapes."""
 
-    left: int = MOST_TRIED
+    left: int = MAX_TRIED
     _found: dict[tuple[str | int | None, ...], str] = field(default_factory=dict)
 
     def hint(self, call: Call, guess: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from convfc_cli.arrays import Array
 from convfc_cli.errors import ConvfcError, GeometryError, MalformedInput, Refused, Unsupported
-from convfc_cli.geometry import LARGEST, keras_convolution_axis
+from convfc_cli.geometry import MAX_SIZE, keras_convolution_axis
 from convfc_cli.hdf5.floats import bias, check_numbers, dtype_name, numbers
 from convfc_cli.hdf5.tree import Dataset
 from convfc_cli.layers.convolution import Convolution
@@ -38,8 +38,8 @@ PASSING = frozenset(
 )
 """The classes that do nothing to their input once a model is trained."""
 
-LARGEST_ARRAY = 2**27
-"""Elements of an array that is made for a layer of which no file holds as many: a gigabyte."""
+MAX_ELEMENTS = 2**27
+"""Limit on an array made for a layer whose file stores fewer elements: a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def build(
 
 def check_size(shape: Sequence[int]) -> None:
     """Raise `Refused` for an array that is too large to be made."""
-    if prod(shape) > LARGEST_ARRAY:
-        raise Refused(f"it needs an array of shape {tuple(shape)}, beyond {LARGEST_ARRAY} elements")
+    if prod(shape) > MAX_ELEMENTS:
+        raise Refused(f"it needs an array of shape {tuple(shape)}, beyond {MAX_ELEMENTS} elements")
 
 
 def extent(
@@ -126,7 +126,7 @@ def extent(
     `GeometryError` where they cannot be.
     """
     for shape in (source, output):
-        if not shape or min(shape) < 1 or max(shape) > LARGEST:
+        if not shape or min(shape) < 1 or max(shape) > MAX_SIZE:
             raise GeometryError(f"its input {source} makes an output of shape {output}")
     if max(prod(source), prod(output), nnz) >= 2**63:
         raise GeometryError(f"its matrix, {output} by {source}, is beyond 64-bit indices")

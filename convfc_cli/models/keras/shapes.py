@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from convfc_cli.errors import GeometryError
-from convfc_cli.geometry import LARGEST, keras_convolution_axis, pooled
+from convfc_cli.geometry import MAX_SIZE, keras_convolution_axis, pooled
 from convfc_cli.models.keras.config import Config, Layer, Shape, is_own, modern
 from convfc_cli.models.sizes import shown
 
@@ -86,7 +86,7 @@ def output_shape(layer: Layer, shapes: Sequence[Shape]) -> Shape:
 
 
 def _is_size(size: object) -> bool:
-    return size is None or (type(size) is int and 1 <= size <= LARGEST)
+    return size is None or (type(size) is int and 1 <= size <= MAX_SIZE)
 
 
 def without(first: Shape, second: Shape) -> Shape:

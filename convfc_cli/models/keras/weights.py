@@ -50,9 +50,9 @@ a variance."""
 
 LORA = {"lora_kernel_a", "lora_kernel_b"}
 
-MOST_COMPARED = 2**25
-"""Characters of the names of weights, each name counted once for each of its steps: so many endings
-of names are kept to tell layers by."""
+MAX_NAME_CHARACTERS = 2**25
+"""In the names of weights, each name counted once for each of its steps: so many endings of names
+are kept to tell layers apart."""
 
 NORMALIZATIONS = ("BatchNormalization", "SyncBatchNormalization")
 
@@ -108,7 +108,7 @@ class Legacy(Weights):
     def __init__(self, root: Group) -> None:
         self._root = root
         self._held: dict[tuple[str, Family], _Held] = {}
-        self._left = MOST_COMPARED
+        self._left = MAX_NAME_CHARACTERS
 
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
         own = [(name, dataset) for name, dataset in self._own(chain) if _leaf(name) not in STATE]
@@ -318,7 +318,7 @@ class Store(Weights):
                 self._places[place] = path.removeprefix("/")
                 if _is_large(dataset):
                     self._kernels.append((place, dataset))
-        _check_names(self._places, MOST_COMPARED)
+        _check_names(self._places, MAX_NAME_CHARACTERS)
         self._kernels.sort(key=lambda kernel: kernel[0])
         self._numbers: dict[int, tuple[Graph, Mapping[str, tuple[str, int, int]]]] = {}
         self._inside = {key: sorted(places) for key, places in _numbered_groups(self._places)}
@@ -415,8 +415,8 @@ def _check_names(names: Iterable[str], most: int) -> int:
     size = sum(len(name) * (name.count("/") + 1) for name in names)
     if size > most:
         raise Refused(
-            f"the names of its weights are too long: at most {MOST_COMPARED} characters, counted "
-            f"once for each step of a name, are compared"
+            f"the names of its weights are too long: at most {MAX_NAME_CHARACTERS} "
+            f"characters, counted once for each step of a name, are compared"
         )
     return size
 

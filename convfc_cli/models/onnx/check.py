@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import onnx
 
 from convfc_cli.errors import MalformedInput
-from convfc_cli.models.onnx.constants import LARGEST_RANK
+from convfc_cli.models.onnx.constants import MAX_RANK
 from convfc_cli.models.onnx.scope import STANDARD
 
 Describe = Callable[[], str]
@@ -23,7 +23,7 @@ Defined = dict[str, Describe]
 def check(model: onnx.ModelProto, name: str) -> None:
     """Raise `MalformedInput` for a tensor that a graph or a function defines twice, an attribute
     that a node states twice, an operator set of two versions, or a stored tensor of more axes than
-    `LARGEST_RANK`. `name` is the model's.
+    `MAX_RANK`. `name` is the model's.
 
     An input of the outermost graph may have a stored default. Inputs and stored tensors of an inner
     graph may be called as tensors around it, and are meant within it; a node's output may not.
@@ -111,7 +111,7 @@ def _check_nodes(
 def _check_rank(tensor: onnx.TensorProto | onnx.SparseTensorProto, place: Describe) -> None:
     parts = (tensor.values, tensor.indices) if isinstance(tensor, onnx.SparseTensorProto) else ()
     for part in (tensor, *parts):
-        if len(part.dims) > LARGEST_RANK:
+        if len(part.dims) > MAX_RANK:
             raise MalformedInput(f"a tensor of {place()} declares {len(part.dims)} axes")
 
 

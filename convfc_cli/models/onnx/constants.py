@@ -29,10 +29,10 @@ from convfc_cli.models.sizes import Sizes, complete, shown
 from convfc_cli.naming import first_few
 
 MAX_BYTES = 2**31
-"""Bytes of a constant that are accepted: protobuf's own limit; twice that in external data."""
+"""Limit on a constant: protobuf's own limit; twice that in external data."""
 
-LARGEST_RANK = 32
-"""Axes of a tensor: NumPy has 64 at most, a network five."""
+MAX_RANK = 32
+"""Axes of a tensor: NumPy allows 64, a network has five."""
 
 BUDGET = 2**26
 """Elements of all that is computed on the way to one constant, or that a sparse one has: what
@@ -362,7 +362,7 @@ def decoded(tensor: onnx.TensorProto | onnx.SparseTensorProto, folder: Path | No
     if isinstance(tensor, onnx.SparseTensorProto):
         return _densified(tensor, folder)
     name, shape = tensor.name or "a constant", tuple(tensor.dims)
-    if len(shape) > LARGEST_RANK or any(size < 0 for size in shape):
+    if len(shape) > MAX_RANK or any(size < 0 for size in shape):
         raise MalformedInput(f"tensor {name!r} declares the shape {str(shape)[:80]}")
     if tensor.data_type == onnx.TensorProto.STRING:
         raise Unsupported(f"tensor {name!r} holds text")
@@ -450,7 +450,7 @@ def _with_external(
 
 def _densified(tensor: onnx.SparseTensorProto, folder: Path | None) -> Array:
     name, shape = tensor.values.name, tuple(tensor.dims)
-    if len(shape) > LARGEST_RANK or any(size < 0 for size in shape):
+    if len(shape) > MAX_RANK or any(size < 0 for size in shape):
         raise MalformedInput(f"sparse tensor {name!r} declares the shape {str(shape)[:80]}")
     if prod(shape) > BUDGET:
         raise Refused(f"sparse tensor {name!r} declares {prod(shape)} elements, beyond {BUDGET}")

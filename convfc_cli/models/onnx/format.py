@@ -15,8 +15,8 @@ from convfc_cli.models.request import Request
 if TYPE_CHECKING:
     import onnx
 
-LARGEST_FILE = 2**31 - 1
-"""What protobuf can parse; larger models keep their weights in external files."""
+MAX_BYTES = 2**31 - 1
+"""The most protobuf can parse; larger models keep their weights in external files."""
 
 
 class Onnx(ModelFormat):
@@ -83,7 +83,7 @@ def _parsed(source: Input) -> "onnx.ModelProto":
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    if source.size > LARGEST_FILE:
+    if source.size > MAX_BYTES:
         raise Refused(
             f"{source.name} has {source.size} bytes; an ONNX file of more than 2 GiB cannot be "
             f"parsed: save it with external data"

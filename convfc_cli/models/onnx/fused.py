@@ -20,8 +20,8 @@ _FUSED = {
 }
 
 
-LONGEST = 80
-"""Characters of an activation's name, and numbers of its parameters, that are noted."""
+MAX_LENGTH = 80
+"""Characters of an activation's name, and its parameters, that are noted."""
 
 
 def conv(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -42,10 +42,10 @@ def notes(node: onnx.NodeProto) -> dict[str, Any]:
         if attribute.type != _FUSED[attribute.name]:
             raise MalformedInput(f"attribute {attribute.name!r} of FusedConv has the wrong type")
         if attribute.name == "activation":
-            found["activation"] = attribute.s.decode(errors="replace")[:LONGEST]
+            found["activation"] = attribute.s.decode(errors="replace")[:MAX_LENGTH]
         else:
             found["activation_params"] = [
-                json_number(number) for number in attribute.floats[:LONGEST]
+                json_number(number) for number in attribute.floats[:MAX_LENGTH]
             ]
     if len(node.input) > 3 and node.input[3]:
         found["added_before_activation"] = f"the tensor {node.input[3]!r}"

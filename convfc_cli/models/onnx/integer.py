@@ -43,8 +43,8 @@ CODES = ("int8", "uint8")
 RUN_TIME = "known only at run time"
 """What is noted of a scale or zero point that is not constant."""
 
-MOST_NOTED = 2**14
-"""Values of a tensor that are noted individually: more than the channels of any real layer."""
+MAX_NOTED = 2**14
+"""Values of a tensor noted individually: more than any real layer has channels."""
 
 
 def tensors(node: onnx.NodeProto) -> dict[str, str]:
@@ -187,7 +187,7 @@ class Quantized:
             values = self.value(what).reshape(-1)
         except ConvfcError as error:  # loading raises it
             return str(error)
-        if len(values) > MOST_NOTED:
+        if len(values) > MAX_NOTED:
             return f"{len(values)} values"
         numbers = list(map(json_number, values.tolist()))
         return numbers if len(numbers) > 1 else numbers[0]

@@ -17,7 +17,7 @@ from convfc_cli.models.onnx.integer import Quantized, conv
 from convfc_cli.models.onnx.original import ORIGINAL, applied, cut_out, run, runtime_node
 from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes.onnx_node import TOO_LARGE
-from convfc_cli.runtimes.runtime import LARGEST, RunnableLayer, Runtime
+from convfc_cli.runtimes.runtime import MAX_ELEMENTS, RunnableLayer, Runtime
 
 SPREAD = 40
 """The standard deviation, in codes, of the outputs that inputs are drawn for."""
@@ -41,7 +41,7 @@ def original(found: Quantized, *, real: bool) -> RunnableLayer:
     plain = conv(found.node)
 
     def run_node(runtime: Runtime, random: Any) -> RuntimeResult | str:
-        if found.index.rows + found.index.columns > LARGEST:  # before the weights are decoded
+        if found.index.rows + found.index.columns > MAX_ELEMENTS:  # before the weights are decoded
             return TOO_LARGE
         given, codes = _drawn(found, random)
         drawn = {

@@ -25,7 +25,7 @@ from convfc_cli.models.onnx.operators import READERS, ConvolutionNode
 from convfc_cli.models.onnx.scope import STANDARD, Scope, operator, read_within, walk
 from convfc_cli.models.onnx.site import Fit, LinearNode, weight_name
 from convfc_cli.models.onnx.sizes import Contradiction, scope_of
-from convfc_cli.models.onnx.wire import MOST_NODES
+from convfc_cli.models.onnx.wire import MAX_NODES
 from convfc_cli.models.request import Shapes
 
 _CHANNELS_LAST = (
@@ -60,11 +60,11 @@ OTHERS = {
 CONVOLUTION = re.compile("Conv(?![a-z])")
 """Operators that are some convolution, by their names; ConvertSomething is none."""
 
-DEEPEST = 100
-"""Functions within functions."""
+MAX_DEPTH = 100
+"""Limit on functions that call functions."""
 
-MOST_COPIED = 2**26
-"""Bytes that functions may add to a file when they are inlined: it takes several times as many."""
+MAX_COPIED_BYTES = 2**26
+"""What inlining functions may add to a file; it takes several times as much memory."""
 
 NAME = 16
 """Bytes that a name in a function counts for besides its own: inlining makes it longer."""
@@ -201,8 +201,8 @@ def _check_expansion(model: onnx.ModelProto, name: str) -> None:
         return bodies[key]
 
     def expand(nodes: Iterable[onnx.NodeProto], times: int, into: _Expansion, depth: int) -> None:
-        if depth > DEEPEST:
-            raise Refused(f"the functions of {name} call each other more than {DEEPEST} deep")
+        if depth > MAX_DEPTH:
+            raise Refused(f"the functions of {name} call each other more than {MAX_DEPTH} deep")
         for node in nodes:
             into.nodes += times
             for tensor in (*node.input, *node.output):
@@ -229,10 +229,12 @@ def _check_expansion(model: onnx.ModelProto, name: str) -> None:
 
     found = _Expansion()
     expand(model.graph.node, 1, found, 0)
-    if found.nodes > MOST_NODES:
-        raise Refused(f"the functions of {name} expand to more than {MOST_NODES} nodes")
-    if found.copied > MOST_COPIED:
-        raise Refused(f"inlining the functions of {name} adds more than {MOST_COPIED} bytes to it")
+    if found.nodes > MAX_NODES:
+        raise Refused(f"the functions of {name} expand to more than {MAX_NODES} nodes")
+    if found.copied > MAX_COPIED_BYTES:
+        raise Refused(
+            f"inlining the functions of {name} adds more than {MAX_COPIED_BYTES} bytes to it"
+        )
 
 
 def _inlined(model: onnx.ModelProto, name: str) -> onnx.ModelProto:

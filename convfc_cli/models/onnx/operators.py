@@ -10,7 +10,7 @@ import onnx
 from convfc_cli.errors import MalformedInput, Unsupported
 from convfc_cli.models.entry import ResolvedLayer
 from convfc_cli.models.onnx import convolution, fused, integer, integer_original
-from convfc_cli.models.onnx.constants import LARGEST_RANK, dynamic
+from convfc_cli.models.onnx.constants import MAX_RANK, dynamic
 from convfc_cli.models.onnx.integer import Quantized
 from convfc_cli.models.onnx.original import ORIGINAL, original
 from convfc_cli.models.onnx.scope import Scope
@@ -163,7 +163,7 @@ def _input_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
 def _kernel_shape(scope: Scope, node: onnx.NodeProto) -> tuple[int, ...]:
     """The shape of the weights, without reading them where that is possible."""
     shape = shape_of(scope, node.input[1])
-    if not 3 <= len(shape) <= LARGEST_RANK:
+    if not 3 <= len(shape) <= MAX_RANK:
         raise MalformedInput(f"its weights {node.input[1]!r} have {len(shape)} axes")
     return shape
 

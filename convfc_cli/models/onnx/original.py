@@ -19,7 +19,7 @@ from convfc_cli.models.onnx.site import LinearNode, ResolvedNode
 from convfc_cli.outline import Outline
 from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes.onnx_node import TOO_LARGE, Node, NodeRuntime
-from convfc_cli.runtimes.runtime import LARGEST, RunnableLayer, Runtime
+from convfc_cli.runtimes.runtime import MAX_ELEMENTS, RunnableLayer, Runtime
 from convfc_cli.taps import IndexMap
 
 ROUNDINGS = 8
@@ -37,7 +37,7 @@ def original(
     """The Conv or ConvTranspose that a layer with this index map was read from."""
 
     def run_node(runtime: Runtime, random: Any) -> RuntimeResult | str:
-        if index.rows + index.columns > LARGEST:  # before the weights are decoded for it
+        if index.rows + index.columns > MAX_ELEMENTS:  # before the weights are decoded for it
             return TOO_LARGE
         dtype = value(scope, node.input[1]).dtype
         x = _drawn(random, index, dtype)
@@ -65,7 +65,7 @@ def as_listed(site: LinearNode, part: ResolvedNode) -> RunnableLayer:
     node, scope, outline = site.node, site.scope, part.outline
 
     def run_node(runtime: Runtime, random: Any) -> RuntimeResult | str:
-        if outline.rows + outline.columns > LARGEST:
+        if outline.rows + outline.columns > MAX_ELEMENTS:
             return TOO_LARGE
         dtype = _dtype(site.dtype or "float32")
         x = _drawn(random, outline, dtype)

@@ -22,7 +22,7 @@ _INPUTS = {"Quant": 4, "IntQuant": 4, "BipolarQuant": 2}
 
 OPERATORS = frozenset((domain, name) for domain in _DOMAINS for name in _INPUTS)
 
-MOST_BITS = 64
+MAX_BITS = 64
 
 _ROUNDING: dict[str, Callable[[Array], Array]] = {
     "ROUND": np.rint,
@@ -51,7 +51,7 @@ def quantized(node: onnx.NodeProto, inputs: list[Array | None]) -> Array:
 
 def _codes(node: onnx.NodeProto, x: Array, bits: Array) -> Array:
     """The integers of so many bits that stand for x."""
-    if bits.size != 1 or not 1 <= bits.item() <= MOST_BITS or bits.item() % 1:
+    if bits.size != 1 or not 1 <= bits.item() <= MAX_BITS or bits.item() % 1:
         raise Unsupported(f"a {node.op_type} to {str(bits.tolist())[:40]} bits is not read")
     found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     signed, narrow = bool(found.get("signed", 1)), bool(found.get("narrow", 0))

@@ -24,8 +24,8 @@ from convfc_cli.models.sizes import GIVEN, Account, Sizes, agreed, complete, sho
 FEW = 128
 """Elements of a constant that inference may want to read: a shape, an axis, a pad."""
 
-MOST_REMEMBERED = 4096
-"""Nodes whose outputs are kept for the next node that is the same."""
+MAX_REMEMBERED = 4096
+"""Nodes whose outputs are kept for an equal node."""
 
 INFERRED, STORED = "shape inference", "its stored value"
 
@@ -353,7 +353,7 @@ class _Graph:
         found = self.run.remembered.get(key)
         if found is None:
             found = self._computed(alone, key)
-            if len(self.run.remembered) < MOST_REMEMBERED:
+            if len(self.run.remembered) < MAX_REMEMBERED:
                 self.run.remembered[key] = found
         return found
 

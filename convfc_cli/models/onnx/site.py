@@ -20,7 +20,7 @@ from convfc_cli.errors import ConvfcError, MalformedInput, Refused, SizeMissing,
 from convfc_cli.geometry import Axis
 from convfc_cli.models.entry import LayerSource, ResolvedLayer
 from convfc_cli.models.onnx.attributes import read_attributes
-from convfc_cli.models.onnx.constants import LARGEST_RANK, dynamic, value, widened
+from convfc_cli.models.onnx.constants import MAX_RANK, dynamic, value, widened
 from convfc_cli.models.onnx.scope import STANDARD, Scope
 from convfc_cli.models.sizes import Sizes, complete, shown
 
@@ -29,8 +29,8 @@ Shape = tuple[int, ...]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """What a layer computes in; integers are shapes, labels, and the like."""
 
-LARGEST_TENSOR = 2**27
-"""Elements of a tensor whose places are written down individually."""
+MAX_ELEMENTS = 2**27
+"""Limit on a tensor whose places are listed individually."""
 
 
 Fit = Callable[[str, tuple[int, ...]], tuple[int, ...] | None]
@@ -38,8 +38,8 @@ Fit = Callable[[str, tuple[int, ...]], tuple[int, ...] | None]
 it, else as `sizes.Contradiction` has it; None where that is not known.
 """
 
-MOST = 1024
-"""The largest size that is tried for a hint."""
+MAX_HINT = 1024
+"""The largest size tried for a hint."""
 
 TRIES = 32
 """How many sizes are tried for a hint."""
@@ -143,8 +143,8 @@ class LinearNode:
 
     def listed(self, place: int, what: str) -> Array:
         """An input that lists numbers for axes, and is constant for a batch of 1."""
-        if prod(self.measure(place, what, batch=True)) > 2 * LARGEST_RANK:
-            raise MalformedInput(f"its {what} lists more than {2 * LARGEST_RANK} numbers")
+        if prod(self.measure(place, what, batch=True)) > 2 * MAX_RANK:
+            raise MalformedInput(f"its {what} lists more than {2 * MAX_RANK} numbers")
         return value(self.scope, self.node.input[place], batch=True)
 
     def integers(self, place: int, what: str) -> Shape | None:
@@ -207,8 +207,8 @@ def opset(scope: Scope) -> int:
 def check_tensors(*shapes: Shape) -> None:
     """Raise `Refused` for tensors of which no list of places is made."""
     largest = max(map(prod, shapes))
-    if largest > LARGEST_TENSOR:
-        raise Refused(f"a tensor of {largest} elements; {LARGEST_TENSOR} is the most")
+    if largest > MAX_ELEMENTS:
+        raise Refused(f"a tensor of {largest} elements; {MAX_ELEMENTS} is the most")
 
 
 _SAME_WEIGHTS = frozenset("Identity Transpose Cast QuantizeLinear DequantizeLinear".split())
@@ -315,7 +315,7 @@ def _fitting(tensor: str, sizes: Sizes, fit: Fit) -> tuple[int, ...] | None:
     """
     usual = USUAL.get(len(sizes), (1,) * len(sizes))
     guess = [size or other for size, other in zip(sizes, usual, strict=True)]
-    low, high = [0] * len(sizes), [2 * MOST] * len(sizes)
+    low, high = [0] * len(sizes), [2 * MAX_HINT] * len(sizes)
     while 0 not in guess:
         excess = fit(tensor, tuple(guess))
         if excess is None:

@@ -16,7 +16,7 @@ import onnx
 
 from convfc_cli import contained
 from convfc_cli.errors import ConvfcError, Refused, UsageError
-from convfc_cli.geometry import LARGEST
+from convfc_cli.geometry import MAX_SIZE
 from convfc_cli.models.onnx.scope import Facts, Scope, inner_graphs, operator
 from convfc_cli.models.onnx.shape_inference import Conflict, Pass, sizes_of
 from convfc_cli.models.request import Shapes
@@ -148,7 +148,7 @@ def _named(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, Sizes
     found: dict[str, Sizes] = {}
     for given, wanted in shapes.items():
         sizes = tuple(map(int, wanted))
-        if not sizes or min(sizes) < 1 or max(sizes) > LARGEST:
+        if not sizes or min(sizes) < 1 or max(sizes) > MAX_SIZE:
             raise UsageError(f"a size of {GIVEN} {list(sizes)} is below 1 or beyond 2**40")
         if given is None:
             free = [key for key, info in inputs.items() if not _static(info)]

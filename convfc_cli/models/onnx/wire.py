@@ -9,16 +9,16 @@ from typing import Any
 
 from convfc_cli.errors import MalformedInput, Refused
 
-MOST_FIELDS = 2_000_000
-MOST_MESSAGES = 500_000
-MOST_NODES = 100_000
-"""Fields, messages and nodes of a file: the largest networks known have a fifth of it."""
+MAX_FIELDS = 2_000_000
+MAX_MESSAGES = 500_000
+MAX_NODES = 100_000
+"""Limit on one file: the largest known networks have a fifth of these."""
 
 PACKED = ("dims", "ints")
 """Fields of many numbers, of a byte each in the file and eight and more when they are parsed."""
 
-DEEPEST = 100
-"""Messages within messages, as protobuf itself has it."""
+MAX_DEPTH = 100
+"""Limit on nested messages, as in protobuf itself."""
 
 
 def survey(content: bytes, descriptor: Any, name: str) -> None:
@@ -71,13 +71,13 @@ def survey(content: bytes, descriptor: Any, name: str) -> None:
                 place += 8 if wire == 1 else 4
             else:
                 raise MalformedInput(f"{name} is not an ONNX model, or a damaged one")
-            if fields > MOST_FIELDS or messages > MOST_MESSAGES or nodes > MOST_NODES:
+            if fields > MAX_FIELDS or messages > MAX_MESSAGES or nodes > MAX_NODES:
                 raise Refused(
-                    f"{name} holds more than {MOST_NODES} nodes, {MOST_MESSAGES} messages or "
-                    f"{MOST_FIELDS} fields: it would take far more memory than its size"
+                    f"{name} holds more than {MAX_NODES} nodes, {MAX_MESSAGES} messages or "
+                    f"{MAX_FIELDS} fields: it would take far more memory than its size"
                 )
-        if len(stack) > DEEPEST:
-            raise Refused(f"{name} nests messages more than {DEEPEST} deep")
+        if len(stack) > MAX_DEPTH:
+            raise Refused(f"{name} nests messages more than {MAX_DEPTH} deep")
 
 
 def _varint(content: bytes, place: int) -> tuple[int, int]:

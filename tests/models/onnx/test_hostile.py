@@ -667,7 +667,7 @@ def test_the_bytes_that_functions_copy_are_bounded(
     assert what == "default" or copied > 18 * 2**16
     (entry,) = read(save(content, tmp_path)).entries
     assert np.array_equal(entry.load().kernel, ramp(*SHAPE))
-    monkeypatch.setattr(listing, "MOST_COPIED", copied - 1)
+    monkeypatch.setattr(listing, "MAX_COPIED_BYTES", copied - 1)
     told = f"inlining the functions of .* adds more than {copied - 1} bytes to it"
     with pytest.raises(Refused, match=told):
         read(save(content, tmp_path))

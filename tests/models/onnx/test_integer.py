@@ -14,7 +14,7 @@ from onnx import helper
 
 import convfc_cli as convfc
 from convfc_cli.errors import MalformedInput, Unsupported
-from convfc_cli.models.onnx.integer import MOST_NOTED
+from convfc_cli.models.onnx.integer import MAX_NOTED
 from tests.support.cli_models import run
 from tests.support.integer_nodes import (
     ONES,
@@ -259,13 +259,13 @@ def test_what_the_kernel_is_made_of_must_be_constant(what: str, tmp_path: Path) 
 
 
 def test_more_values_than_can_be_noted_are_counted(tmp_path: Path) -> None:
-    channels = MOST_NOTED + 1
+    channels = MAX_NOTED + 1
     w = np.ones((channels, 1, 1), np.int8)
     zero = np.zeros(channels, np.int8)
     entry = only(model_of("ConvInteger", w, (1, 1, 2), w_zero_point=zero), tmp_path)
     assert entry.notes()["w_zero_point"] == f"{channels} values"
     entry = only(model_of("ConvInteger", w[1:], (1, 1, 2), w_zero_point=zero[1:]), tmp_path)
-    assert entry.notes()["w_zero_point"] == [0] * MOST_NOTED
+    assert entry.notes()["w_zero_point"] == [0] * MAX_NOTED
     path = tmp_path / "model.onnx"
     for suffix in ("npz", "h5"):
         run("convert", path, "-o", tmp_path / f"m.{suffix}").succeeded()

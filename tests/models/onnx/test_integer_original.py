@@ -157,7 +157,7 @@ def test_only_the_kernel_that_is_wrong_is_not_asked(
 def test_a_large_node_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from convfc_cli.models.onnx import integer_original
 
-    monkeypatch.setattr(integer_original, "LARGEST", 9)
+    monkeypatch.setattr(integer_original, "MAX_ELEMENTS", 9)
     entry = only(model_of("ConvInteger", np.ones((1, 1, 2), np.int8), (1, 1, 6)), tmp_path)
     assert "too large" in str(first_result(entry, np.random.default_rng(0)))
 
