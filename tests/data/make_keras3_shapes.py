@@ -1,4 +1,4 @@
-"""Records what shapes the layers that only Keras 3 has make of others, for `test_listing.py`.
+"""Records what shapes the layers that only Keras 3 has make of others, for `test_shapes.py`.
 
 Run once, by hand:
 

@@ -1,4 +1,4 @@
-"""Records what shapes Keras's layers make of others, for `test_listing.py` (run once, by hand).
+"""Records what shapes Keras's layers make of others, for `test_shapes.py` (run once, by hand).
 
     pip install tensorflow-cpu tf_keras keras
     python tests/data/make_keras_shapes.py

@@ -30,6 +30,7 @@ from tests.support.keras_files import (
     ramp,
     sequential,
 )
+from tests.support.keras_models import KERNEL, conv, weights
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -203,18 +204,6 @@ def test_what_contradicts_is_refused_and_what_agrees_is_not(tmp_path: Path) -> N
 
 # What contradicts what, by hand.
 
-KERNEL = ramp(2, 2, 2, 2)
-
-
-def conv(name: str, *sources: Any, **config: Any) -> Config:
-    """A Conv2D of 2 x 2, 2 to 2 channels."""
-    config = {"filters": 2, "kernel_size": 2, "use_bias": False, **config}
-    return layer("Conv2D", name, *sources, **config)
-
-
-def kernels(*names: str) -> dict[str, Any]:
-    return {name: [(f"{name}/kernel:0", KERNEL)] for name in names}
-
 
 def built(item: Config, *shape: int | None) -> Config:
     return {**item, "build_config": {"input_shape": [None, *shape]}}
@@ -272,7 +261,7 @@ CONTRADICTIONS: dict[str, tuple[Config, str]] = {
 def test_a_file_that_contradicts_itself_is_damaged(what: str, tmp_path: Path) -> None:
     """Whatever sizes are given besides: the fault is the file's."""
     model, told = CONTRADICTIONS[what]
-    held = {**kernels("a"), "sub": [("c/kernel:0", KERNEL)]}
+    held = {**weights("a"), "sub": [("c/kernel:0", KERNEL)]}
     path = legacy(tmp_path / "m.h5", model, held)
     with pytest.raises(MalformedInput, match=told):
         convfc.read(path)
@@ -286,10 +275,10 @@ def test_a_layer_that_was_made_for_another_size_is_no_contradiction(tmp_path: Pa
     build_config keeps the size of the first.
     """
     model = sequential(given_input("x", 16, 16, 2), built(conv("a"), 32, 32, 2))
-    (entry,) = convfc.read(legacy(tmp_path / "m.h5", model, kernels("a"))).entries
+    (entry,) = convfc.read(legacy(tmp_path / "m.h5", model, weights("a"))).entries
     assert entry.require().input_shape == (2, 16, 16)
     model = sequential(given_input("x", None, None, 2), built(conv("a"), 32, 32, 2))
-    path = legacy(tmp_path / "m.h5", model, kernels("a"))
+    path = legacy(tmp_path / "m.h5", model, weights("a"))
     (entry,) = convfc.read(path, {"x": (1, 16, 16, 2)}).entries
     assert entry.require().input_shape == (2, 16, 16)
 
@@ -344,7 +333,7 @@ DECLARED: dict[str, tuple[Config, str]] = {
 def test_a_given_size_is_held_against_what_is_declared_behind(what: str, tmp_path: Path) -> None:
     """Each of them decides on 16 x 16: 5 x 5 is refused, and the example is not the usual one."""
     model, told = DECLARED[what]
-    held = {**kernels("a", "b"), "d": [("d/kernel:0", ramp(450, 3))]}
+    held = {**weights("a", "b"), "d": [("d/kernel:0", ramp(450, 3))]}
     path = legacy(tmp_path / "m.h5", model, held)
     with pytest.raises(UsageError, match=told):
         convfc.read(path, {"lam": (1, 5, 5, 2)})
@@ -382,14 +371,14 @@ def test_an_example_has_what_the_file_declares(item: Config, tmp_path: Path) -> 
 def test_an_example_of_an_input_that_has_its_channels_first(tmp_path: Path) -> None:
     item = conv("a", "x", data_format="channels_first")
     model = functional([given_input("x", 2, None, None), item], ["a"])
-    (entry,) = convfc.read(legacy(tmp_path / "m.h5", model, kernels("a"))).entries
+    (entry,) = convfc.read(legacy(tmp_path / "m.h5", model, weights("a"))).entries
     assert isinstance(entry.error, SizeMissing)
     assert entry.error.hint == "x=1,2,224,224"
 
 
 def test_no_example_where_none_is_found_that_fits(tmp_path: Path) -> None:
     model = behind(conv("a", "lam"), layer("Reshape", "r", "a", target_shape=[7, 11, 2]))
-    (entry,) = convfc.read(legacy(tmp_path / "m.h5", model, kernels("a"))).entries
+    (entry,) = convfc.read(legacy(tmp_path / "m.h5", model, weights("a"))).entries
     assert isinstance(entry.error, SizeMissing)
     assert entry.error.hint == "lam=1,?,?,2"
 
@@ -397,7 +386,7 @@ def test_no_example_where_none_is_found_that_fits(tmp_path: Path) -> None:
 def test_the_output_of_an_impossible_layer_is_not_given(tmp_path: Path) -> None:
     """`a` takes 2 x 2 out of an image of 1 x 1."""
     model = functional([given_input("x", 1, 1, 2), conv("a", "x"), conv("b", "a")], ["b"])
-    path = legacy(tmp_path / "m.h5", model, kernels("a", "b"))
+    path = legacy(tmp_path / "m.h5", model, weights("a", "b"))
     with pytest.raises(UsageError, match="Conv2D a: no output"):
         convfc.read(path, {"a": (1, 5, 5, 2)})
 
@@ -421,7 +410,7 @@ def test_a_shared_model_has_the_sizes_of_each_call(tmp_path: Path) -> None:
 
 def test_a_layers_own_size_is_held_against_that_of_its_model(tmp_path: Path) -> None:
     model = functional([given_input("x", 9, 9, 2), conv("a", "x"), conv("b", "a")], ["b"])
-    path = legacy(tmp_path / "m.h5", model, kernels("a", "b"))
+    path = legacy(tmp_path / "m.h5", model, weights("a", "b"))
     out = tmp_path / "o.npz"
     told = run("convert", path, "-l", "b", "--input-shape", "1,5,5,2", "-o", out).failed(2)
     assert "'input of b' is 2,5,5 by the given shape, 2,8,8 by the model, channels first" in told
@@ -431,7 +420,7 @@ def test_a_layers_own_size_is_held_against_that_of_its_model(tmp_path: Path) -> 
 
 def test_a_layers_own_size_is_held_against_what_is_known_of_it(tmp_path: Path) -> None:
     model = functional([given_input("x", None, 6, 2), conv("a", "x")], ["a"])
-    path = legacy(tmp_path / "m.h5", model, kernels("a"))
+    path = legacy(tmp_path / "m.h5", model, weights("a"))
     out = tmp_path / "o.npz"
     told = run("convert", path, "-l", "a", "--input-shape", "1,7,9,2", "-o", out).failed(2)
     assert "'input of a' is 2,7,9 by the given shape, 2,?,6 by the model, channels first" in told
@@ -443,7 +432,7 @@ def test_a_matrix_of_another_size_is_not_the_models(tmp_path: Path) -> None:
         legacy(
             tmp_path / f"{size}.h5",
             functional([given_input("x", size, size, 2), conv("a", "x")], ["a"]),
-            kernels("a"),
+            weights("a"),
         )
         for size in (8, 9)
     )
