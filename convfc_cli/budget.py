@@ -15,7 +15,7 @@ from time import thread_time
 from convfc_cli.errors import Refused
 
 ELEMENTS_A_BYTE = 16
-"""What a byte of a file adds: four times the elements that its weights have in float32."""
+"""What each byte of a file adds: four times the elements that its weights have in float32."""
 
 SECONDS_A_BYTE = 2.5e-7
 """The same of CPU time, a second for each 4 MB: dequantizing takes a tenth of it."""
@@ -81,15 +81,14 @@ _current: ContextVar[Budget | None] = ContextVar("budget", default=None)
 @contextmanager
 def command() -> Iterator[Budget]:
     """Let everything inside draw on one budget: that of the command around it, or a new one."""
-    found = _current.get()
-    if found is not None:
-        yield found
+    budget = _current.get()
+    if budget is not None:
+        yield budget
         return
-    token = _current.set(Budget())
+    budget = Budget()
+    token = _current.set(budget)
     try:
-        found = _current.get()
-        assert found is not None
-        yield found
+        yield budget
     finally:
         _current.reset(token)
 

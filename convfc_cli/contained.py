@@ -168,7 +168,7 @@ class _Child:
                 if not self._has_replied(limits.patience):
                     raise _late(what, limits)
                 is_last = pickle.load(self._replies)
-                is_result, found = pickle.load(self._replies)
+                is_result, answer = pickle.load(self._replies)
             except (BrokenPipeError, EOFError, pickle.UnpicklingError) as error:
                 raise self._fate(what, limits) from error
         except BaseException:  # also a signal: the child is in the middle of something
@@ -177,8 +177,8 @@ class _Child:
         if is_last:
             self.end()
         if is_result:
-            return found
-        raise _told(found, what, limits)
+            return answer
+        raise _translated(answer, what, limits)
 
     def _has_replied(self, seconds: int) -> bool:
         """Whether something can be read from it, after so long at most."""
@@ -240,17 +240,17 @@ def _serve(function: Callable[..., Any], requests: BinaryIO, replies: BinaryIO) 
     while True:
         given, limits = pickle.load(requests)
         with _bounded(limits):
-            found = _answer(function, given)
+            answer = _answer(function, given)
             try:
-                answer = pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
+                pickled = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
             except MemoryError:
-                answer = pickle.dumps((False, MemoryError()))
-            del given, found
-        keeps = _memory() - start - len(answer)
+                pickled = pickle.dumps((False, MemoryError()))
+            del given, answer
+        keeps = _memory() - start - len(pickled)
         pickle.dump(keeps > limits.memory, replies)  # whether this was the last call
-        replies.write(answer)
+        replies.write(pickled)
         replies.flush()
-        del answer  # the next call has all the memory
+        del pickled  # the next call has all the memory
 
 
 def _answer(function: Callable[..., Any], given: Any) -> tuple[bool, Any]:
@@ -318,17 +318,17 @@ def _bounded(limits: Limits) -> Iterator[None]:
 
 
 def _in_place(function: Callable[..., Any], given: tuple[Any, ...], what: str) -> Any:
-    is_result, found = _answer(function, given)
+    is_result, answer = _answer(function, given)
     if is_result:
-        return found
-    raise _told(found, what, USUAL)
+        return answer
+    raise _translated(answer, what, USUAL)
 
 
 def _late(what: str, limits: Limits) -> Refused:
     return Refused(f"{what} takes more than {limits.patience} seconds")
 
 
-def _told(error: Exception, what: str, limits: Limits) -> Exception:
+def _translated(error: Exception, what: str, limits: Limits) -> Exception:
     if isinstance(error, MemoryError):
         return Refused(f"{what} takes more than {limits.memory} bytes of memory")
     return error

@@ -128,7 +128,7 @@ def _steps(
     """
     reading = [_reading(axis) for axis in axes]
     outputs = [axis.outputs for axis in axes]
-    whole = [slice(found[0], found[-1] + 1) for found in reading if found]
+    whole = [slice(elements[0], elements[-1] + 1) for elements in reading if elements]
     spans = prod(part.stop - part.start for part in whole)
     if prod(map(len, reading)) == spans > FAR_FEWER * prod(outputs):
         weights = kernel[(..., *whole)].reshape(groups, len(kernel) // groups, -1)
@@ -159,13 +159,13 @@ def _contract(weights: Array, read: Array) -> Array:
 
 def _reading(axis: Axis) -> list[int]:
     """The kernel elements that read more than padding."""
-    found = []
+    elements = []
     for element in range(axis.kernel):
         shift = element * axis.dilation - axis.offset  # what the first output reads
         steps = max(0, -(shift // axis.stride))
         if steps < axis.outputs and shift + steps * axis.stride < axis.inputs:
-            found.append(element)
-    return found
+            elements.append(element)
+    return elements
 
 
 def _reach(axis: Axis) -> int:

@@ -13,9 +13,9 @@ def modules(package: str, inner: str = "") -> Iterator[ModuleType]:
     >>> [module.__name__ for module in modules("convfc_cli.models", "format")][:2]
     ['convfc_cli.models.hdf5.format', 'convfc_cli.models.keras.format']
     """
-    for found in pkgutil.iter_modules(import_module(package).__path__):
-        name = f"{package}.{found.name}"
+    for info in pkgutil.iter_modules(import_module(package).__path__):
+        name = f"{package}.{info.name}"
         if not inner:
             yield import_module(name)
-        elif found.ispkg:
+        elif info.ispkg:
             yield import_module(f"{name}.{inner}")

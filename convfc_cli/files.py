@@ -30,7 +30,7 @@ STDIN = "standard input"
 HEAD = 4096
 """Bytes of a file's beginning by which its kind is recognized."""
 
-SPOOL_CEILING = 8 * 2**30
+MAX_SPOOL_BYTES = 8 * 2**30
 """The most that is read from a pipe, unless less than twice that is free."""
 
 
@@ -152,7 +152,7 @@ def _spooled(source: BinaryIO, name: str) -> BinaryIO:
     Raises `Refused` where the copy cannot be written, or would be too long.
     """
     try:
-        ceiling = min(SPOOL_CEILING, free_space(tempfile.gettempdir()) // 2)
+        ceiling = min(MAX_SPOOL_BYTES, free_space(tempfile.gettempdir()) // 2)
         with ExitStack() as stack:
             spool = stack.enter_context(tempfile.TemporaryFile())
             total = 0

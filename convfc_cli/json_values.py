@@ -26,10 +26,10 @@ def sizes(value: object) -> tuple[int, ...]:
     >>> sizes([3, 224, 224])
     (3, 224, 224)
     """
-    found = tuple(exactly(int, size) for size in exactly(list, value))
-    if len(found) > MAX_RANK or min(found, default=1) < 1:
-        raise GeometryError(f"{str(list(found))[:80]} is not a shape")
-    return found
+    shape = tuple(exactly(int, size) for size in exactly(list, value))
+    if len(shape) > MAX_RANK or min(shape, default=1) < 1:
+        raise GeometryError(f"{str(list(shape))[:80]} is not a shape")
+    return shape
 
 
 def member(content: dict[str, Any], name: str, kind: type[T]) -> T:

@@ -29,8 +29,8 @@ class Label:
         >>> Label(0, "node_Conv_293", "getitem", "layer1.0.conv1.weight").names()
         ('node_Conv_293', 'layer1.0.conv1', 'getitem')
         """
-        found = (self.name, without_ending(self.weight), self.output)
-        return tuple(dict.fromkeys(filter(None, found)))
+        names = (self.name, without_ending(self.weight), self.output)
+        return tuple(dict.fromkeys(filter(None, names)))
 
     def all_names(self) -> tuple[str, ...]:
         """These, and the whole name of its weights."""
@@ -114,10 +114,10 @@ def _close(wanted: str, labels: Sequence[Label], most: int = 3) -> list[str]:
         for name in label.names()
         if len(name) <= MAX_NAME_LENGTH
     }
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     for name in get_close_matches(wanted, owners, n=3 * most, cutoff=0.5):
-        found.setdefault(owners[name], name)
-    return list(found.values())[:most]
+        names.setdefault(owners[name], name)
+    return list(names.values())[:most]
 
 
 def shell_command(words: Iterable[str]) -> str:

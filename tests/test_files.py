@@ -338,7 +338,7 @@ def test_nothing_stays_of_what_was_spooled(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_pipe_that_gives_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "SPOOL_CEILING", 10)
+    monkeypatch.setattr(files, "MAX_SPOOL_BYTES", 10)
     for size, refused in ((10, False), (11, True)):
         reading, writing = os.pipe()
         os.write(writing, bytes(size))

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import Refused, Unsupported
 
-READ_CEILING = 4 * 2**30
+MAX_READ_BYTES = 4 * 2**30
 """The most bytes of a dataset that are read at once, and of one chunk."""
 
-CHUNK_CEILING = 64 * 2**20
+MAX_CHUNK_BYTES = 64 * 2**20
 """The most bytes of all chunks of a dataset, with `PADDING` times its own bytes on top."""
 
 PADDING = 32
 """How many times larger chunks may be than what is theirs: each axis may almost double."""
 
-EXPANSION = 1100
+MAX_EXPANSION = 1100
 """The most bytes that one stored byte may stand for: deflate reaches 1032."""
 
 SLACK = 2**16
@@ -100,7 +100,7 @@ class Chunks:
             raise Refused(f"{self._place} is compressed more than once: it is not expanded")
         whole, chunk = math.prod(self._shape) * self._item, math.prod(self._steps) * self._item
         padded = math.prod(grid(self._shape, self._steps)) * chunk
-        if chunk > READ_CEILING or padded > CHUNK_CEILING + PADDING * whole:
+        if chunk > MAX_READ_BYTES or padded > MAX_CHUNK_BYTES + PADDING * whole:
             raise Refused(
                 f"{self._place} declares {whole} bytes in chunks of {chunk}, {padded} in all: so "
                 f"large ones are not read"
@@ -108,7 +108,7 @@ class Chunks:
 
     def most(self, stored: int) -> int:
         """The most bytes that the dataset may declare where so many are stored."""
-        return EXPANSION * stored + SLACK
+        return MAX_EXPANSION * stored + SLACK
 
     def fill(self, values: NDArray[Any], start: int) -> None:
         """Read rows from `start` on into `values`, chunk by chunk."""
@@ -139,10 +139,10 @@ class Chunks:
         """One chunk, None if it was never written. The last is kept: parts may be smaller."""
         if self._last[0] == corner:
             return self._last[1]
-        found = self._stored(corner)
-        if found is None:
+        stored = self._stored(corner)
+        if stored is None:
             return None
-        offset, count, mask = found
+        offset, count, mask = stored
         size = math.prod(self._steps) * self._item
         if count > min(self._source.size, size + size // 8 + SLACK):
             raise ValueError(f"{count} bytes are stored for a chunk of {size}")

@@ -22,28 +22,28 @@ from convfc_cli.hdf5 import chunks
 from convfc_cli.hdf5.chunks import Source
 from convfc_cli.hdf5.heaps import Heaps
 
-TEXT_CEILING = 64 * 2**20
+MAX_TEXT_BYTES = 64 * 2**20
 """The most bytes of one text, and of one attribute without its texts of varying length."""
 
-ELEMENTS_CEILING = 10_000
+MAX_ELEMENTS = 10_000
 """The most elements of one attribute, and the most attributes of one object."""
 
-VALUES_CEILING = 128 * 2**20
+MAX_VALUE_BYTES = 128 * 2**20
 """The most bytes of all attributes, texts and arrays in object headers of a file."""
 
 ELEMENT = 64
 """Bytes that an element of an attribute counts for besides its own: it becomes a Python object."""
 
-DEPTH_CEILING = 64
+MAX_DEPTH = 64
 """The most groups within one another."""
 
-LINKS_CEILING = 200_000
+MAX_LINKS = 200_000
 """The most links of one group, and the most that a walk meets."""
 
-CHUNKS_CEILING = 2**20
+MAX_CHUNKS = 2**20
 """The most chunks of all datasets of a file."""
 
-UNWRITTEN_CEILING = 2**20
+MAX_UNWRITTEN_BYTES = 2**20
 """The most bytes of a dataset that was declared and never written: all of it is fill value."""
 
 PLAIN = frozenset(["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
@@ -108,7 +108,7 @@ Found = Folder | Array | ConvfcError | None
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """The objects of a file by their addresses, all that are less than `DEPTH_CEILING` deep."""
+    """The objects of a file by their addresses, all that are less than `MAX_DEPTH` deep."""
 
     root: int
     objects: dict[int, Found]
@@ -166,9 +166,9 @@ class _Surveyor:
         self._h5, self._source, self._name = h5, source, name
         self._heaps = Heaps(source)
         self._types = _Types(h5)
-        self._links_left = LINKS_CEILING
-        self._values_left = VALUES_CEILING
-        self._chunks_left = CHUNKS_CEILING
+        self._links_left = MAX_LINKS
+        self._values_left = MAX_VALUE_BYTES
+        self._chunks_left = MAX_CHUNKS
 
     def walk(self, file: Any, root: int) -> None:
         """Look at every object once, those that lie less deep first."""
@@ -177,17 +177,13 @@ class _Surveyor:
             holder, key, address, path, depth = todo.popleft()
             if address in self.objects:
                 continue
-            handle, found = self._object(holder, key, address, path)
-            self.objects[address] = found
-            if (
-                isinstance(found, Folder)
-                and isinstance(found.links, dict)
-                and depth < DEPTH_CEILING
-            ):
+            handle, entry = self._object(holder, key, address, path)
+            self.objects[address] = entry
+            if isinstance(entry, Folder) and isinstance(entry.links, dict) and depth < MAX_DEPTH:
                 above = path.rstrip("/")
                 todo.extend(
                     (handle, _key(name), link, f"{above}/{name}", depth + 1)
-                    for name, link in found.links.items()
+                    for name, link in entry.links.items()
                     if isinstance(link, int)
                 )
 
@@ -225,7 +221,7 @@ class _Surveyor:
         names = _iterated(group.links.iterate, left) if group.get_num_objs() <= left else None
         if names is None or len(names) > left:
             raise Refused(
-                f"{at(self._name, path)} has too many links: at most {LINKS_CEILING} are looked at"
+                f"{at(self._name, path)} has too many links: at most {MAX_LINKS} are looked at"
             )
         self._links_left -= len(names)
         return {_text(name): self._kept(partial(self._link, group, name), path) for name in names}
@@ -250,9 +246,9 @@ class _Surveyor:
 
         def names() -> list[bytes]:
             count = h5a.get_num_attrs(handle)
-            if count > ELEMENTS_CEILING:
+            if count > MAX_ELEMENTS:
                 raise Refused(
-                    f"{at(self._name, path)} has {count} attributes: at most {ELEMENTS_CEILING} "
+                    f"{at(self._name, path)} has {count} attributes: at most {MAX_ELEMENTS} "
                     f"are read"
                 )
             return _iterated(partial(h5a.iterate, handle), count) if count else []
@@ -275,10 +271,10 @@ class _Surveyor:
         shape = self._shape(space)
         count = math.prod(shape)
         size = count * kind.get_size()
-        if count > ELEMENTS_CEILING or size > TEXT_CEILING:
+        if count > MAX_ELEMENTS or size > MAX_TEXT_BYTES:
             raise Refused(
                 f"{at(self._name, path)}: {what} has {count} elements and {size} bytes: at most "
-                f"{ELEMENTS_CEILING} and {TEXT_CEILING} are read"
+                f"{MAX_ELEMENTS} and {MAX_TEXT_BYTES} are read"
             )
         self._spend(ELEMENT * count + size, path)
         if is_text and kind.is_variable_str():
@@ -311,7 +307,7 @@ class _Surveyor:
         if size > self._values_left:
             raise Refused(
                 f"{at(self._name, path)}: the file has too many attributes and texts: at most "
-                f"{VALUES_CEILING} bytes of them are read"
+                f"{MAX_VALUE_BYTES} bytes of them are read"
             )
         self._values_left -= size
 
@@ -363,7 +359,7 @@ class _Surveyor:
             filler = np.zeros((), plain)
             if plan.fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED:
                 plan.get_fill_value(filler)
-        found = Array(
+        array = Array(
             self._attributes(handle, path),
             shape,
             self._types.name(kind, plain),
@@ -377,16 +373,16 @@ class _Surveyor:
             None,
         )
         if kind.get_class() == self._h5.h5t.STRING and math.prod(shape) == 1:
-            text = self._kept(lambda: self._single_text(handle, found, path), path)
-            found = replace(found, text=text)
-        return found
+            text = self._kept(lambda: self._single_text(handle, array, path), path)
+            array = replace(array, text=text)
+        return array
 
-    def _single_text(self, handle: Any, found: Array, path: str) -> str:
-        check_stored(found, found.stored or UNWRITTEN_CEILING, self._source, at(self._name, path))
-        if found.chunks is not None:
+    def _single_text(self, handle: Any, array: Array, path: str) -> str:
+        check_stored(array, array.stored or MAX_UNWRITTEN_BYTES, self._source, at(self._name, path))
+        if array.chunks is not None:
             raise Unsupported(f"{at(self._name, path)} is a text in chunks: none are read")
         value = self._value(handle, "the text", path)
-        for _ in found.shape:
+        for _ in array.shape:
             (value,) = value
         return str(value)
 
@@ -500,15 +496,15 @@ def native(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _iterated(iterate: Callable[[Callable[[bytes], Any]], Any], most: int) -> list[bytes]:
-    """What a damaged file lists may have no end: one more than `most` ends it."""
-    found: list[bytes] = []
+    """The names that HDF5 lists, at most one more than `most`: a damaged list may never end."""
+    names: list[bytes] = []
 
     def add(name: bytes) -> bool | None:
-        found.append(name)
-        return True if len(found) > most else None
+        names.append(name)
+        return True if len(names) > most else None
 
     iterate(add)
-    return found
+    return names
 
 
 def _text(raw: bytes | str) -> str:

@@ -29,10 +29,10 @@ import numpy as np
 from convfc_cli.contained import Limits, run
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.files import Input
-from convfc_cli.hdf5.chunks import READ_CEILING, Chunks
+from convfc_cli.hdf5.chunks import MAX_READ_BYTES, Chunks
 from convfc_cli.hdf5.survey import (
-    DEPTH_CEILING,
-    UNWRITTEN_CEILING,
+    MAX_DEPTH,
+    MAX_UNWRITTEN_BYTES,
     Array,
     Attributes,
     Folder,
@@ -110,8 +110,8 @@ def open_trees(sources: Iterable[Input], name: str) -> "list[Group]":
 
     surveys = run(listed, f"{name}: listing what it holds", LIMITS)
     return [
-        _root(_Tree(file, content, found))
-        for (file, content), found in zip(files, surveys, strict=True)
+        _root(_Tree(file, content, listing))
+        for (file, content), listing in zip(files, surveys, strict=True)
     ]
 
 
@@ -148,10 +148,9 @@ def library() -> Any:
 
 
 class _Bytes(io.RawIOBase):
-    """The bytes of a file from its signature on, under a descriptor and a position of its own.
+    """The bytes of a file from its signature on, with their own descriptor and position.
 
-    HDF5 keeps texts of varying length in heaps. It is not given one that it would not come to the
-    end of.
+    HDF5 keeps texts of varying length in heaps. A heap in which it would loop forever is an error.
     """
 
     def __init__(self, descriptor: int, start: int, size: int) -> None:
@@ -188,7 +187,7 @@ class _Bytes(io.RawIOBase):
         return len(view)
 
     def read_at(self, position: int, view: memoryview) -> None:
-        """Fill a view with the bytes from a position on; that of HDF5 is left alone."""
+        """Fill a view with the bytes from a position on; the position of HDF5 stays as it is."""
         self._check_inside(position, len(view))
         done = 0
         while done < len(view):
@@ -199,11 +198,11 @@ class _Bytes(io.RawIOBase):
             done += count
 
     def at(self, position: int, count: int) -> bytearray:
-        """So many bytes from a position on."""
+        """Return `count` bytes from a position on."""
         self._check_inside(position, count)
-        found = bytearray(count)
-        self.read_at(position, memoryview(found))
-        return found
+        buffer = bytearray(count)
+        self.read_at(position, memoryview(buffer))
+        return buffer
 
     def _check_inside(self, position: int, count: int) -> None:
         if position + count > self.size:
@@ -239,13 +238,13 @@ class _Tree:
     survey: Survey
 
 
-def _given(found: Any) -> Any:
-    """What was found, unless it is an error, which is raised: a copy, as it may be raised again
-    and would keep the frames of each time.
+def _given(value: Any) -> Any:
+    """Return a value, or raise it if it is an error: a copy of it, as an error that is raised
+    again keeps the frames of each time.
     """
-    if isinstance(found, ConvfcError):
-        raise copy(found)
-    return found
+    if isinstance(value, ConvfcError):
+        raise copy(value)
+    return value
 
 
 class _Object:
@@ -346,10 +345,10 @@ class Dataset(_Object):
         self._check_stored()
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
         size = math.prod(shape) * self._array.item
-        if size > READ_CEILING:
+        if size > MAX_READ_BYTES:
             raise Refused(
                 f"{self._place}: {size} bytes are too many to be read at once: "
-                f"at most {READ_CEILING} are"
+                f"at most {MAX_READ_BYTES} are"
             )
         values = np.empty(shape, self._array.dtype)
         try:
@@ -377,7 +376,7 @@ class Dataset(_Object):
     def _check_stored(self) -> None:
         """Raise unless the file can hold what the dataset declares."""
         stored = self._array.stored
-        most = stored or UNWRITTEN_CEILING
+        most = stored or MAX_UNWRITTEN_BYTES
         if self._chunks is not None:
             self._chunks.check()
             most = self._chunks.most(stored)
@@ -410,13 +409,13 @@ class Group(_Object):
 
     def group(self, name: str) -> "Group | None":
         """The group of that name; None where there is none."""
-        found = self.child(name)
-        return found if isinstance(found, Group) else None
+        child = self.child(name)
+        return child if isinstance(child, Group) else None
 
     def dataset(self, name: str) -> Dataset | None:
         """The dataset of that name; None where there is none."""
-        found = self.child(name)
-        return found if isinstance(found, Dataset) else None
+        child = self.child(name)
+        return child if isinstance(child, Dataset) else None
 
     def walk(self) -> Iterator[Dataset]:
         """All datasets below in order of name, each once, however many names it has.
@@ -431,14 +430,14 @@ class Group(_Object):
             if name is None:
                 todo.pop()
                 continue
-            found = group._open(name)
-            if found is None or found._address in seen:
+            child = group._open(name)
+            if child is None or child._address in seen:
                 continue
-            seen.add(found._address)
-            if isinstance(found, Dataset):
-                yield found
+            seen.add(child._address)
+            if isinstance(child, Dataset):
+                yield child
             else:
-                todo.append((found, iter(found.names())))
+                todo.append((child, iter(child.names())))
 
     def steps(self, path: str) -> list[str]:
         """The names that a relative path goes through; raises `Refused` where it leads out."""
@@ -460,12 +459,12 @@ class Group(_Object):
         tree, path = self._tree, f"{self.path.rstrip('/')}/{name}"
         if isinstance(link, str):
             raise Refused(f"{at(tree.name, path)} is {link}: links are not followed")
-        if path.count("/") > DEPTH_CEILING:
+        if path.count("/") > MAX_DEPTH:
             raise Refused(
-                f"{at(tree.name, path)} lies more than {DEPTH_CEILING} deep: "
+                f"{at(tree.name, path)} lies more than {MAX_DEPTH} deep: "
                 f"groups within groups are not followed any further"
             )
-        found = _given(tree.survey.objects[link])
-        if isinstance(found, Array):
-            return Dataset(tree, path, link, found)
-        return None if found is None else Group(tree, path, link, found)
+        entry = _given(tree.survey.objects[link])
+        if isinstance(entry, Array):
+            return Dataset(tree, path, link, entry)
+        return None if entry is None else Group(tree, path, link, entry)

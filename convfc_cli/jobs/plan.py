@@ -39,7 +39,7 @@ from convfc_cli.vocabulary import FLOATS, FORMS
 
 ELSEWHERE = Hint(Advice.ELSEWHERE)
 
-CEILING = 8 * 2**30
+MAX_BYTES = 8 * 2**30
 """The most that is written by default; half the free disk if less."""
 
 
@@ -279,10 +279,10 @@ def _destination(
 def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
     place = plan.folder or plan.items[0].path
     free = free_space(place) if to_disk else 2**63
-    ceiling = options.max_bytes
-    if ceiling is None:
-        ceiling = min(CEILING, free // 2)
-    if plan.size <= min(ceiling, free):
+    most = options.max_bytes
+    if most is None:
+        most = min(MAX_BYTES, free // 2)
+    if plan.size <= min(most, free):
         return
     largest = sorted(plan.items, key=lambda item: -item.size)[:3]
     names = ", ".join(
@@ -292,7 +292,7 @@ def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
     if plan.size > free:
         limit = f"where {human(free)} are free"
     else:
-        limit = f"above the ceiling of {human(ceiling)}"
+        limit = f"above the ceiling of {human(most)}"
     hints = []
     if len(plan.items) > 1:
         smallest = min(plan.items, key=lambda item: item.size)

@@ -78,20 +78,20 @@ def _drawn(random: Any, dtype: np.dtype[Any], shape: tuple[int, ...], terms: int
     """
     if dtype.kind in "iu":
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-        found: Array = random.integers(low, high, shape, endpoint=True)
+        array: Array = random.integers(low, high, shape, endpoint=True)
         extreme = random.random(shape) < 0.5
-        found[extreme] = random.choice([low, high], np.count_nonzero(extreme))
+        array[extreme] = random.choice([low, high], np.count_nonzero(extreme))
     else:
         most = isqrt(2 ** min(PRECISION[dtype.name], 24) // terms)
-        found = random.integers(-most, most, shape, endpoint=True)
-    return found.astype(dtype)
+        array = random.integers(-most, most, shape, endpoint=True)
+    return array.astype(dtype)
 
 
 def _convolved(x: Array, w: Array) -> Array:
     """x (1, in, h, w) by w (out, in, h, w), in int64."""
     windows = sliding_window_view(x[0].astype(np.int64), w.shape[2:], axis=(1, 2))
-    found: Array = np.einsum("cyxhw,ochw->oyx", windows, w.astype(np.int64))
-    return found[None]
+    sums: Array = np.einsum("cyxhw,ochw->oyx", windows, w.astype(np.int64))
+    return sums[None]
 
 
 KERNEL = (16, 8, 3, 3)

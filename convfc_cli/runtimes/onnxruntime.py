@@ -87,10 +87,10 @@ def _version() -> str:
     cannot be imported.
     """
     try:
-        found: str = contained.call(_imported_version, what="importing onnxruntime")
+        version: str = contained.call(_imported_version, what="importing onnxruntime")
     except (ConvfcError, Failed):
         return ""
-    return found
+    return version
 
 
 def _imported_version() -> str:

@@ -11,10 +11,10 @@ def runtime(name: str) -> Runtime:
     """The runtime of this name. Raises `UsageError` where there is none, or none installed."""
     if name not in RUNTIMES:
         raise UsageError(f"no runtime {name!r}: there are {', '.join(RUNTIMES)}")
-    (found,) = (one for one in runtimes() if one.name == name)
-    if missing := found.missing():
+    (chosen,) = (one for one in runtimes() if one.name == name)
+    if missing := chosen.missing():
         raise UsageError(f"{name} is not installed: {missing}")
-    return found
+    return chosen
 
 
 def runtimes() -> list[Runtime]:

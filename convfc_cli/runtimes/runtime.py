@@ -66,8 +66,8 @@ def as_read(layer: Linear) -> RunnableLayer:
         y = runtime.apply(real, x[None])
         if isinstance(y, str):
             return y
-        found = RuntimeResult.of(runtime.label, x, y[0])
-        return replace(found, unit=2 * found.unit) if whole else found  # weights are rounded too
+        result = RuntimeResult.of(runtime.label, x, y[0])
+        return replace(result, unit=2 * result.unit) if whole else result  # weights are rounded too
 
     def apply(runtime: Runtime, x: Array, kernel: Array) -> Array | str:
         if not isinstance(layer, TiedLinear):

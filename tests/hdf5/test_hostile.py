@@ -214,7 +214,7 @@ def test_values_of_a_file_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(NAME, "w") as file:
         for name in "abc":
             file.create_group(name).attrs["v"] = 100 * "x"
-    monkeypatch.setattr(survey, "VALUES_CEILING", 2 * (100 + 16 + survey.ELEMENT))
+    monkeypatch.setattr(survey, "MAX_VALUE_BYTES", 2 * (100 + 16 + survey.ELEMENT))
     root = tree()
     groups = [root.group(name) for name in "abc"]
     assert [group.attribute("v") for group in groups[:2] if group] == 2 * [100 * "x"]
@@ -233,7 +233,7 @@ def test_compact_values_count_among_them(monkeypatch: pytest.MonkeyPatch) -> Non
         )
     (dataset,) = tree().walk()
     assert dataset.part(2, 4).tolist() == [2, 3]
-    monkeypatch.setattr(survey, "VALUES_CEILING", 63)
+    monkeypatch.setattr(survey, "MAX_VALUE_BYTES", 63)
     with pytest.raises(Refused, match="/x: the file has too many attributes"):
         list(tree().walk())
 
@@ -242,7 +242,7 @@ def test_chunks_of_a_file_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(NAME, "w") as file:
         for name in "ab":
             file.create_dataset(name, data=np.arange(10), chunks=(2,))
-    monkeypatch.setattr(survey, "CHUNKS_CEILING", 9)
+    monkeypatch.setattr(survey, "MAX_CHUNKS", 9)
     first, second = tree().walk()
     assert first.read().tolist() == list(range(10))
     with pytest.raises(Refused, match="/b has too many chunks: not all of them are looked up"):

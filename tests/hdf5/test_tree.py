@@ -330,12 +330,12 @@ def test_the_number_of_links_is_limited(monkeypatch: pytest.MonkeyPatch) -> None
             for name in "xyz":
                 file[f"{group}/{name}"] = [1]
 
-    monkeypatch.setattr(survey, "LINKS_CEILING", 12)
+    monkeypatch.setattr(survey, "MAX_LINKS", 12)
     assert len(list(tree(fill).walk())) == 9
-    monkeypatch.setattr(survey, "LINKS_CEILING", 11)
+    monkeypatch.setattr(survey, "MAX_LINKS", 11)
     with pytest.raises(Refused, match=r"file\.h5: /c has too many links: at most 11"):
         list(tree().walk())
-    monkeypatch.setattr(survey, "LINKS_CEILING", 2)
+    monkeypatch.setattr(survey, "MAX_LINKS", 2)
     with pytest.raises(Refused, match=r"file\.h5: / has too many links"):
         tree().names()
 
@@ -488,10 +488,10 @@ def test_attributes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(with_attribute(np.zeros(8000, "i1"))) == 8000  # type: ignore[arg-type]
     with pytest.raises(Refused, match=r"has 10001 elements and 10001 bytes: at most 10000"):
         with_attribute(np.zeros(10001, "i1"))
-    monkeypatch.setattr(survey, "TEXT_CEILING", 100)
+    monkeypatch.setattr(survey, "MAX_TEXT_BYTES", 100)
     with pytest.raises(Refused, match=r"1 elements and 101 bytes: at most 10000 and 100 are read"):
         with_attribute(np.bytes_(101 * b"x"))
-    monkeypatch.setattr(survey, "ELEMENTS_CEILING", 3)
+    monkeypatch.setattr(survey, "MAX_ELEMENTS", 3)
 
     def fill(file: h5py.File) -> None:
         file.attrs.update(dict.fromkeys("abcd", 1))
@@ -894,7 +894,7 @@ def test_chunks_that_are_one_and_the_same() -> None:
 
 def test_large_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     found = the_dataset(hold(data=np.ones(1000, "u1"), chunks=(1000,)))
-    monkeypatch.setattr(chunked, "READ_CEILING", 999)
+    monkeypatch.setattr(chunked, "MAX_READ_BYTES", 999)
     with pytest.raises(Refused, match="/x declares 1000 bytes in chunks of 1000, 1000 in all"):
         found.part(0, 1)
 
@@ -921,7 +921,7 @@ def test_stored_bytes_that_the_file_does_not_have() -> None:
 
 def test_what_is_read_at_once_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     found = the_dataset(hold(data=np.zeros((100, 10), "f4")))
-    monkeypatch.setattr(trees, "READ_CEILING", 400)
+    monkeypatch.setattr(trees, "MAX_READ_BYTES", 400)
     with pytest.raises(
         Refused, match="/x: 4000 bytes are too many to be read at once: at most 400"
     ):

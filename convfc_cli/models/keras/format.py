@@ -24,7 +24,7 @@ CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 MAX_MEMBERS = 10_000
 
-EXPANSION = 100
+MAX_EXPANSION = 100
 """The most bytes that one compressed byte may expand to: weights hardly shrink, JSON to a tenth."""
 
 MAX_WEIGHTS_BYTES = 8 * 2**30
@@ -119,10 +119,10 @@ def _check(info: zipfile.ZipInfo, limit: int, file: str) -> None:
     """Raise unless a member can be what Keras writes, before any of it is expanded."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
         raise Unsupported(f"{file}: {info.filename} is encrypted, or compressed in an unusual way")
-    if info.file_size > min(limit, EXPANSION * info.compress_size + 2**16):
+    if info.file_size > min(limit, MAX_EXPANSION * info.compress_size + 2**16):
         raise Refused(
             f"{file}: {info.filename} declares {info.file_size} bytes and stores "
-            f"{info.compress_size}: at most {limit} are read, and {EXPANSION} for one"
+            f"{info.compress_size}: at most {limit} are read, and {MAX_EXPANSION} for one"
         )
 
 
