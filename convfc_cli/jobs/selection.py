@@ -55,11 +55,11 @@ def select(
 ) -> tuple[Model, tuple[Entry, ...]]:
     """Open a model and pick layers; a nameless shape is the only input's or the only layer's."""
     with opened(path) as source:
-        own = request.shapes.get(None) if len(selection.layers) == 1 else None
+        nameless = request.shapes.get(None) if len(selection.layers) == 1 else None
         try:
             model = model_formats.open_model(source, request)
         except UsageError:
-            if own is None or request.weights is not None:
+            if nameless is None or request.weights is not None:
                 raise
             named: Shapes = {
                 name: shape for name, shape in request.shapes.items() if name is not None
@@ -68,7 +68,7 @@ def select(
             (first,) = model.select(selection.layers)
             others = model.of_kinds(selection.include)
             beside = (entry for entry in others if entry.position != first.position)
-            return model, (_sized(first, own), *beside)
+            return model, (_sized(first, nameless), *beside)
     if selection.compose:
         return model, tuple(chain.compose(model, between) for between in selection.compose)
     entries = model.select(selection.layers, selection.include)

@@ -170,8 +170,8 @@ class _Made(Run):
 
 def cuts(indptr: Array, most: int) -> tuple[int, ...]:
     """Rows at which to cut into blocks of about `most` entries, of `most` rows or of one."""
-    found, rows = [0], len(indptr) - 1
-    while found[-1] < rows:
-        full = int(np.searchsorted(indptr, indptr[found[-1]] + most, side="right")) - 1
-        found.append(min(max(found[-1] + 1, full), found[-1] + most))
-    return tuple(found)
+    edges, rows = [0], len(indptr) - 1
+    while edges[-1] < rows:
+        full = int(np.searchsorted(indptr, indptr[edges[-1]] + most, side="right")) - 1
+        edges.append(min(max(edges[-1] + 1, full), edges[-1] + most))
+    return tuple(edges)

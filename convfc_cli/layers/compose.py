@@ -24,11 +24,11 @@ def composed(factors: Sequence[Linear]) -> Linear:
     """
     if any(factor.dtype.kind != "f" for factor in factors):
         raise GeometryError("integers are not multiplied: their sums may not fit int32")
-    found: list[Linear] = []
+    layers: list[Linear] = []
     for factor in chain.from_iterable(map(parts, factors)):
-        folded = _folded(found[-1], factor) if found else None
-        found[-1:] = [folded] if folded is not None else [*found[-1:], factor]
-    return found[0] if len(found) == 1 else Product(found)
+        folded = _folded(layers[-1], factor) if layers else None
+        layers[-1:] = [folded] if folded is not None else [*layers[-1:], factor]
+    return layers[0] if len(layers) == 1 else Product(layers)
 
 
 def folds(before: Outline, after: Diagonal) -> bool:

@@ -133,10 +133,10 @@ class Convolution(TiedLinear):
     def colors(self) -> Array:
         """The channel within its group, and a color along each axis (`taps.coloring`)."""
         channels, *sizes = self.input_shape
-        found = np.arange(channels) % (channels // self.index_map.groups)
+        colors = np.arange(channels) % (channels // self.index_map.groups)
         for size, (run, period) in zip(sizes, self._colorings(), strict=True):
-            found = found[..., None] * period + np.arange(size) // run % period
-        return found
+            colors = colors[..., None] * period + np.arange(size) // run % period
+        return colors
 
     @property
     def most_colors(self) -> int:
@@ -145,11 +145,11 @@ class Convolution(TiedLinear):
 
     def _colorings(self) -> list[tuple[int, int]]:
         """(run, period) along each axis, the period no more than the inputs have."""
-        found = []
+        colorings = []
         for axis, size in zip(self.index_map.axes, self.input_shape[1:], strict=True):
             run, period = coloring(axis, transposed=self.index_map.transposed)
-            found.append((run, min(period, -(-size // run))))
-        return found
+            colorings.append((run, min(period, -(-size // run))))
+        return colorings
 
     def slabs(self, layout: Layout, most: int) -> Iterator[TiedSlab]:
         groups, channels = self.index_map.groups, self.output_shape[0]

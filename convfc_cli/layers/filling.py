@@ -147,9 +147,9 @@ class _Rows:
         """Take in the next layer."""
         if isinstance(layer, Diagonal):
             return
-        found = stretches(layer)
-        if found is not None:
-            self._axes = [axis.after(own) for axis, own in zip(found, self._axes, strict=True)]
+        axes = stretches(layer)
+        if axes is not None:
+            self._axes = [axis.after(before) for axis, before in zip(axes, self._axes, strict=True)]
             self._mixed = None
             return
         assert isinstance(layer, Linear)

@@ -51,9 +51,9 @@ class LocallyConnected(Blockwise):
         *,
         transposed: bool = False,
     ) -> None:
-        own = (*(axis.outputs for axis in axes), *(axis.kernel for axis in axes))
-        if kernel.ndim < 4 or kernel.shape[2:] != own:
-            raise GeometryError(f"a kernel of shape {kernel.shape}; (out, in, {own}) is expected")
+        sizes = (*(axis.outputs for axis in axes), *(axis.kernel for axis in axes))
+        if kernel.ndim < 4 or kernel.shape[2:] != sizes:
+            raise GeometryError(f"a kernel of shape {kernel.shape}; (out, in, {sizes}) is expected")
         self.axes, self.transposed = axes, transposed
         self._far = (kernel.shape[1], *(axis.inputs for axis in axes))
         self._near = (kernel.shape[0], *(axis.outputs for axis in axes))
@@ -94,10 +94,10 @@ class LocallyConnected(Blockwise):
 
     def colors(self) -> Array:
         channels, *sizes = self.input_shape
-        found = np.arange(channels)
+        colors = np.arange(channels)
         for size, (run, period) in zip(sizes, self._colorings(), strict=True):
-            found = found[..., None] * period + np.arange(size) // run % period
-        return found
+            colors = colors[..., None] * period + np.arange(size) // run % period
+        return colors
 
     @property
     def most_colors(self) -> int:

@@ -136,14 +136,14 @@ class Product(Linear):
 
     @classmethod
     def restore(cls, geometry: dict[str, Any], read: Read) -> Self:
-        found = [exactly(dict, factor) for factor in exactly(list, geometry["factors"])]
-        if len(found) > MAX_FACTORS or any(factor.get("kind") == cls.kind for factor in found):
+        factors = [exactly(dict, factor) for factor in exactly(list, geometry["factors"])]
+        if len(factors) > MAX_FACTORS or any(factor.get("kind") == cls.kind for factor in factors):
             raise ValueError(f"more than {MAX_FACTORS} factors, or products among them")
 
-        def own(number: int) -> Read:
+        def reader_of(number: int) -> Read:
             return lambda name: read(f"{number}.{name}")
 
-        made = cls([restored(factor, own(number)) for number, factor in enumerate(found)])
+        made = cls([restored(factor, reader_of(number)) for number, factor in enumerate(factors)])
         if "nonzeros" in geometry:
             made.stated = exactly(int, geometry["nonzeros"])
             if not 0 <= made.stated <= prod(made.input_shape) * prod(made.output_shape):
@@ -171,11 +171,11 @@ class Product(Linear):
         """How many roundings a sum through all factors may go through: the most terms of an output
         of each, with its bias.
         """
-        found = 0.0
+        terms = 0.0
         for factor in self.factors:
             ones = np.ones(factor.input_shape, np.uint64)
-            found += float(factor.apply(ones, as_ones).max()) + 1
-        return found
+            terms += float(factor.apply(ones, as_ones).max()) + 1
+        return terms
 
     @cached_property
     def counts(self) -> Array:
@@ -240,9 +240,9 @@ class Product(Linear):
             block_of_rows(matrices, first + start, first + stop, change)
             for start, stop in pairwise(cuts(starts, CHUNK))
         ]
-        found: Sparse = blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")
-        found.sort_indices()
-        return found
+        rows: Sparse = blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")
+        rows.sort_indices()
+        return rows
 
     def _matrices(self, layout: Layout) -> tuple[list[tuple[SparseRows, Array]], Array]:
         """(those of the factors, and where their rows begin; the widths of the rows)."""

@@ -38,10 +38,10 @@ def block_of_rows(
 
     *others, (rows, _) = matrices
     indptr, indices, data = rows.block(first, last)
-    found = csr_array((change(data), indices, indptr), shape=(last - first, rows.shape[1]))
+    product = csr_array((change(data), indices, indptr), shape=(last - first, rows.shape[1]))
     for matrix in reversed(others):
-        found = _times(found, *matrix, change)
-    return found
+        product = _times(product, *matrix, change)
+    return product
 
 
 def pattern_of(weights: Array) -> Array:
@@ -89,10 +89,10 @@ def aligned(pattern: "Sparse | ProductRows", values: "Sparse") -> Array:
     if len(values.indices) == len(pattern.indices):
         return values.data
     width = values.shape[1]
-    found = np.zeros(len(pattern.indices))
+    data = np.zeros(len(pattern.indices))
     places = places_of(pattern.indptr, pattern.indices, width)
-    found[np.searchsorted(places, places_of(values.indptr, values.indices, width))] = values.data
-    return found
+    data[np.searchsorted(places, places_of(values.indptr, values.indices, width))] = values.data
+    return data
 
 
 def places_of(indptr: Array, indices: Array, width: int) -> Array:

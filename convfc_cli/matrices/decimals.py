@@ -57,14 +57,14 @@ def longest(dtype: np.dtype[Any]) -> int:
 def whole(numbers: Array) -> Array:
     """Integers from 0 on as texts."""
     width = len(str(int(numbers.max())))
-    found = np.zeros((len(numbers), width), np.uint8)
+    texts = np.zeros((len(numbers), width), np.uint8)
     left = numbers.astype(np.uint64)
     for place in reversed(range(width)):
         rest = left // np.uint64(10)
         digit = (left - rest * np.uint64(10)).astype(np.uint8) + np.uint8(ord("0"))
-        found[:, place] = digit if place == width - 1 else digit * (left > 0)
+        texts[:, place] = digit if place == width - 1 else digit * (left > 0)
         left = rest
-    return found
+    return texts
 
 
 class Texts:
@@ -80,20 +80,20 @@ class Texts:
         def written(new: Array) -> Array:
             return _texts(patterns[new].view(values.dtype)).astype(_TEXT)
 
-        found = self._memory.look_up(patterns, written)
-        return found.view(np.uint8).reshape(len(found), -1)[inverse]
+        texts = self._memory.look_up(patterns, written)
+        return texts.view(np.uint8).reshape(len(texts), -1)[inverse]
 
 
 def lines(*parts: Array | str) -> bytes:
     """Lines of these texts, one after another; a character stands in each of them."""
     widths = [1 if isinstance(part, str) else part.shape[1] for part in parts]
     count = max(len(part) for part in parts)
-    found = np.empty((count, sum(widths)), np.uint8)
+    characters = np.empty((count, sum(widths)), np.uint8)
     start = 0
     for part, width in zip(parts, widths, strict=True):
-        found[:, start : start + width] = ord(part) if isinstance(part, str) else part
+        characters[:, start : start + width] = ord(part) if isinstance(part, str) else part
         start += width
-    return found.tobytes().translate(None, b"\0")
+    return characters.tobytes().translate(None, b"\0")
 
 
 class Entries:
@@ -122,40 +122,40 @@ class Entries:
         keys, distinct, inverse = _distinct(_fields(text, starts, lengths))
 
         def read(new: Array) -> Array:
-            found = np.empty(int(new.sum()), [("text", _TEXT), ("value", self._dtype)])
-            found["text"] = distinct[new]
-            found["value"] = _values(distinct, new, inverse, self._dtype)
-            return found
+            records = np.empty(int(new.sum()), [("text", _TEXT), ("value", self._dtype)])
+            records["text"] = distinct[new]
+            records["value"] = _values(distinct, new, inverse, self._dtype)
+            return records
 
-        found = self._memory.look_up(keys, read)
-        if (found["text"] != distinct).any():  # two texts with one key: somebody made them so
-            found = read(np.ones(len(distinct), bool))
-        values: Array = found["value"][inverse]
+        records = self._memory.look_up(keys, read)
+        if (records["text"] != distinct).any():  # two texts with one key: somebody made them so
+            records = read(np.ones(len(distinct), bool))
+        values: Array = records["value"][inverse]
         return values
 
 
 class _Memory:
-    """What was found for keys, of which it remembers `REMEMBERED` at most."""
+    """Results by key, of which it remembers `REMEMBERED` at most."""
 
     def __init__(self) -> None:
         self._keys: Array | None = None
 
     def look_up(self, keys: Array, find: Callable[[Array], Array]) -> Array:
-        """What `find` finds for these keys, which rise strictly: it is given a mask of those that
-        are not remembered.
+        """The results for these keys, which rise strictly. `find` gets a mask of those that are not
+        remembered, and returns theirs.
         """
         if self._keys is None or len(self._keys) + len(keys) > REMEMBERED:
-            self._keys, self._found = keys, find(np.ones(len(keys), bool))
-            return self._found
+            self._keys, self._results = keys, find(np.ones(len(keys), bool))
+            return self._results
         place = np.searchsorted(self._keys, keys)
         new = self._keys.take(place, mode="clip") != keys
         if new.any():
-            found = find(new)
+            results = find(new)
             order = np.argsort(np.concatenate((self._keys, keys[new])), kind="stable")
             self._keys = np.concatenate((self._keys, keys[new]))[order]
-            self._found = np.concatenate((self._found, found))[order]
+            self._results = np.concatenate((self._results, results))[order]
             place = np.searchsorted(self._keys, keys)
-        return self._found[place]
+        return self._results[place]
 
 
 def _read_whole(text: Array, starts: Array, stops: Array) -> Array:
@@ -165,10 +165,10 @@ def _read_whole(text: Array, starts: Array, stops: Array) -> Array:
     within = digits != 0
     digits -= np.uint8(ord("0"))
     _check(((digits <= 9) | ~within).all(axis=1) & ((digits[:, 0] > 0) | (lengths == 1)))
-    found = digits[:, 0].astype(np.int64)
+    numbers = digits[:, 0].astype(np.int64)
     for place in range(1, digits.shape[1]):
-        found = np.where(within[:, place], found * 10 + digits[:, place], found)
-    return found
+        numbers = np.where(within[:, place], numbers * 10 + digits[:, place], numbers)
+    return numbers
 
 
 def _values(distinct: Array, new: Array, inverse: Array, dtype: np.dtype[Any]) -> Array:
@@ -197,27 +197,27 @@ def _check(right: Array) -> None:
 
 def _texts(values: Array) -> Array:
     """The texts of values as an array of strings."""
-    found = _shortest(values)
+    texts = _shortest(values)
     # A decimal just beside the middle of two float32 becomes, as a double, that middle.
-    wrong = np.flatnonzero(_bits(_numbers(found, values.dtype)) != _bits(values))
+    wrong = np.flatnonzero(_bits(_numbers(texts, values.dtype)) != _bits(values))
     if not len(wrong):
-        return found
+        return texts
     if np.isnan(values[wrong]).any():
         raise Unsupported(
             "a weight is a NaN with a sign or a payload, of which text keeps nothing: .npz does"
         )
-    found = found.astype(_TEXT)
-    found[wrong] = _shortest(values[wrong].astype(np.float64))
-    return found
+    texts = texts.astype(_TEXT)
+    texts[wrong] = _shortest(values[wrong].astype(np.float64))
+    return texts
 
 
 def _shortest(values: Array) -> Array:
     return values.astype("S")
 
 
-def _numbers(found: Array, dtype: np.dtype[Any]) -> Array:
+def _numbers(texts: Array, dtype: np.dtype[Any]) -> Array:
     """What texts say, read as doubles and rounded; NaN is the usual one. Raises `ValueError`."""
-    doubles = found.astype(np.float64)
+    doubles = texts.astype(np.float64)
     doubles[np.isnan(doubles)] = np.nan
     with np.errstate(over="ignore", invalid="ignore"):
         return doubles.astype(dtype)
@@ -227,21 +227,21 @@ def _fields(text: Array, starts: Array, lengths: Array) -> Array:
     """The parts of a text as texts."""
     width = int(lengths.max())
     padded = np.concatenate((text, np.zeros(width, np.uint8)))
-    found: Array = sliding_window_view(padded, width)[starts]
-    found[np.arange(width) >= lengths[:, None]] = 0
-    return found
+    fields: Array = sliding_window_view(padded, width)[starts]
+    fields[np.arange(width) >= lengths[:, None]] = 0
+    return fields
 
 
-def _distinct(found: Array) -> tuple[Array, Array, Array]:
+def _distinct(texts: Array) -> tuple[Array, Array, Array]:
     """Texts as an array of different strings, a key of each, and which of them each is."""
-    padded = np.zeros((len(found), CHARACTERS), np.uint8)
-    padded[:, : found.shape[1]] = found
+    padded = np.zeros((len(texts), CHARACTERS), np.uint8)
+    padded[:, : texts.shape[1]] = texts
     words = padded.view(np.uint64)
     keys, inverse = np.unique(words @ _MIX, return_inverse=True)
     last = np.empty(len(keys), np.intp)
-    last[inverse] = np.arange(len(found))
+    last[inverse] = np.arange(len(texts))
     if (words != words[last[inverse]]).any():  # two with one key: somebody made them so
-        keys = last = inverse = np.arange(len(found), dtype=np.uint64)
+        keys = last = inverse = np.arange(len(texts), dtype=np.uint64)
     return keys, padded[last].view(_TEXT)[:, 0], inverse
 
 

@@ -129,8 +129,8 @@ def _group(root: Any, folder: Folder) -> Iterator[tuple[int, ArrayMember]]:
         elif member.nbytes:
             yield dataset.get_offset(), member
     _set_attributes(group, folder.attributes)
-    for link, own in folder.links.items():
-        group.links.create_hard(link.encode(), group, own.encode())
+    for link, target in folder.links.items():
+        group.links.create_hard(link.encode(), group, target.encode())
 
 
 def _set_attributes(holder: Any, attributes: Attributes) -> None:

@@ -195,10 +195,10 @@ def describe(matrix: Matrix) -> str:
 
 
 def _stated(origin: Origin) -> dict[str, Any]:
-    found = asdict(origin)
+    fields = asdict(origin)
     if not origin.weight:
-        del found["weight"]
-    return found
+        del fields["weight"]
+    return fields
 
 
 def longest(outline: Outline, origin: Origin) -> int:
@@ -242,19 +242,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _compare(content: dict[str, Any], own: dict[str, Any]) -> None:
+def _compare(content: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raise unless a description says what we would say of the same matrix.
 
     The version of the tool may differ, and the digest: that is the proof's to judge.
     """
-    own["version"] = exactly(str, content["version"])
-    own["digest"] = content.get("digest")
-    own["origin"] = content["origin"]
-    for key, value in own.items():
-        found = content.get("digest") if key == "digest" else content[key]
-        if json.dumps(found, sort_keys=True) != json.dumps(value, sort_keys=True):
-            raise ValueError(f"it says {key} {str(found)[:80]}, its geometry {str(value)[:80]}")
-    if unknown := sorted(content.keys() - own.keys()):
+    expected["version"] = exactly(str, content["version"])
+    expected["digest"] = content.get("digest")
+    expected["origin"] = content["origin"]
+    for key, value in expected.items():
+        stated = content.get("digest") if key == "digest" else content[key]
+        if json.dumps(stated, sort_keys=True) != json.dumps(value, sort_keys=True):
+            raise ValueError(f"it says {key} {str(stated)[:80]}, its geometry {str(value)[:80]}")
+    if unknown := sorted(content.keys() - expected.keys()):
         raise ValueError(f"it has an unknown field {unknown[0]!r}")
 
 

@@ -46,12 +46,12 @@ def read_header(
     try:
         version = npy.read_magic(file)
         if version == (1, 0):
-            found = npy.read_array_header_1_0(file, max_header_size=MAX_HEADER_BYTES)
+            header = npy.read_array_header_1_0(file, max_header_size=MAX_HEADER_BYTES)
         elif version == (2, 0):
-            found = npy.read_array_header_2_0(file, max_header_size=MAX_HEADER_BYTES)
+            header = npy.read_array_header_2_0(file, max_header_size=MAX_HEADER_BYTES)
         else:
             raise ValueError(f"npy version {version} is not read")
-        shape, fortran, dtype = found
+        shape, fortran, dtype = header
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:120]
         raise MalformedInput(f"{name} is not an npy array: {reason}") from error

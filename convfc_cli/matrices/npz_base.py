@@ -84,9 +84,9 @@ class NpzFormat(MatrixFormat):
 
     def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any], origin: Origin) -> int:
         entries = self.arrays(spec, outline, dtype)
-        own = 5 if spec.sparse else 1  # convfc; format, shape, _is_array, bias
+        extra = 5 if spec.sparse else 1  # convfc; format, shape, _is_array, bias
         text = 4 * longest(outline, origin) + 128
-        return schema.size(spec, outline, dtype, entries, own, text)
+        return schema.size(spec, outline, dtype, entries, extra, text)
 
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         (matrix,) = matrices
@@ -227,11 +227,11 @@ class _StoredNpz(StoredMatrix):
         names = {"convfc", *(member.name for member in schema.weights(matrix)), *self._arrays}
         names |= {"format", "shape", "bias"} if matrix.spec.sparse else set()
         names = {f"{name}.npy" for name in names}
-        found = set(self._zip.namelist())
-        if missing := sorted(names - found):
+        members = set(self._zip.namelist())
+        if missing := sorted(names - members):
             raise MalformedInput(f"{self.name} has no member {missing[0]}")
         names |= {f"{IS_ARRAY}.npy"} if matrix.spec.sparse else set()
-        if unknown := sorted(found - names):
+        if unknown := sorted(members - names):
             raise MalformedInput(
                 f"{self.name} has a member {unknown[0]!r} that the form {matrix.form} lacks"
             )

@@ -81,8 +81,8 @@ class MatrixOperator(LinearOperator):
     def tap(self, row: int, column: int) -> tuple[Tap, Any]:
         """An entry, and its weight; None for a structural zero."""
         output, source, kernel = self.entry(row, column)
-        found = ((tap, w) for tap, w in self.layer.of_output(output) if tap.input == source)
-        return next(found, (Tap(output, source, kernel or ()), None))
+        taps = ((tap, w) for tap, w in self.layer.of_output(output) if tap.input == source)
+        return next(taps, (Tap(output, source, kernel or ()), None))
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._applied(self._matrix.rows_of, x)

@@ -14,10 +14,10 @@ from convfc_cli.naming import Label, first_few, pick
 @cache
 def formats() -> dict[str, MatrixFormat]:
     """All kinds by name, in the order of their names."""
-    found: dict[str, MatrixFormat] = {}
+    kinds: dict[str, MatrixFormat] = {}
     for module in discovery.modules("convfc_cli.matrices.formats"):
-        found[module.FORMAT.name] = module.FORMAT
-    return found
+        kinds[module.FORMAT.name] = module.FORMAT
+    return kinds
 
 
 def by_suffix(path: Path, form: str | None = None) -> MatrixFormat:
@@ -55,13 +55,13 @@ def stored(source: Input) -> tuple[StoredMatrix, ...]:
     raise MalformedInput(f"{source.name} is not a matrix file that convfc writes ({known})")
 
 
-def one(found: Sequence[StoredMatrix], layer: str | None, where: str) -> StoredMatrix:
+def one(matrices: Sequence[StoredMatrix], layer: str | None, where: str) -> StoredMatrix:
     """The matrix of the layer that is meant (see `naming.pick`), or the only one there is."""
     if layer is None:
-        if len(found) == 1:
-            return found[0]
-        names = first_few([stored.matrix.origin.layer for stored in found])
-        raise UsageError(f"{where} holds {len(found)} matrices: say which layer's ({names})")
-    origins = [stored.matrix.origin for stored in found]
+        if len(matrices) == 1:
+            return matrices[0]
+        names = first_few([stored.matrix.origin.layer for stored in matrices])
+        raise UsageError(f"{where} holds {len(matrices)} matrices: say which layer's ({names})")
+    origins = [stored.matrix.origin for stored in matrices]
     labels = [Label(o.position, o.layer, o.output, o.weight) for o in origins]
-    return found[labels.index(pick(layer, labels, where))]
+    return matrices[labels.index(pick(layer, labels, where))]

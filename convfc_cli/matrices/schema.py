@@ -84,8 +84,8 @@ def compressed(spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> Arrays:
     """The arrays of the entries in CSR."""
     nnz, shape = outline.nnz, spec.shape(outline)
     index = np.dtype(index_dtype(nnz, *shape))
-    found: Arrays = {"indptr": ((shape[0] + 1,), index), "indices": ((nnz,), index)}
-    return found | {"data": ((nnz,), dtype)} | numbers(spec, outline)
+    arrays: Arrays = {"indptr": ((shape[0] + 1,), index), "indices": ((nnz,), index)}
+    return arrays | {"data": ((nnz,), dtype)} | numbers(spec, outline)
 
 
 def numbers(spec: Spec, outline: Outline) -> Arrays:
@@ -121,14 +121,14 @@ def names(matrix: Matrix) -> set[str]:
 
 
 def size(
-    spec: Spec, outline: Outline, dtype: np.dtype[Any], entries: Arrays, own: int, text: int
+    spec: Spec, outline: Outline, dtype: np.dtype[Any], entries: Arrays, extra: int, text: int
 ) -> int:
     """At most so many bytes of a matrix and its metadata, before any weight is read.
 
-    `entries` are the arrays of its entries; a format has `own` further arrays, and takes `text`
+    `entries` are the arrays of its entries; a format has `extra` further arrays, and takes `text`
     bytes for the metadata.
     """
     kept = outline.kept(dtype.itemsize)
     total = kept.nbytes + (outline.rows * dtype.itemsize if spec.sparse else 0) + text
-    total += PER_ARRAY * (kept.arrays + len(entries) + own)
+    total += PER_ARRAY * (kept.arrays + len(entries) + extra)
     return total + sum(prod(shape) * kind.itemsize for shape, kind in entries.values())

@@ -105,8 +105,8 @@ class _StoredLines(StoredWithSidecar):
         super().__init__(source, matrix)
         header = kind.header(matrix)
         source.file.seek(0)
-        found = source.file.read(len(header))
-        if found != header:
+        content = source.file.read(len(header))
+        if content != header:
             raise _header_error(source, header, beside)
         self._text = _Text(source, header.count(b"\n") + 1)
         self._reader = decimals.Entries(kind.separator, matrix.layer.dtype)
@@ -141,11 +141,11 @@ class _StoredLines(StoredWithSidecar):
             expected = self._row + _rows_of(indptr, done, done + len(rows))
             wrong = np.flatnonzero(rows != expected)
             if len(wrong):
-                row, found = int(expected[wrong[0]]), int(rows[wrong[0]])
+                row, actual = int(expected[wrong[0]]), int(rows[wrong[0]])
                 size = int(indptr[row - self._row + 1] - indptr[row - self._row])
                 raise WrongContents(
                     f"row {row} has not the {size} entries that the geometry gives it: line "
-                    f"{line + int(wrong[0])} is of row {found}"
+                    f"{line + int(wrong[0])} is of row {actual}"
                 )
             columns.append(entries[0])
             values.append(entries[1])
@@ -173,13 +173,13 @@ class _StoredLines(StoredWithSidecar):
 
 def _header_error(source: Input, header: bytes, beside: str) -> ConvfcError:
     lines = header.splitlines()
-    found = source.head[: len(header) + 80].split(b"\n")
+    actual = source.head[: len(header) + 80].split(b"\n")
     for number, line in enumerate(lines):
-        shown = found[number][:80] if number < len(found) else b""
-        if shown == line and number < len(found) - 1:
+        shown = actual[number][:80] if number < len(actual) else b""
+        if shown == line and number < len(actual) - 1:
             continue
         what = f"{source.name}: line {number + 1} is {shown!r}, not {line!r}"
-        if number and number < len(found) - 1 and _SIZES.fullmatch(shown):
+        if number and number < len(actual) - 1 and _SIZES.fullmatch(shown):
             return WrongContents(f"{what} as by {beside}")
         return MalformedInput(what)
     raise AssertionError

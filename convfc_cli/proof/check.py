@@ -80,11 +80,11 @@ class Subject:
         at = block.first + row
         part = slice(int(block.indptr[row]), int(block.indptr[row + 1]))
         _, columns, values = self.layer.matrix(self.matrix.layout).block(at, at + 1)
-        found = dict(zip(block.indices[part].tolist(), block.data[part], strict=True))
+        stored = dict(zip(block.indices[part].tolist(), block.data[part], strict=True))
         expected = dict(zip(columns.tolist(), values, strict=True))
         zero = np.zeros((), self.layer.dtype)[()]
-        for column in sorted(found.keys() | expected.keys()):
-            have, want = found.get(column), expected.get(column)
+        for column in sorted(stored.keys() | expected.keys()):
+            have, want = stored.get(column), expected.get(column)
             if self.explicit_zeros and (have is None) != (want is None):
                 break
             have, want = have if have is not None else zero, want if want is not None else zero
@@ -95,7 +95,7 @@ class Subject:
                 f"{self.words[0]} {at} is not what the layer computes, though its entries look "
                 f"right"
             )
-        return WrongContents(self.entry(at, column, expected.get(column), found.get(column)))
+        return WrongContents(self.entry(at, column, expected.get(column), stored.get(column)))
 
     def entry(self, row: int, column: int, expected: Any, found: Any) -> WrongEntry:
         """A wrong entry in terms of the layer; None is one that is not there: a zero, where every

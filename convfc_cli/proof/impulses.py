@@ -223,18 +223,18 @@ class Impulses(Check):
 
     def _wrong(self, block: Block, row: int, columns: Array, values: Array) -> WrongContents:
         """The error that names the first entry of a row that is not as the impulses say."""
-        stored = slice(int(block.indptr[row]), int(block.indptr[row + 1]))
-        found = dict(zip(block.indices[stored].tolist(), bits(block.data[stored]), strict=True))
+        part = slice(int(block.indptr[row]), int(block.indptr[row + 1]))
+        stored = dict(zip(block.indices[part].tolist(), bits(block.data[part]), strict=True))
         lit = columns[:, row] >= 0
         expected = dict(zip(columns[lit, row].tolist(), values[lit, row], strict=True))
         if not self._subject.explicit_zeros:
             expected = {column: value for column, value in expected.items() if value}
         column = next(
             column
-            for column in sorted(found.keys() | expected.keys())
-            if found.get(column) != expected.get(column)
+            for column in sorted(stored.keys() | expected.keys())
+            if stored.get(column) != expected.get(column)
         )
-        have, want = self._value(found.get(column)), self._value(expected.get(column))
+        have, want = self._value(stored.get(column)), self._value(expected.get(column))
         return WrongContents(self._subject.entry(block.first + row, column, want, have))
 
     def _value(self, pattern: Any) -> Any:

@@ -26,12 +26,12 @@ def digest_finding(stored: StoredMatrix) -> Finding:
 def manifest_finding(matrix: Matrix, listed: dict[str, Any]) -> Finding:
     """Whether the matrix is what a manifest lists."""
     origin = matrix.origin
-    own = {
+    facts = {
         **{"layer": origin.layer, "output": origin.output, "position": origin.position},
         **{"op": origin.op, "form": matrix.form, "shape": list(matrix.shape)},
         **{"nonzeros": matrix.nonzeros, "sha256": origin.sha256},
     }
-    for key, value in own.items():
+    for key, value in facts.items():
         if listed.get(key) != value:
             detail = f"{key} is {str(value)[:80]}, by the manifest {str(listed.get(key))[:80]}"
             return Finding("manifest", False, detail)
@@ -42,8 +42,8 @@ def manifest_finding(matrix: Matrix, listed: dict[str, Any]) -> Finding:
 def origin_finding(matrix: Matrix, expected: Matrix) -> Finding:
     """Whether the matrix is that of the model's layer, geometry and bits."""
     layer, original, origin = matrix.layer, expected.layer, matrix.origin
-    own = replace(expected.origin, weight=expected.origin.weight if origin.weight else "")
-    if replace(origin, file="", sha256="") != replace(own, file="", sha256=""):
+    wanted = replace(expected.origin, weight=expected.origin.weight if origin.weight else "")
+    if replace(origin, file="", sha256="") != replace(wanted, file="", sha256=""):
         detail = f"{origin.op} {origin.layer!r} of {origin.dtype or 'unknown dtype'}"
         return Finding(
             "origin", False, f"the model's layer is not the {detail} that the file names"

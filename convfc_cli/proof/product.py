@@ -109,12 +109,12 @@ class ProductEntries(Check):
             want, have = _at(places, rounded, wrong[0]), _at(stored, block.data, wrong[0])
             raise WrongContents(self._subject.entry(block.first + row, column, want, have))
 
-    def _ratio(self, sums: Array, scale: Array, found: Array) -> Array:
-        """How far the entries are from these sums, in parts of what rounding explains."""
+    def _ratio(self, sums: Array, scale: Array, entries: Array) -> Array:
+        """How far the entries are from these sums, relative to the rounding bound."""
         with np.errstate(all="ignore"):
             bound = self._unit * np.abs(sums) + self._drift * scale + self._tiny
             compared = np.isfinite(bound)
-            ratio: Array = np.where(compared, np.abs(found - sums) / bound, np.inf)
+            ratio: Array = np.where(compared, np.abs(entries - sums) / bound, np.inf)
         return ratio
 
     def finding(self) -> Finding:
@@ -127,8 +127,8 @@ class ProductEntries(Check):
 
 def _at(places: Array, values: Array, place: int) -> Any:
     """The value at a place, or None."""
-    found = np.flatnonzero(places == place)
-    return values[found[0]] if len(found) else None
+    matches = np.flatnonzero(places == place)
+    return values[matches[0]] if len(matches) else None
 
 
 class ProductOutputs(Reals):

@@ -76,8 +76,8 @@ class Report:
 
     Examples
     --------
-    >>> found = (Finding("digest", False, "the kernel has changed"),)
-    >>> report = Report("conv1.npz", "conv1", (4, 9), 16, "csr", 0, "2^-96", found)
+    >>> findings = (Finding("digest", False, "the kernel has changed"),)
+    >>> report = Report("conv1.npz", "conv1", (4, 9), 16, "csr", 0, "2^-96", findings)
     >>> report.ok, report.verdict, report.complaint
     (False, 'wrong', 'digest: the kernel has changed')
     """

@@ -75,9 +75,9 @@ class Hdf5(MatrixFormat):
             entries = schema.compressed(spec, outline, dtype)
         elif spec.form == "dense":
             entries = {"dense": (spec.shape(outline), dtype)}
-        own = 2 if spec.sparse else 1  # convfc; bias
+        extra = 2 if spec.sparse else 1  # convfc; bias
         text = GROUP + longest(outline, origin)
-        return schema.size(spec, outline, dtype, entries, own, text)
+        return schema.size(spec, outline, dtype, entries, extra, text)
 
     def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
         names = _group_names([matrix.origin for matrix in matrices])
@@ -87,21 +87,21 @@ class Hdf5(MatrixFormat):
     def open(self, source: Input, sidecar: Input | None = None) -> tuple[StoredMatrix, ...]:
         root = open_tree(source)
         _check_root(source, root)
-        found = []
+        matrices = []
         for name in root.names():
             group = root.group(name)
             if group is None:
                 raise MalformedInput(f"{source.name}: {name!r} is not the group of a layer")
-            found.append(_StoredHdf5(f"{source.name}/{name}", group))
-        if not found:
+            matrices.append(_StoredHdf5(f"{source.name}/{name}", group))
+        if not matrices:
             raise MalformedInput(f"{source.name} holds no matrix")
-        names = _group_names([stored.matrix.origin for stored in found])
-        for stored, name in zip(found, names, strict=True):
+        names = _group_names([stored.matrix.origin for stored in matrices])
+        for stored, name in zip(matrices, names, strict=True):
             if stored.name != f"{source.name}/{name}":
                 raise MalformedInput(
                     f"{stored.name} holds the layer of a group {name!r}, by its metadata"
                 )
-        return tuple(sorted(found, key=lambda stored: stored.matrix.origin.position))
+        return tuple(sorted(matrices, key=lambda stored: stored.matrix.origin.position))
 
 
 FORMAT = Hdf5()
@@ -122,7 +122,7 @@ def _attributes(matrix: Matrix, dtypes: dict[str, np.dtype[Any]]) -> Attributes:
         "format": "CSR",
         "shape": matrix.shape,
         "number_of_stored_values": matrix.nonzeros,
-        "data_types": {name: dtypes[own].name for name, own in _LINKS.items()},
+        "data_types": {name: dtypes[target].name for name, target in _LINKS.items()},
     }
     return {
         "encoding-type": "csr_matrix",
@@ -257,9 +257,9 @@ class _StoredHdf5(StoredMatrix):
         names |= {"dense"} if matrix.form == "dense" else set()
         _check_names(self.name, "array", self._datasets, names)
         for link in _LINKS.keys() & names:
-            own = _LINKS[link]
-            if not self._datasets[link].same_object(self._datasets[own]):
-                raise MalformedInput(f"{self.name}: {link} is another array than {own}")
+            target = _LINKS[link]
+            if not self._datasets[link].same_object(self._datasets[target]):
+                raise MalformedInput(f"{self.name}: {link} is another array than {target}")
         dtypes = {name: dataset.dtype for name, dataset in self._datasets.items()}
         _check_names(
             self.name, "attribute", self._group.attributes(), set(_attributes(matrix, dtypes))
@@ -293,19 +293,19 @@ class _Sequence:
         return self._dataset.part(start, self._next).reshape(-1)
 
 
-def _check_names(where: str, what: str, found: Iterable[str], expected: set[str]) -> None:
-    if missing := sorted(expected - set(found)):
+def _check_names(where: str, what: str, names: Iterable[str], expected: set[str]) -> None:
+    if missing := sorted(expected - set(names)):
         raise MalformedInput(f"{where} has no {what} {missing[0]!r}")
-    if unknown := sorted(set(found) - expected):
+    if unknown := sorted(set(names) - expected):
         raise MalformedInput(f"{where} has an {what} {unknown[0]!r}, which the schema lacks")
 
 
 def _check_attributes(holder: Group | Dataset, expected: Attributes) -> None:
     for name, value in expected.items():
-        found = json.dumps(holder.attribute(name))  # tells 1 from 1.0 and from true
-        if found != json.dumps(value):
+        text = json.dumps(holder.attribute(name))  # tells 1 from 1.0 and from true
+        if text != json.dumps(value):
             raise WrongContents(
-                f"attribute {name} is {found[:200]}, where the geometry gives {json.dumps(value)}"
+                f"attribute {name} is {text[:200]}, where the geometry gives {json.dumps(value)}"
             )
 
 

@@ -96,7 +96,7 @@ def _parts(spec: Spec, outline: Outline) -> list[_Part]:
     (rows, columns), nnz, outputs = spec.shape(outline), outline.nnz, outline.rows
     bias = [("bias", _REAL, outputs)]
     sparse = [("indices", _WHOLE, nnz), ("indptr", _WHOLE, columns + 1), ("data", _REAL, nnz)]
-    found: list[_Part] = []
+    parts: list[_Part] = []
     for variable in (bias, sparse):
         sizes = [length * dtype.itemsize for _, dtype, length in variable]
         total = 40 + sum(8 + size + -size % 8 for size in sizes)
@@ -112,10 +112,10 @@ def _parts(spec: Spec, outline: Outline) -> list[_Part]:
             frame = _tag(_MATRIX, total) + _head(_SPARSE_CLASS, max(nnz, 1), rows, columns, b"M")
         for (name, dtype, length), size in zip(variable, sizes, strict=True):
             frame += _tag(_DOUBLE if dtype == _REAL else _INT32, size)
-            start = (found[-1].stop if found else 0) + len(frame)
-            found.append(_Part(name, frame, dtype, length, start))
+            start = (parts[-1].stop if parts else 0) + len(frame)
+            parts.append(_Part(name, frame, dtype, length, start))
             frame = bytes(-size % 8)
-    return found
+    return parts
 
 
 def _head(kind: int, entries: int, rows: int, columns: int, name: bytes) -> bytes:
@@ -132,13 +132,13 @@ def _tag(kind: int, size: int) -> bytes:
 def _converted(values: Array, dtype: np.dtype[Any]) -> Array:
     """The values in a dtype that holds them. Raises `Unsupported` where it does not."""
     with np.errstate(invalid="ignore"):
-        found = np.ascontiguousarray(values, dtype)
-        back = found.astype(values.dtype)
+        converted = np.ascontiguousarray(values, dtype)
+        back = converted.astype(values.dtype)
     if back.tobytes() != values.tobytes():
         raise Unsupported(
             "a weight is a signalling NaN of float32, which no double is: .npz has it"
         )
-    return found
+    return converted
 
 
 class _StoredMat(StoredWithSidecar):

@@ -28,8 +28,8 @@ class NpzCoo(NpzFormat):
     def arrays(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> schema.Arrays:
         nnz = outline.nnz
         index = np.dtype(index_dtype(nnz, *spec.shape(outline)))
-        found: schema.Arrays = {"row": ((nnz,), index), "col": ((nnz,), index)}
-        return found | {"data": ((nnz,), dtype)} | schema.numbers(spec, outline)
+        arrays: schema.Arrays = {"row": ((nnz,), index), "col": ((nnz,), index)}
+        return arrays | {"data": ((nnz,), dtype)} | schema.numbers(spec, outline)
 
     def values(self, matrix: Matrix, name: str, shape: tuple[int, ...]) -> Iterable[Values]:
         if name == "row":
@@ -70,12 +70,12 @@ class _CooReader:
 
     def _check(self, expected: Values) -> None:
         """Raise unless the next entries stand in these rows."""
-        found = self._rows.read(len(expected))
-        wrong = np.flatnonzero(found != expected)
+        rows = self._rows.read(len(expected))
+        wrong = np.flatnonzero(rows != expected)
         if len(wrong):
             at = int(wrong[0])
             raise WrongContents(
-                f"entry {self._entry + at} is in row {int(found[at])} by the array row, where the "
+                f"entry {self._entry + at} is in row {int(rows[at])} by the array row, where the "
                 f"geometry has it in row {int(expected[at])}"
             )
         self._entry += len(expected)
