@@ -39,20 +39,20 @@ def compose(model: Model, between: str) -> Entry:
     places = [place for place, letter in enumerate(between) if letter == ":"]
     if not places:
         raise UsageError(f"the chain {between!r}: write FIRST:LAST, two layers or one and the same")
-    found: dict[tuple[int, ...], list[Entry]] = {}
+    chains: dict[tuple[int, ...], list[Entry]] = {}
     reasons = []
     for place in places:
         try:
             last = model.layer(between[place + 1 :])
             parts = _back(model, last, _first(model, between[:place]))
-            found[tuple(part.position for part in parts)] = parts
+            chains[tuple(part.position for part in parts)] = parts
         except UsageError as reason:
             reasons.append(reason)
-    if len(found) == 1:
-        (parts,) = found.values()
+    if len(chains) == 1:
+        (parts,) = chains.values()
         return chained(parts)
-    if found:
-        text = " or ".join(f"@{places[0]}:@{places[-1]}" for places in found)
+    if chains:
+        text = " or ".join(f"@{places[0]}:@{places[-1]}" for places in chains)
         raise UsageError(f"{between!r} names several chains: say {text}")
     raise (
         reasons[-1]
@@ -152,15 +152,15 @@ def normalized(model: Model, entry: Entry) -> Entry:
     """
     if entry.position >= len(model.entries):
         return entry
-    found = [
+    normalizations = [
         other
         for other in model.readers.get(entry.output, ())
         if other.op == NORMALIZATION and other.producer is None
     ]
-    if len(found) > 1:
-        names = " or ".join(f"{entry.name}:{other.name}" for other in found)
+    if len(normalizations) > 1:
+        names = " or ".join(f"{entry.name}:{other.name}" for other in normalizations)
         raise UsageError(f"several batch normalizations read {entry.name!r}: compose {names}")
-    return chained([entry, *found])
+    return chained([entry, *normalizations])
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,10 @@ class Model:
     @cached_property
     def readers(self) -> dict[str, list[Entry]]:
         """These others by the tensor that they read."""
-        found: dict[str, list[Entry]] = {}
+        readers: dict[str, list[Entry]] = {}
         for entry in self.others:
-            found.setdefault(entry.reads, []).append(entry)
-        return found
+            readers.setdefault(entry.reads, []).append(entry)
+        return readers
 
     def layers(self) -> Iterator[Entry]:
         """All of them: the convolutions, and the others, which are not listed before that."""
@@ -113,19 +113,19 @@ class Model:
     def of_kinds(self, kinds: Sequence[str]) -> tuple[Entry, ...]:
         """The other linear layers of these operators, whatever their case; `linear` is all."""
         wanted = {kind.lower() for kind in kinds}
-        found = (
+        entries = (
             tuple(entry for entry in self.others if wanted & {"linear", entry.op.lower()})
             if wanted
             else ()
         )
-        missing = wanted - {"linear", *(entry.op.lower() for entry in found)}
+        missing = wanted - {"linear", *(entry.op.lower() for entry in entries)}
         if missing:
             has = ", ".join(sorted({entry.op for entry in self.others})) or "none at all"
             raise UsageError(
                 f"{self.name} has no linear layer of the operator {sorted(missing)[0]!r}: beside "
                 f"its convolutions it has {has} (linear: all of them)"
             )
-        return found
+        return entries
 
 
 class ModelFormat(ABC):

@@ -14,10 +14,10 @@ from convfc_cli.models.request import Request, Shapes, WeightsSpec, by_tensor
 @cache
 def formats() -> dict[str, ModelFormat]:
     """All kinds by name, in the order of their names."""
-    found: dict[str, ModelFormat] = {}
+    kinds: dict[str, ModelFormat] = {}
     for module in discovery.modules("convfc_cli.models", "format"):
-        found[module.FORMAT.name] = module.FORMAT
-    return found
+        kinds[module.FORMAT.name] = module.FORMAT
+    return kinds
 
 
 @budget.command()

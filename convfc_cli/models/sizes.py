@@ -41,19 +41,19 @@ def agreed(tensor: str, *accounts: Account) -> Sizes | None:
     known = [account for account in accounts if account.sizes is not None]
     if not known:
         return None
-    found: list[int | None] = [None] * len(known[0].sizes or ())
-    sources = [known[0]] * len(found)
+    shape: list[int | None] = [None] * len(known[0].sizes or ())
+    sources = [known[0]] * len(shape)
     """The first account that has the size, for each axis."""
     for account in known:
         sizes = account.sizes or ()
-        if len(sizes) != len(found):
+        if len(sizes) != len(shape):
             raise _contradiction(tensor, known[0], account)
         for axis, size in enumerate(sizes):
-            if size is not None and found[axis] is None:
-                found[axis], sources[axis] = size, account
-            elif size is not None and found[axis] != size:
+            if size is not None and shape[axis] is None:
+                shape[axis], sources[axis] = size, account
+            elif size is not None and shape[axis] != size:
                 raise _contradiction(tensor, sources[axis], account)
-    return tuple(found)
+    return tuple(shape)
 
 
 def _contradiction(tensor: str, first: Account, second: Account) -> UsageError | MalformedInput:

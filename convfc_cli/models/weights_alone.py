@@ -104,14 +104,14 @@ def candidates(tree: Tree) -> tuple[Entry, ...]:
     """An entry for each dataset that may be a kernel: of three to five axes, no kernel's bias, and
     not what an optimizer keeps. None can be converted before it is described.
     """
-    found: list[tuple[Weight, str | None]] = []
+    kernels: list[tuple[Weight, str | None]] = []
     for dataset in tree.walk():
         weight = Weight(dataset)
         shape = weight.shape()
         is_kernel = 3 <= len(shape) <= 5 and 0 not in shape and dataset.dtype.kind in "fV"
         if is_kernel and not _is_optimizers(dataset):
-            found.append((weight, next(_biases(tree, weight), None)))
-    biases = {bias for _, bias in found}
+            kernels.append((weight, next(_biases(tree, weight), None)))
+    biases = {bias for _, bias in kernels}
     return tuple(
         Entry(
             position,
@@ -128,7 +128,7 @@ def candidates(tree: Tree) -> tuple[Entry, ...]:
             dtype=dtype_name(weight.dataset),
         )
         for position, (weight, bias) in enumerate(
-            (weight, bias) for weight, bias in found if weight.name not in biases
+            (weight, bias) for weight, bias in kernels if weight.name not in biases
         )
     )
 
@@ -377,7 +377,7 @@ def _weight(tree: Tree, name: str) -> Weight:
     dataset = tree.dataset(name.strip("/"))
     if dataset is not None:
         return Weight(dataset)
-    paths = [found.path.removeprefix("/") for found in tree.walk()]
+    paths = [other.path.removeprefix("/") for other in tree.walk()]
     close = [path for path in paths if name.strip("/") in path][:3] if name.strip("/") else []
     short = [path for path in paths[:MAX_NAMES] if len(path) <= MAX_NAME_LENGTH]
     close = close or get_close_matches(name, short, n=3, cutoff=0.5)
@@ -403,8 +403,8 @@ def _bias(tree: Tree, spec: WeightsSpec, weight: Weight) -> Weight | None:
 def _biases(tree: Tree, weight: Weight) -> Iterator[str]:
     """What may be the bias of a kernel: it lies beside it, is called so, and is a vector."""
     for name in _beside(weight.name):
-        found = tree.dataset(name)
-        if found is not None and 0 < prod(found.shape) == max(found.shape, default=0):
+        dataset = tree.dataset(name)
+        if dataset is not None and 0 < prod(dataset.shape) == max(dataset.shape, default=0):
             yield name
 
 

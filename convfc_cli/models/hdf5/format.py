@@ -33,21 +33,21 @@ class Hdf5(ModelFormat):
         return {"model_config", "convfc"}.isdisjoint(open_tree(source).attributes())
 
     def open(self, source: Input, request: Request) -> Model:
-        found = shards(source) if is_sharded(source) else None
-        listing = Listing(_entries(source, found, request))
+        sharded = shards(source) if is_sharded(source) else None
+        listing = Listing(_entries(source, sharded, request))
         return Model(
             *(source.name, self.name, listing, source.sha256(), source.path),
-            beside=lambda: found.paths if found else (),
+            beside=lambda: sharded.paths if sharded else (),
         )
 
 
 FORMAT = Hdf5()
 
 
-def _entries(source: Input, found: Shards | None, request: Request) -> tuple[Entry, ...]:
+def _entries(source: Input, sharded: Shards | None, request: Request) -> tuple[Entry, ...]:
     tree: Tree
-    if found is not None:
-        tree = found
+    if sharded is not None:
+        tree = sharded
     else:
         tree = root = open_tree(source)
         if request.weights is None and nir.is_nir(root):

@@ -45,17 +45,17 @@ def list_layers(root: Group, shapes: Shapes) -> tuple[Entry, ...]:
     """All convolutions of a graph, in the order of their names."""
     graph = root.group("node")
     assert graph is not None
-    found = list(_convolutions(graph, "", iter(range(MAX_NODES))))
-    names = [name for name, _, _ in found]
+    nodes = list(_convolutions(graph, "", iter(range(MAX_NODES))))
+    names = [name for name, _, _ in nodes]
     given = dict(shapes)
-    if None in given and len(found) == 1:
+    if None in given and len(nodes) == 1:
         given[names[0]] = given.pop(None)
     if unknown := [name for name in given if name not in names]:
         text = "needs a name" if unknown[0] is None else f"names {unknown[0]!r}"
         raise UsageError(f"{GIVEN} {text}; there are {first_few(names) or 'no layers'}")
     entries = tuple(
         _entry(position, name, kind, node, given.get(name))
-        for position, (name, kind, node) in enumerate(found)
+        for position, (name, kind, node) in enumerate(nodes)
     )
     for entry in entries:
         if isinstance(entry.error, SizeMissing) and len(entries) > 1:
@@ -109,8 +109,8 @@ def _entry(position: int, name: str, kind: str, node: Group, given: Any) -> Entr
             Account(stated, "its node's input_shape"),
             Account(given, GIVEN, given=True),
         )
-        own = None if sizes is None else complete(sizes[1:])
-        return described(position, name, weight, bias, spec, own)
+        shape = None if sizes is None else complete(sizes[1:])
+        return described(position, name, weight, bias, spec, shape)
     except UsageError as error:
         if given:
             raise

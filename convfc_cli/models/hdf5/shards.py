@@ -53,10 +53,10 @@ class Shards:
                 self._merge(path, [group for group in inside if group is not None])
             holders = self._merged[path]
         each = (holder.dataset(last) for holder in holders.get(last, ()))
-        found = [dataset for dataset in each if dataset is not None]
-        if len(found) > 1:
-            raise _twice(found[0])
-        return found[0] if found else None
+        datasets = [dataset for dataset in each if dataset is not None]
+        if len(datasets) > 1:
+            raise _twice(datasets[0])
+        return datasets[0] if datasets else None
 
     def _merge(self, path: str, groups: list[Group]) -> dict[str, list[Group]]:
         """For each name in the groups of a path those that have it, file by file.

@@ -26,9 +26,9 @@ EPSILON = float(np.float32(1e-5))
 
 def gemm(site: LinearNode, shape: Shape) -> ResolvedNode:
     """alpha * x B + beta * C: a dense layer."""
-    found = site.found
+    attributes = site.attributes
     inputs, outputs = _of_gemm(site)
-    if found.get("transA", 0):
+    if attributes.get("transA", 0):
         raise Unsupported("transA exchanges the batch with the inputs")
     if shape != (inputs,):
         raise MalformedInput(f"its B takes {inputs} inputs, it is given {shape}")
@@ -38,10 +38,12 @@ def gemm(site: LinearNode, shape: Shape) -> ResolvedNode:
 
     def load() -> Dense:
         kernel = site.constant(1)
-        kernel = _times(found.get("alpha", 1.0), kernel if found.get("transB", 0) else kernel.T)
+        kernel = _times(
+            attributes.get("alpha", 1.0), kernel if attributes.get("transB", 0) else kernel.T
+        )
         bias = None
         if site.has(2):
-            bias = _times(found.get("beta", 1.0), site.constant(2)).reshape(-1)
+            bias = _times(attributes.get("beta", 1.0), site.constant(2)).reshape(-1)
         return Dense(kernel, bias=bias)
 
     def rounded(magnitudes: Array) -> Array:
@@ -57,7 +59,7 @@ def _of_gemm(site: LinearNode) -> tuple[int, int]:
     shape = site.measure(1, "B")
     if len(shape) != 2:
         raise MalformedInput(f"its B has {len(shape)} axes; it takes two")
-    return (shape[1], shape[0]) if site.found.get("transB", 0) else (shape[0], shape[1])
+    return (shape[1], shape[0]) if site.attributes.get("transB", 0) else (shape[0], shape[1])
 
 
 def gemm_input(site: LinearNode, known: Sizes | None) -> Sizes | None:
@@ -107,13 +109,13 @@ def matmul_input(site: LinearNode, known: Sizes | None) -> Sizes | None:
 
 def batch_normalization(site: LinearNode, shape: Shape) -> ResolvedNode:
     """(x - mean) * scale / sqrt(var + epsilon) + B, of each channel: a factor and a bias."""
-    found, channels = site.found, shape[0]
-    trained = found.get("training_mode", 0)
+    attributes, channels = site.attributes, shape[0]
+    trained = attributes.get("training_mode", 0)
     if site.opset < 7:
-        trained = not found.get("is_test", 0)
+        trained = not attributes.get("is_test", 0)
     if trained or any(site.node.output[1:]):
         raise Unsupported("it is in training mode: its statistics are those of the batch")
-    if not found.get("spatial", 1):
+    if not attributes.get("spatial", 1):
         raise Unsupported("spatial 0, statistics of each element, are not read")
     for place, name in enumerate(("scale", "B", "mean", "var"), 1):
         sizes = site.measure(place, name)
@@ -124,7 +126,7 @@ def batch_normalization(site: LinearNode, shape: Shape) -> ResolvedNode:
         """The factor of each channel, and the two parts of its bias, in float64."""
         scale, shift, mean, var = (as_float64(site.constant(place)) for place in range(1, 5))
         with np.errstate(all="ignore"):  # untrusted numbers may be anything
-            factor = scale / np.sqrt(var + found.get("epsilon", EPSILON))
+            factor = scale / np.sqrt(var + attributes.get("epsilon", EPSILON))
             return factor, shift, mean * factor
 
     def load() -> Diagonal:
@@ -158,17 +160,19 @@ def arithmetic(fold: Fold) -> Callable[[LinearNode, Shape], ResolvedNode]:
 
     def build(site: LinearNode, shape: Shape) -> ResolvedNode:
         other = 1 - site.place
-        own = _aligned(site, shape, site.measure(other, "other side"))
+        kernel_shape = _aligned(site, shape, site.measure(other, "other side"))
 
         def load() -> Diagonal:
-            constant = site.constant(other).reshape(own)
+            constant = site.constant(other).reshape(kernel_shape)
             with np.errstate(all="ignore"):
                 factor, bias = fold(constant, site.place)
             return Diagonal(factor, shape, bias)
 
         nnz = prod(shape)
         return ResolvedNode(
-            FixedOutline(shape, shape, own, nnz, biases=prod(own)), load, site.type_of(other)
+            FixedOutline(shape, shape, kernel_shape, nnz, biases=prod(kernel_shape)),
+            load,
+            site.type_of(other),
         )
 
     return build
@@ -179,16 +183,16 @@ def _aligned(site: LinearNode, shape: Shape, constant: Shape) -> Shape:
 
     Before version 7 a node says by `axis` where the axes of its second input begin.
     """
-    rank, found = len(shape) + 1, site.found
-    if "axis" in found:
-        start = found["axis"] % rank
+    rank, attributes = len(shape) + 1, site.attributes
+    if "axis" in attributes:
+        start = attributes["axis"] % rank
         constant = (*constant, *(1,) * (rank - start - len(constant)))
-    own = (*(1,) * (rank - len(constant)), *constant)
-    if len(own) > rank or any(c not in (1, n) for c, n in zip(own[1:], shape, strict=True)):
+    aligned = (*(1,) * (rank - len(constant)), *constant)
+    if len(aligned) > rank or any(c not in (1, n) for c, n in zip(aligned[1:], shape, strict=True)):
         raise Unsupported(f"its constant, of shape {constant}, makes more of {shape}")
-    if own[0] != 1:
+    if aligned[0] != 1:
         raise Unsupported(f"its constant has the shape {constant}: it differs within the batch")
-    return own[1:]
+    return aligned[1:]
 
 
 def added(constant: Array, place: int) -> tuple[Array, Array]:

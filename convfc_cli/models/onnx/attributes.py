@@ -14,7 +14,7 @@ def read_attributes(node: onnx.NodeProto, kinds: Mapping[str, int]) -> dict[str,
     Raises `MalformedInput` for one of another type or stated twice, `Unsupported` for one that is
     not among them.
     """
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for attribute in node.attribute:
         name = attribute.name
         if attribute.ref_attr_name:
@@ -23,15 +23,15 @@ def read_attributes(node: onnx.NodeProto, kinds: Mapping[str, int]) -> dict[str,
             raise Unsupported(f"attribute {name!r} is not one of {node.op_type}'s in ONNX")
         if attribute.type != kinds[name]:
             raise MalformedInput(f"attribute {name!r} of {node.op_type} has the wrong type")
-        found[name] = onnx.helper.get_attribute_value(attribute)
-    return found
+        attributes[name] = onnx.helper.get_attribute_value(attribute)
+    return attributes
 
 
 def per_axis(
-    found: Mapping[str, Any], name: str, default: int, n: int, times: int = 1
+    attributes: Mapping[str, Any], name: str, default: int, n: int, times: int = 1
 ) -> tuple[int, ...]:
     """An attribute with a value for each of `n` spatial axes, or so many times as many."""
-    values, length = tuple(found.get(name, ())), n * times
+    values, length = tuple(attributes.get(name, ())), n * times
     if not values:
         return (default,) * length
     if len(values) != length:
@@ -42,15 +42,15 @@ def per_axis(
     return values
 
 
-def pads_of(found: Mapping[str, Any], n: int) -> tuple[tuple[int, int], ...]:
+def pads_of(attributes: Mapping[str, Any], n: int) -> tuple[tuple[int, int], ...]:
     """The attribute `pads`: (before, after) of each of `n` spatial axes."""
-    pads = per_axis(found, "pads", 0, n, times=2)
+    pads = per_axis(attributes, "pads", 0, n, times=2)
     return tuple(zip(pads[:n], pads[n:], strict=True))
 
 
-def text(found: Mapping[str, Any], name: str, default: str) -> str:
+def text(attributes: Mapping[str, Any], name: str, default: str) -> str:
     """An attribute that is a word."""
     try:
-        return found.get(name, b"").decode() or default
+        return attributes.get(name, b"").decode() or default
     except UnicodeDecodeError as error:
         raise MalformedInput(f"attribute {name!r} is not text") from error

@@ -275,10 +275,10 @@ def value(scope: Scope, name: str, budget: int = BUDGET, *, batch: bool = False)
     def number(place: Scope, tensor: str) -> int:
         home = place.home(tensor)
         assert home is not None
-        found = numbers.setdefault((id(home), tensor), len(numbers))
-        if tensor in home.stored and found not in arrays:
-            arrays[found] = decoded(home.stored[tensor], home.folder)
-        return found
+        index = numbers.setdefault((id(home), tensor), len(numbers))
+        if tensor in home.stored and index not in arrays:
+            arrays[index] = decoded(home.stored[tensor], home.folder)
+        return index
 
     with budgets.current().timed(f"the constant {name!r}") as left:
         nodes = sources(scope, name, batch=batch)
@@ -316,7 +316,7 @@ def _computed(
     what = f"the constant {name!r}"
     limits = contained.Limits(LIMITS.memory, max(1, min(LIMITS.seconds, ceil(left.seconds))))
     try:
-        seconds, elements, found = contained.call(
+        seconds, elements, result = contained.call(
             evaluate, name, steps, arrays, wanted, most, what=what, limits=limits
         )
     except ConvfcError:
@@ -324,9 +324,9 @@ def _computed(
         raise
     left.seconds -= seconds
     left.spend(what, elements=elements)
-    if isinstance(found, ConvfcError):
-        raise found
-    return np.asarray(found)
+    if isinstance(result, ConvfcError):
+        raise result
+    return np.asarray(result)
 
 
 def evaluate(
@@ -336,7 +336,7 @@ def evaluate(
     steps compute, making at most so many elements.
     """
     begun, elements = process_time(), 0
-    found: Array | ConvfcError
+    result: Array | ConvfcError
     try:
         for step in steps:
             node = onnx.NodeProto.FromString(step.node)
@@ -349,12 +349,12 @@ def evaluate(
             if len(made) != len(step.outputs):
                 raise MalformedInput(f"a {node.op_type} with {len(step.outputs)} outputs")
             arrays.update(zip(step.outputs, made, strict=True))
-        found = arrays[wanted]
-        if found.dtype.kind in "OSU":
+        result = arrays[wanted]
+        if result.dtype.kind in "OSU":
             raise Unsupported(f"the constant {name!r} is text")
     except ConvfcError as error:
-        found = error.with_traceback(None)
-    return process_time() - begun, elements, found
+        result = error.with_traceback(None)
+    return process_time() - begun, elements, result
 
 
 def decoded(tensor: onnx.TensorProto | onnx.SparseTensorProto, folder: Path | None) -> Array:
@@ -393,8 +393,8 @@ def external_size(graph: onnx.GraphProto, folder: Path) -> int:
     total = 0
     for location in filter(_is_beside, locations):
         with suppress(OSError, ValueError):  # it is missed when it is read
-            found = (folder / location).stat()
-            total += min(found.st_size, 512 * getattr(found, "st_blocks", 2**63))
+            status = (folder / location).stat()
+            total += min(status.st_size, 512 * getattr(status, "st_blocks", 2**63))
     return total
 
 

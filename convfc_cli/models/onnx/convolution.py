@@ -52,27 +52,29 @@ def attributes(node: onnx.NodeProto, kernel: tuple[int, ...]) -> ConvolutionAttr
     kinds = {
         name: k for name, k in _ATTRIBUTES.items() if transposed or name not in _ONLY_TRANSPOSED
     }
-    found = read_attributes(node, kinds)
+    attributes = read_attributes(node, kinds)
     n = len(kernel)
-    own = per_axis(found, "kernel_shape", 0, n)
-    if "kernel_shape" in found and own != kernel:
-        raise MalformedInput(f"kernel_shape is {own}, the weights have {kernel}")
-    shape = tuple(found.get("output_shape", ()))
+    stated = per_axis(attributes, "kernel_shape", 0, n)
+    if "kernel_shape" in attributes and stated != kernel:
+        raise MalformedInput(f"kernel_shape is {stated}, the weights have {kernel}")
+    shape = tuple(attributes.get("output_shape", ()))
     if len(shape) == n + 2:  # old exporters stated batch and channels too
         shape = shape[2:]
     if shape and len(shape) != n:
         raise MalformedInput(f"output_shape has {len(shape)} values for {n} spatial axes")
-    auto_pad, pads = text(found, "auto_pad", "NOTSET"), pads_of(found, n)
+    auto_pad, pads = text(attributes, "auto_pad", "NOTSET"), pads_of(attributes, n)
     if auto_pad != "NOTSET" and any(map(any, pads)):
-        raise MalformedInput(f"auto_pad is {auto_pad} beside pads of {found['pads']}: one of them")
+        raise MalformedInput(
+            f"auto_pad is {auto_pad} beside pads of {attributes['pads']}: one of them"
+        )
     return ConvolutionAttributes(
         auto_pad=auto_pad,
-        dilations=per_axis(found, "dilations", 1, n),
-        group=found.get("group", 1),
-        output_padding=per_axis(found, "output_padding", 0, n),
+        dilations=per_axis(attributes, "dilations", 1, n),
+        group=attributes.get("group", 1),
+        output_padding=per_axis(attributes, "output_padding", 0, n),
         output_shape=shape or None,
         pads=pads,
-        strides=per_axis(found, "strides", 1, n),
+        strides=per_axis(attributes, "strides", 1, n),
     )
 
 

@@ -84,9 +84,9 @@ class Links:
             home, name = home.home(before), before
         if home is None:
             return name, Producer(Reason.UNDEFINED, name)
-        found = self._sources.get((id(home), name)) or self._made(home, name)
-        self._sources.update(dict.fromkeys(passed, found))
-        return found
+        origin = self._sources.get((id(home), name)) or self._made(home, name)
+        self._sources.update(dict.fromkeys(passed, origin))
+        return origin
 
     def _made(self, home: Scope, name: str) -> tuple[str, Producer | None]:
         """(the name of a tensor that no node passes on, what makes it where no layer does)."""

@@ -35,18 +35,18 @@ def notes(node: onnx.NodeProto) -> dict[str, Any]:
     """What comes after the Conv, as JSON has it."""
     if len(node.input) > 4:
         raise MalformedInput(f"a FusedConv with {len(node.input)} inputs; it takes four")
-    found: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
     for attribute in node.attribute:
         if attribute.name not in _FUSED:
             continue
         if attribute.type != _FUSED[attribute.name]:
             raise MalformedInput(f"attribute {attribute.name!r} of FusedConv has the wrong type")
         if attribute.name == "activation":
-            found["activation"] = attribute.s.decode(errors="replace")[:MAX_LENGTH]
+            notes["activation"] = attribute.s.decode(errors="replace")[:MAX_LENGTH]
         else:
-            found["activation_params"] = [
+            notes["activation_params"] = [
                 json_number(number) for number in attribute.floats[:MAX_LENGTH]
             ]
     if len(node.input) > 3 and node.input[3]:
-        found["added_before_activation"] = f"the tensor {node.input[3]!r}"
-    return found
+        notes["added_before_activation"] = f"the tensor {node.input[3]!r}"
+    return notes

@@ -54,11 +54,11 @@ def tensors(node: onnx.NodeProto) -> dict[str, str]:
         raise MalformedInput(
             f"a {node.op_type} with {len(node.input)} inputs; it takes {len(places)}"
         )
-    found = {what: name for what, name in zip(places, node.input, strict=False) if name}
+    tensors = {what: name for what, name in zip(places, node.input, strict=False) if name}
     for what in places:
-        if what not in found and what not in OPTIONAL[node.op_type]:
+        if what not in tensors and what not in OPTIONAL[node.op_type]:
             raise MalformedInput(f"a {node.op_type} without its {what}")
-    return found
+    return tensors
 
 
 def conv(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -36,23 +36,29 @@ UNIT = 2.0**-22
 where the node adds up integers."""
 
 
-def original(found: Quantized, *, real: bool) -> RunnableLayer:
+def original(quantized: Quantized, *, real: bool) -> RunnableLayer:
     """The node itself, to be held to the layer of integers, or to the `real` one."""
-    plain = conv(found.node)
+    plain = conv(quantized.node)
 
     def run_node(runtime: Runtime, random: Any) -> RuntimeResult | str:
-        if found.index.rows + found.index.columns > MAX_ELEMENTS:  # before the weights are decoded
+        if (
+            quantized.index.rows + quantized.index.columns > MAX_ELEMENTS
+        ):  # before the weights are decoded
             return TOO_LARGE
-        given, codes = _drawn(found, random)
+        given, codes = _drawn(quantized, random)
         drawn = {
-            found.names[what]: array for what, array in given.items() if not found.constant(what)
+            quantized.names[what]: array
+            for what, array in given.items()
+            if not quantized.constant(what)
         }
         y_dtype = given["y_zero_point"].dtype if "y_zero_point" in given else np.dtype(np.int32)
-        model = cut_out(found.node, found.scope, 0, found.index, (codes.dtype, y_dtype), drawn)
+        model = cut_out(
+            quantized.node, quantized.scope, 0, quantized.index, (codes.dtype, y_dtype), drawn
+        )
         node = replace(
-            runtime_node(plain, found.node.op_type, model, found.index),
+            runtime_node(plain, quantized.node.op_type, model, quantized.index),
             per_channel=any(array.ndim for what, array in given.items() if what[0] == "w"),
-            weights=found.dtype("w"),
+            weights=quantized.dtype("w"),
         )
         y = run(runtime, node, codes)
         if isinstance(y, str):
@@ -60,31 +66,31 @@ def original(found: Quantized, *, real: bool) -> RunnableLayer:
         x = codes.astype(np.int32) - given["x_zero_point"].astype(np.int32)
         if "y_zero_point" not in given:
             return RuntimeResult.of(runtime.label, x, y)
-        return _in_steps(found, runtime.label, given, x, y, real=real)
+        return _in_steps(quantized, runtime.label, given, x, y, real=real)
 
-    return RunnableLayer(ORIGINAL, run_node, applied(plain, found.scope, found.index))
+    return RunnableLayer(ORIGINAL, run_node, applied(plain, quantized.scope, quantized.index))
 
 
-def _drawn(found: Quantized, random: Any) -> tuple[dict[str, Array], Array]:
+def _drawn(quantized: Quantized, random: Any) -> tuple[dict[str, Array], Array]:
     """(scales and zero points, x)."""
-    given = {what: found.value(what) for what in found.places if found.constant(what)}
-    dtype = np.dtype(found.dtype("x"))
+    given = {what: quantized.value(what) for what in quantized.places if quantized.constant(what)}
+    dtype = np.dtype(quantized.dtype("x"))
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     if "x_zero_point" not in given:
         given["x_zero_point"] = np.array(random.integers(low, high, endpoint=True), dtype)
     zero = int(given["x_zero_point"].item())
-    x = random.integers(low, high, found.index.input_shape, endpoint=True)
-    if found.node.op_type == "QLinearConv":
-        reach = _settled(found, random, given, x - zero)
+    x = random.integers(low, high, quantized.index.input_shape, endpoint=True)
+    if quantized.node.op_type == "QLinearConv":
+        reach = _settled(quantized, random, given, x - zero)
         x = zero + np.rint((x - zero) * reach).astype(int)
     return given, x.astype(dtype)
 
 
-def _settled(found: Quantized, random: Any, given: dict[str, Array], x: Array) -> float:
+def _settled(quantized: Quantized, random: Any, given: dict[str, Array], x: Array) -> float:
     """By what to multiply x for outputs that are not all saturated; puts what is not constant of a
     QLinearConv to what was `given`.
     """
-    kernel = found.kernel().reshape(found.index.kernel_shape[0], -1).astype(np.float64)
+    kernel = quantized.kernel().reshape(quantized.index.kernel_shape[0], -1).astype(np.float64)
     given.setdefault("x_scale", np.array(DRAWN_SCALE, np.float32))
     with np.errstate(all="ignore"):  # untrusted scales may be anything
         sums = np.sqrt(x.var() * (kernel**2).sum(1) + (x.mean() * kernel.sum(1)) ** 2)
@@ -93,14 +99,14 @@ def _settled(found: Quantized, random: Any, given: dict[str, Array], x: Array) -
         given.setdefault("y_scale", np.array(typical / SPREAD or 1, np.float32))
         reach = float(np.abs(np.float64(given["y_scale"].item())) * SPREAD / typical)
     if "y_zero_point" not in given:
-        codes = np.iinfo(found.dtype("y"))
+        codes = np.iinfo(quantized.dtype("y"))
         middle = (codes.min + codes.max) // 2
         given["y_zero_point"] = np.array(random.integers(middle - 32, middle + 32), codes.dtype)
     return min(max(reach, LEAST), 1.0) if isfinite(reach) else 1.0
 
 
 def _in_steps(
-    found: Quantized, label: str, given: dict[str, Array], x: Array, y: Array, *, real: bool
+    quantized: Quantized, label: str, given: dict[str, Array], x: Array, y: Array, *, real: bool
 ) -> RuntimeResult:
     """What a QLinearConv made of x, in the units of the layer."""
     codes = np.iinfo(y.dtype)
@@ -108,7 +114,7 @@ def _in_steps(
     wide = {what: array.astype(np.float64) for what, array in given.items()}
     x_scale, y_scale = wide["x_scale"].reshape(()), wide["y_scale"].reshape(())
     with np.errstate(all="ignore"):
-        step = y_scale if real else y_scale / (x_scale * found.along(wide["w_scale"], 0))
+        step = y_scale if real else y_scale / (x_scale * quantized.along(wide["w_scale"], 0))
         coarse = np.where(saturated, np.inf, np.abs(step) * HALF)
         sums = (y.astype(np.float64) - wide["y_zero_point"].reshape(())) * step
         if real:

@@ -108,7 +108,7 @@ class LinearSource(NodeSource):
         scope, node, known = self.site.scope, self.site.node, self._sizes()
         name = node.input[self.site.place]
         others = [scope.shape(other) for other in node.input if other != name]
-        block = self.site.found.get("blocksize", 1)
+        block = self.site.attributes.get("blocksize", 1)
         beside = [(block * block,), *(shape for shape in others if shape is not None)]
         return size_hint(scope, name, known, len(known or (1,) * 4), self.fit, beside)
 

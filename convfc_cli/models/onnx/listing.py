@@ -109,9 +109,9 @@ def list_layers(model: onnx.ModelProto, name: str, folder: Path | None, shapes: 
         if left.seconds < took:
             return None
         try:
-            found = list_layers(model, name, folder, {**shapes, tensor: sizes})
-            beyond = position - len(found.entries)
-            entry = found.entries[position] if beyond < 0 else found.lister()[beyond]
+            listing = list_layers(model, name, folder, {**shapes, tensor: sizes})
+            beyond = position - len(listing.entries)
+            entry = listing.entries[position] if beyond < 0 else listing.lister()[beyond]
         except Contradiction as error:
             return error.excess or None
         except ConvfcError:
@@ -129,15 +129,15 @@ def list_layers(model: onnx.ModelProto, name: str, folder: Path | None, shapes: 
     took = _seconds() - begun
 
     def others() -> tuple[Entry, ...]:
-        found: list[Entry] = []
+        layers: list[Entry] = []
         for path, scope, node in nodes:
             place = links.place(scope, node)
             if place is not None:
-                position = len(entries) + len(found)
+                position = len(entries) + len(layers)
                 entry = _named(position, path, scope, node, links, place)
                 site, fits = LinearNode(scope, node, place), partial(fit, position)
-                found.append(listed(entry, site, fits, sized=bool(shapes)))
-        return tuple(found)
+                layers.append(listed(entry, site, fits, sized=bool(shapes)))
+        return tuple(layers)
 
     return Listing(tuple(entries), others, NodeGraph(in_file, nodes, links))
 
@@ -152,7 +152,7 @@ def _check_needed(tensor: str, nodes: Iterable[Walked], name: str) -> None:
     reached = {tensor}
     for _, _, node in nodes:
         below = [graph for a in node.attribute for graph in (a.g, *a.graphs)]
-        read = {*node.input, *(found for graph in below for found in read_within(graph))}
+        read = {*node.input, *(inner for graph in below for inner in read_within(graph))}
         if reached.isdisjoint(read):
             continue
         if _is_convolution(node) or (node.domain in STANDARD and node.op_type in KINDS):
@@ -192,12 +192,12 @@ def _check_expansion(model: onnx.ModelProto, name: str) -> None:
 
     def body(key: tuple[str, str, str], depth: int) -> _Expansion:
         if key not in bodies:
-            function, found = functions[key], _Expansion()
-            expand(function.node, 1, found, depth)
-            found.copied += function.ByteSize() + NAME * found.tensors.total()
+            function, expansion = functions[key], _Expansion()
+            expand(function.node, 1, expansion, depth)
+            expansion.copied += function.ByteSize() + NAME * expansion.tensors.total()
             for default in function.attribute_proto:
-                found.copied += found.attributes[default.name] * default.ByteSize()
-            bodies[key] = found
+                expansion.copied += expansion.attributes[default.name] * default.ByteSize()
+            bodies[key] = expansion
         return bodies[key]
 
     def expand(nodes: Iterable[onnx.NodeProto], times: int, into: _Expansion, depth: int) -> None:
@@ -227,11 +227,11 @@ def _check_expansion(model: onnx.ModelProto, name: str) -> None:
                 for graph in (attribute.g, *attribute.graphs):
                     expand(graph.node, max(times, count), into, depth + 1)
 
-    found = _Expansion()
-    expand(model.graph.node, 1, found, 0)
-    if found.nodes > MAX_NODES:
+    expansion = _Expansion()
+    expand(model.graph.node, 1, expansion, 0)
+    if expansion.nodes > MAX_NODES:
         raise Refused(f"the functions of {name} expand to more than {MAX_NODES} nodes")
-    if found.copied > MAX_COPIED_BYTES:
+    if expansion.copied > MAX_COPIED_BYTES:
         raise Refused(
             f"inlining the functions of {name} adds more than {MAX_COPIED_BYTES} bytes to it"
         )

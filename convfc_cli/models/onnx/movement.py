@@ -64,7 +64,7 @@ def moved(move: Move) -> Callable[[LinearNode, Shape], ResolvedNode]:
 
 def pad(site: LinearNode, shape: Shape) -> ResolvedNode:
     """Zeros, or what is repeated of the input, before and after each axis; negative: cropped."""
-    mode = text(site.found, "mode", "constant")
+    mode = text(site.attributes, "mode", "constant")
     if mode not in ("constant", "reflect", "edge", "wrap") or (mode == "wrap" and site.opset < 19):
         raise MalformedInput(
             f"its mode {mode[:40]!r} is none that version {site.opset} of ONNX has"
@@ -99,7 +99,7 @@ def pad(site: LinearNode, shape: Shape) -> ResolvedNode:
 def _pads(site: LinearNode, rank: int) -> list[tuple[int, int]]:
     """(before, after) of each axis, the batch's first."""
     if site.opset < 11:
-        numbers = tuple(site.found["pads" if site.opset > 1 else "paddings"])
+        numbers = tuple(site.attributes["pads" if site.opset > 1 else "paddings"])
     else:
         numbers = site.integers(1, "list of pads") or ()
     axes = site.integers(3, "list of axes")
@@ -113,7 +113,7 @@ def _pads(site: LinearNode, rank: int) -> list[tuple[int, int]]:
 
 def _check_zero(site: LinearNode) -> None:
     """Raise unless it is zeros that are added."""
-    number: Any = site.found.get("value", 0.0)
+    number: Any = site.attributes.get("value", 0.0)
     if site.has(2):
         site.require(2, "constant_value")
         number = value(site.scope, site.node.input[2])
@@ -123,7 +123,7 @@ def _check_zero(site: LinearNode) -> None:
 
 def flattened(site: LinearNode, tensor: Array) -> Array:
     """Flatten, which keeps the batch where its axis is 1."""
-    axis = site.found.get("axis", 1)
+    axis = site.attributes.get("axis", 1)
     if not -tensor.ndim <= axis <= tensor.ndim:
         raise MalformedInput(f"its axis {axis} is not one of {tensor.ndim}")
     axis = axis + tensor.ndim if axis < 0 else axis
@@ -138,17 +138,17 @@ def reshaped(site: LinearNode, tensor: Array) -> Array:
     if known[0] not in (None, 1):
         raise Unsupported(f"it reshapes a batch of {known[0]}, with it and beside it")
     if site.opset < 5:
-        wanted = tuple(site.found.get("shape", ()))
+        wanted = tuple(site.attributes.get("shape", ()))
     else:
         wanted = site.integers(1, "shape") or ()
-    if not site.found.get("allowzero", 0):
+    if not site.attributes.get("allowzero", 0):
         wanted = tuple(size or tensor.shape[axis] for axis, size in enumerate(wanted))
     return tensor.reshape(wanted)
 
 
 def transposed(site: LinearNode, tensor: Array) -> Array:
     """Transpose, which leaves the batch where it is."""
-    perm = site.found.get("perm") or tuple(reversed(range(tensor.ndim)))
+    perm = site.attributes.get("perm") or tuple(reversed(range(tensor.ndim)))
     if perm[0] != 0:
         raise Unsupported(f"its perm {tuple(perm)} moves the batch")
     return tensor.transpose(perm)
@@ -178,7 +178,7 @@ def sliced(site: LinearNode, tensor: Array) -> Array:
     """Slice: as Python's own, along some axes."""
     names = ("starts", "ends", "axes", "steps")
     if site.opset < 10:
-        lists = [site.found.get(name) for name in names]
+        lists = [site.attributes.get(name) for name in names]
     else:
         lists = [site.integers(place, f"list of {name}") for place, name in enumerate(names, 1)]
     starts, ends, axes, steps = lists
@@ -197,7 +197,7 @@ def depth_to_space(site: LinearNode, tensor: Array) -> Array:
     """Channels laid out as blocks of places: DCR, the depth before the columns and rows, or CRD."""
     size, (n, c, h, w) = _block(site), tensor.shape
     c //= size * size
-    if text(site.found, "mode", "DCR") == "DCR":
+    if text(site.attributes, "mode", "DCR") == "DCR":
         tensor = tensor.reshape(n, size, size, c, h, w).transpose(0, 3, 4, 1, 5, 2)
     else:
         tensor = tensor.reshape(n, c, size, size, h, w).transpose(0, 1, 4, 2, 5, 3)
@@ -208,31 +208,33 @@ def space_to_depth(site: LinearNode, tensor: Array) -> Array:
     """Blocks of places laid out as channels: the inverse of `depth_to_space`."""
     size, (n, c, h, w) = _block(site), tensor.shape
     blocks = tensor.reshape(n, c, h // size, size, w // size, size)
-    order = (0, 3, 5, 1, 2, 4) if text(site.found, "mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    order = (
+        (0, 3, 5, 1, 2, 4) if text(site.attributes, "mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    )
     return blocks.transpose(order).reshape(n, c * size * size, h // size, w // size)
 
 
 def _block(site: LinearNode) -> int:
-    size: int = site.found["blocksize"]
+    size: int = site.attributes["blocksize"]
     if not 1 <= size <= 2**16:
         raise MalformedInput(f"its blocksize is {size}")
-    if text(site.found, "mode", "DCR") not in ("DCR", "CRD"):
+    if text(site.attributes, "mode", "DCR") not in ("DCR", "CRD"):
         raise MalformedInput("its mode is neither DCR nor CRD")
     return size
 
 
 def resized(site: LinearNode, tensor: Array) -> Array:
     """Resize and Upsample to the nearest, by whole factors."""
-    found = site.found
-    if (mode := text(found, "mode", "nearest")) != "nearest":
+    attributes = site.attributes
+    if (mode := text(attributes, "mode", "nearest")) != "nearest":
         raise Unsupported(f"mode {mode[:40]!r} is not read, nearest is")
-    if found.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+    if attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
         raise Unsupported("a keep_aspect_ratio_policy is not read")
     of_old = site.opset < 11
     transformation = "asymmetric" if of_old else "half_pixel"
-    transformation = text(found, "coordinate_transformation_mode", transformation)
-    rounding = text(found, "nearest_mode", "floor" if of_old else "round_prefer_floor")
-    axes = _axes(found.get("axes", range(tensor.ndim)), tensor.ndim)
+    transformation = text(attributes, "coordinate_transformation_mode", transformation)
+    rounding = text(attributes, "nearest_mode", "floor" if of_old else "round_prefer_floor")
+    axes = _axes(attributes.get("axes", range(tensor.ndim)), tensor.ndim)
     factors = dict(zip(axes, _factors(site, [tensor.shape[axis] for axis in axes]), strict=True))
     if factors.get(0, 1) != 1:
         raise Unsupported("it resizes the batch")
@@ -257,7 +259,7 @@ def _factors(site: LinearNode, sizes: list[int]) -> list[int]:
         if site.has(place):
             factors = site.listed(place, "list of scales").reshape(-1).tolist()
         else:
-            factors = list(site.found.get("scales", ()))
+            factors = list(site.attributes.get("scales", ()))
     if len(factors) != len(sizes):
         raise MalformedInput(f"it has {len(factors)} factors for {len(sizes)} axes")
     if any(not float(factor).is_integer() or factor < 1 for factor in factors):
@@ -267,12 +269,12 @@ def _factors(site: LinearNode, sizes: list[int]) -> list[int]:
 
 def _stated_axes(site: LinearNode) -> Any:
     """The axes of a Squeeze or Unsqueeze: an input since version 13."""
-    return site.found.get("axes") if site.opset < 13 else site.integers(1, "list of axes")
+    return site.attributes.get("axes") if site.opset < 13 else site.integers(1, "list of axes")
 
 
 def _axes(axes: Any, rank: int) -> Shape:
     """Axes as they are counted from the first. Raises for one that is not there, or twice."""
-    found = tuple(axis + rank if axis < 0 else axis for axis in axes)
-    if len(set(found)) < len(found) or any(not 0 <= axis < rank for axis in found):
+    counted = tuple(axis + rank if axis < 0 else axis for axis in axes)
+    if len(set(counted)) < len(counted) or any(not 0 <= axis < rank for axis in counted):
         raise MalformedInput(f"the axes {tuple(axes)} of a tensor of {rank}")
-    return found
+    return counted

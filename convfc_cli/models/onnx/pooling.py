@@ -27,25 +27,25 @@ def average_pool(site: LinearNode, shape: Shape) -> ResolvedNode:
 
     Where windows at the border have fewer, they are added up first, and divided after that.
     """
-    found, n = site.found, len(shape) - 1
-    auto_pad = text(found, "auto_pad", "NOTSET")
-    if not n or len(found["kernel_shape"]) != n:
-        message = f"a kernel_shape of {len(found['kernel_shape'])} sizes for an input of"
+    attributes, n = site.attributes, len(shape) - 1
+    auto_pad = text(attributes, "auto_pad", "NOTSET")
+    if not n or len(attributes["kernel_shape"]) != n:
+        message = f"a kernel_shape of {len(attributes['kernel_shape'])} sizes for an input of"
         raise MalformedInput(f"{message} {shape} (channels, then one size an axis)")
     steps = (
-        found["kernel_shape"],
-        per_axis(found, "strides", 1, n),
-        per_axis(found, "dilations", 1, n),
+        attributes["kernel_shape"],
+        per_axis(attributes, "strides", 1, n),
+        per_axis(attributes, "dilations", 1, n),
     )
     axes, counts = zip(
         *(
             onnx_pooled_axis(
                 *numbers,
                 auto_pad,
-                ceil=bool(found.get("ceil_mode", 0)),
-                include_pad=bool(found.get("count_include_pad", 0)),
+                ceil=bool(attributes.get("ceil_mode", 0)),
+                include_pad=bool(attributes.get("count_include_pad", 0)),
             )
-            for numbers in zip(shape[1:], *steps, pads_of(found, n), strict=True)
+            for numbers in zip(shape[1:], *steps, pads_of(attributes, n), strict=True)
         ),
         strict=True,
     )

@@ -53,9 +53,9 @@ def _codes(node: onnx.NodeProto, x: Array, bits: Array) -> Array:
     """The integers of so many bits that stand for x."""
     if bits.size != 1 or not 1 <= bits.item() <= MAX_BITS or bits.item() % 1:
         raise Unsupported(f"a {node.op_type} to {str(bits.tolist())[:40]} bits is not read")
-    found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    signed, narrow = bool(found.get("signed", 1)), bool(found.get("narrow", 0))
-    stated = found.get("rounding_mode", b"ROUND")
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    signed, narrow = bool(attributes.get("signed", 1)), bool(attributes.get("narrow", 0))
+    stated = attributes.get("rounding_mode", b"ROUND")
     mode = stated.decode(errors="replace").upper() if isinstance(stated, bytes) else str(stated)
     if mode not in _ROUNDING:
         raise Unsupported(f"a {node.op_type} that rounds by {mode[:40]!r} is not read")

@@ -32,8 +32,8 @@ def inner_graphs(
     """The graphs directly within a graph, in the order of its nodes."""
     for number, node in enumerate(graph.node):
         for place, attribute in enumerate(node.attribute):
-            found = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-            for which, inner in enumerate(found):
+            graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+            for which, inner in enumerate(graphs):
                 yield (number, place, which), attribute, inner
 
 
@@ -41,10 +41,10 @@ def inner_by_node(
     graph: onnx.GraphProto,
 ) -> dict[int, list[tuple[Inner, onnx.AttributeProto, onnx.GraphProto]]]:
     """The same by the number of their node."""
-    found: dict[int, list[tuple[Inner, onnx.AttributeProto, onnx.GraphProto]]] = {}
+    by_node: dict[int, list[tuple[Inner, onnx.AttributeProto, onnx.GraphProto]]] = {}
     for inner in inner_graphs(graph):
-        found.setdefault(inner[0][0], []).append(inner)
-    return found
+        by_node.setdefault(inner[0][0], []).append(inner)
+    return by_node
 
 
 def read_within(graph: onnx.GraphProto) -> Iterator[str]:

@@ -106,9 +106,9 @@ class Pass:
 
     def over(self, graph: onnx.GraphProto) -> Facts:
         """What is known of a graph and of those within it."""
-        found = _Graph(graph, None, self, {})
-        found.go()
-        return found.facts
+        top = _Graph(graph, None, self, {})
+        top.go()
+        return top.facts
 
 
 _Constant = onnx.TensorProto | onnx.SparseTensorProto
@@ -294,23 +294,23 @@ class _Graph:
             types = dict(zip((info.name for info in inner.input), given, strict=False))
             may_be_left_out = self.conditional or operator(node) == ("", "If")
             path = f"{self.path}{key}/"
-            found = _Graph(inner, self, self.run, types, path, conditional=may_be_left_out)
+            body = _Graph(inner, self, self.run, types, path, conditional=may_be_left_out)
             self._hand_on(node.input, (info.name for info in inner.input))
-            found.go()
-            self.facts.inner[key] = found.facts
+            body.go()
+            self.facts.inner[key] = body.facts
             names = [info.name for info in inner.output]
             self._hand_on(names, node.output)
-            doubt = doubt or found._doubt(names)
+            doubt = doubt or body._doubt(names)
             _, place, which = key
             attribute = stub.attribute[place]
             graph = attribute.g if attribute.HasField("g") else attribute.graphs[which]
             graph.Clear()
             graph.name = "body"
             for number, info in enumerate(inner.input):
-                kind = found.type_of(info.name)
+                kind = body.type_of(info.name)
                 graph.input.append(onnx.ValueInfoProto(name=f"i{number}", type=kind))
             for number, name in enumerate(names):
-                kind = found.type_of(name)
+                kind = body.type_of(name)
                 graph.output.append(onnx.ValueInfoProto(name=f"o{number}", type=kind))
         return stub, doubt
 
@@ -350,12 +350,12 @@ class _Graph:
         except ConvfcError:  # its reader says so
             return []
         key = alone.SerializeToString()
-        found = self.run.remembered.get(key)
-        if found is None:
-            found = self._computed(alone, key)
+        made = self.run.remembered.get(key)
+        if made is None:
+            made = self._computed(alone, key)
             if len(self.run.remembered) < MAX_REMEMBERED:
-                self.run.remembered[key] = found
-        return found
+                self.run.remembered[key] = made
+        return made
 
     def _lacks_inputs(self, node: onnx.NodeProto) -> bool:
         """Whether an input that must be there is not: inference may end the process over that."""
@@ -455,11 +455,11 @@ class _Graph:
             return None
         return onnx.numpy_helper.from_array(array, _CLEAN)
 
-    def _refused(self, node: onnx.NodeProto, found: _Refusal) -> str:
+    def _refused(self, node: onnx.NodeProto, refusal: _Refusal) -> str:
         """Note that a node does not take what it is given; and what that contradicts."""
         name = f"{node.op_type} {node.name or node.output[0]!r}"
-        error = MalformedInput(f"{name} does not take its inputs: {found.reason}")
-        about = (found.stated, found.inferred, self.conditional)
+        error = MalformedInput(f"{name} does not take its inputs: {refusal.reason}")
+        about = (refusal.stated, refusal.inferred, self.conditional)
         conflict = Conflict(error, tuple(node.input), *about)
         self._contradict(f"{node.output[0]} made", conflict)
         return "" if conflict.local else str(error)
@@ -538,9 +538,9 @@ def _check_element(
 ) -> None:
     """Raise `MalformedInput` where a stored tensor is declared with another type of elements."""
     for source, kind in declared:
-        own, other = stored.tensor_type.elem_type, kind.tensor_type.elem_type
-        if other and other != own:
-            types = [_NAMES.get(kind, f"of the type {kind}") for kind in (own, other)]
+        stored_type, other = stored.tensor_type.elem_type, kind.tensor_type.elem_type
+        if other and other != stored_type:
+            types = [_NAMES.get(kind, f"of the type {kind}") for kind in (stored_type, other)]
             raise MalformedInput(
                 f"the tensor {name!r} is {types[0]} by {STORED}, {types[1]} by {source}"
             )

@@ -85,7 +85,7 @@ class LinearNode:
         return np.dtype("float64" if self.dtype == "float64" else "float32")
 
     @cached_property
-    def found(self) -> dict[str, Any]:
+    def attributes(self) -> dict[str, Any]:
         """Its attributes, those that its operator has in this version of ONNX."""
         return read_attributes(
             self.node, {name: int(a.type) for name, a in self._schema.attributes.items()}
@@ -104,7 +104,9 @@ class LinearNode:
         op, schema = self.node.op_type, self._schema
         missing = [name for name, attribute in schema.attributes.items() if attribute.required]
         for name in missing:
-            if name not in self.found and name != "consumed_inputs":  # of old, and of no meaning
+            if (
+                name not in self.attributes and name != "consumed_inputs"
+            ):  # of old, and of no meaning
                 raise MalformedInput(f"a {op} without its attribute {name!r}")
         for what, names, least, most in (
             ("inputs", self.node.input, schema.min_input, schema.max_input),
@@ -299,9 +301,10 @@ def size_hint(
 def _beside(sizes: Sizes, constants: Sequence[Sizes]) -> Iterator[Sizes]:
     """The sizes with open ones taken from those of constants."""
     for constant in constants:
-        own = (*(None,) * (len(sizes) - len(constant)), *constant)[-len(sizes) :]
+        aligned = (*(None,) * (len(sizes) - len(constant)), *constant)[-len(sizes) :]
         yield tuple(
-            size or (other if other != 1 else None) for size, other in zip(sizes, own, strict=True)
+            size or (other if other != 1 else None)
+            for size, other in zip(sizes, aligned, strict=True)
         )
     for size in dict.fromkeys(size for constant in constants for size in constant):
         for axis in range(1, len(sizes)):

@@ -49,7 +49,7 @@ def scope_of(
     whole = Pass(opsets, given)
     what, lost = f"the shape inference of {name}", ""
     try:
-        found: _Found = contained.run(lambda: _found(graph, whole), what)
+        inferred: _Inferred = contained.run(lambda: _inferred(graph, whole), what)
     except (ConvfcError, contained.Failed) as error:  # what is declared remains
         lost = str(error) if isinstance(error, ConvfcError) else f"{what} fails: {error}"
         inner = sorted(given.keys() - {info.name for info in graph.input})
@@ -57,25 +57,25 @@ def scope_of(
             text = f"{GIVEN} {inner[0]}={shown(given[inner[0]])}"
             raise Refused(f"{text} cannot be held against the model: {lost}") from error
         whole = replace(whole, infers=False)
-        found = _found(graph, whole)
-    if found.conflict is not None:
-        raise _contradiction(found.conflict, given, name)
+        inferred = _inferred(graph, whole)
+    if inferred.conflict is not None:
+        raise _contradiction(inferred.conflict, given, name)
 
     @cache
     def sure() -> Facts:
-        if not found.assumes:
-            return found.facts
+        if not inferred.assumes:
+            return inferred.facts
         free = replace(whole, batch=None)
         if lost:
             return free.over(graph)
         facts: Facts = contained.run(lambda: free.over(graph), what)
         return facts
 
-    return Scope(graph, None, opsets, folder, found.facts, sure, lost=lost), found.settled
+    return Scope(graph, None, opsets, folder, inferred.facts, sure, lost=lost), inferred.settled
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Inferred:
     """What is known with a batch of 1."""
 
     facts: Facts
@@ -89,11 +89,11 @@ class _Found:
     """What does not fit the user's sizes."""
 
 
-def _found(graph: onnx.GraphProto, whole: Pass) -> _Found:
+def _inferred(graph: onnx.GraphProto, whole: Pass) -> _Inferred:
     facts = whole.over(graph)
-    found = _Found(facts, whole.settled, whole.assumes)
+    inferred = _Inferred(facts, whole.settled, whole.assumes)
     if not whole.conflicts:
-        return found
+        return inferred
     free = replace(whole, batch=None)
     sure = free.over(graph)
     if free.conflicts and whole.given:
@@ -101,8 +101,8 @@ def _found(graph: onnx.GraphProto, whole: Pass) -> _Found:
         alone.over(graph)
         for place, conflict in free.conflicts.items():
             if not conflict.local and place not in alone.conflicts:
-                return replace(found, conflict=conflict)
-    return replace(found, facts=_joined(facts, sure))
+                return replace(inferred, conflict=conflict)
+    return replace(inferred, facts=_joined(facts, sure))
 
 
 def _joined(facts: Facts, sure: Facts) -> Facts:
@@ -113,7 +113,7 @@ def _joined(facts: Facts, sure: Facts) -> Facts:
     for name, sizes in sure.shapes.items():
         if sizes.count(None) < shapes.get(name, (None,) * (len(sizes) + 1)).count(None):
             shapes[name] = sizes
-    inner = {key: _joined(found, sure.inner[key]) for key, found in facts.inner.items()}
+    inner = {key: _joined(body, sure.inner[key]) for key, body in facts.inner.items()}
     return Facts(shapes, sure.types | facts.types, sure.doubts, inner)
 
 
@@ -145,7 +145,7 @@ def _named(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, Sizes
     constants = (node for node in graph.node if operator(node) == ("", "Constant"))
     weights |= {output for node in constants for output in node.output}
     inputs = {info.name: info for info in graph.input if info.name not in weights}
-    found: dict[str, Sizes] = {}
+    named: dict[str, Sizes] = {}
     for given, wanted in shapes.items():
         sizes = tuple(map(int, wanted))
         if not sizes or min(sizes) < 1 or max(sizes) > MAX_SIZE:
@@ -165,8 +165,8 @@ def _named(graph: onnx.GraphProto, shapes: Shapes, name: str) -> dict[str, Sizes
             close = get_close_matches(given, sorted(known), n=3, cutoff=0.5)
             hint = f"did you mean {', '.join(close)}?" if close else f"inputs: {', '.join(inputs)}"
             raise UsageError(f"{name} has no tensor {given!r}: {hint}")
-        found[given] = sizes
-    return found
+        named[given] = sizes
+    return named
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
