@@ -17,17 +17,6 @@ KINDS = ("sc.mtx", "sc.npy", "sc.csv", "sc.mat")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def model(folder: Path) -> Path:
-    return net(folder / "m.onnx")
-
-
-@pytest.fixture
 def other(folder: Path) -> Path:
     return net(folder / "other.onnx", seed=1)
 
