@@ -51,7 +51,7 @@ class Layer:
     name: str
     config: Config
     module: str = ""
-    own: bool = True
+    is_keras: bool = True
     """Whether the class is one of Keras's own."""
 
     calls: tuple[tuple[Ref, ...], ...] = ()
@@ -117,7 +117,7 @@ def _layer(item: Config, depth: int) -> Layer:
         name,
         config,
         module=str(item.get("module") or ""),
-        own=is_own(item, kind),
+        is_keras=is_keras_class(item, kind),
         operation=_is_operation(item, config),
         calls=tuple(_calls(item.get("inbound_nodes") or ())),
         constants=tuple(_constants(item.get("inbound_nodes"))),
@@ -125,7 +125,7 @@ def _layer(item: Config, depth: int) -> Layer:
         built=_shape(_mapping(item.get("build_config") or {}).get("input_shape")),
     )
     if isinstance(config.get("layers"), list):
-        if "input_layers" in config or (layer.own and layer.kind in ("Sequential", "Model")):
+        if "input_layers" in config or (layer.is_keras and layer.kind in ("Sequential", "Model")):
             return replace(layer, graph=_graph(layer, depth))
         parts = [item for item in config["layers"] if isinstance(item, dict)]
         hidden = tuple(_layer(item, depth + 1) for item in parts if "class_name" in item)
@@ -136,7 +136,7 @@ def _layer(item: Config, depth: int) -> Layer:
     return layer
 
 
-def is_own(item: Config, kind: str) -> bool:
+def is_keras_class(item: Config, kind: str) -> bool:
     """Whether the class of an object in a configuration is one of Keras's own."""
     if ">" in kind or item.get("registered_name") not in (None, kind):
         return False
@@ -195,8 +195,8 @@ def _renumbered(
         return replace(ref, call=ref.call - (ref.layer in shifted and ref.call > 0))
 
     calls = [tuple(tuple(map(counted, call)) for call in layer.calls) for layer in layers]
-    found = [replace(layer, calls=call) for layer, call in zip(layers, calls, strict=True)]
-    return found, tuple(map(counted, outputs))
+    renumbered = [replace(layer, calls=call) for layer, call in zip(layers, calls, strict=True)]
+    return renumbered, tuple(map(counted, outputs))
 
 
 def _chained(layers: Sequence[Layer], model: Layer) -> list[Layer]:
@@ -247,7 +247,7 @@ def modern(config: Config, kind: str) -> Config:
     """A configuration in the words of Keras 2 and 3, if it is in those of Keras 1."""
     if not any(key in config for key in ("nb_filter", "border_mode", "dim_ordering")):
         return config
-    found = dict(config)
+    renamed = dict(config)
     for old, new in (
         ("nb_filter", "filters"),
         ("filter_length", "kernel_size"),
@@ -257,27 +257,27 @@ def modern(config: Config, kind: str) -> Config:
         ("atrous_rate", "dilation_rate"),
         ("bias", "use_bias"),
     ):
-        if old in found:
-            found[new] = found.pop(old)
-    if "nb_row" in found:
-        found["kernel_size"] = [found["nb_row"], found["nb_col"]]
-    if "kernel_dim1" in found:
-        found["kernel_size"] = [found[f"kernel_dim{n}"] for n in (1, 2, 3)]
-    if "dim_ordering" in found:
-        order = found["dim_ordering"]
-        found["data_format"] = {"th": "channels_first", "tf": "channels_last"}.get(order, order)
+        if old in renamed:
+            renamed[new] = renamed.pop(old)
+    if "nb_row" in renamed:
+        renamed["kernel_size"] = [renamed["nb_row"], renamed["nb_col"]]
+    if "kernel_dim1" in renamed:
+        renamed["kernel_size"] = [renamed[f"kernel_dim{n}"] for n in (1, 2, 3)]
+    if "dim_ordering" in renamed:
+        order = renamed["dim_ordering"]
+        renamed["data_format"] = {"th": "channels_first", "tf": "channels_last"}.get(order, order)
     if kind == "Convolution1D":
-        found["data_format"] = "channels_last"
-    return found
+        renamed["data_format"] = "channels_last"
+    return renamed
 
 
 def activation(layer: Layer) -> str | None:
     """What a layer applies to the result of its own computation; None where that is nothing."""
-    found = layer.config.get("activation")
-    if isinstance(found, dict):  # a function by its name, or a layer
-        inside = found.get("config")
-        found = inside if isinstance(inside, str) else found.get("class_name")
-    return None if found in (None, "linear") else str(found)[:80]
+    function = layer.config.get("activation")
+    if isinstance(function, dict):  # a function by its name, or a layer
+        inside = function.get("config")
+        function = inside if isinstance(inside, str) else function.get("class_name")
+    return None if function in (None, "linear") else str(function)[:80]
 
 
 def _shape(value: object) -> Shape:

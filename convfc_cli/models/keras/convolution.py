@@ -116,12 +116,12 @@ def _attributes(kind: str, config: Config, *, keras1: bool) -> ConvolutionConfig
     )
 
 
-def separated(found: ConvolutionConfig) -> tuple[ConvolutionConfig, ConvolutionConfig]:
+def separated(config: ConvolutionConfig) -> tuple[ConvolutionConfig, ConvolutionConfig]:
     """The depthwise and the pointwise convolution that a separable one is."""
-    one = (1,) * found.rank
+    one = (1,) * config.rank
     return (
-        replace(found, filters=None, bias=False),
-        replace(found, kernel=one, strides=one, dilations=one, padding="valid"),
+        replace(config, filters=None, bias=False),
+        replace(config, kernel=one, strides=one, dilations=one, padding="valid"),
     )
 
 
@@ -163,12 +163,12 @@ def sizes(value: Any, rank: int) -> tuple[int, ...]:
     return tuple(whole(size) for size in value)
 
 
-def own_shape(found: ConvolutionConfig, shape: Shape) -> Shape:
+def own_shape(config: ConvolutionConfig, shape: Shape) -> Shape:
     """(channels, *spatial) of a tensor with its batch, whose leading axes all count as batch."""
-    if shape is None or len(shape) < found.rank + 2:
+    if shape is None or len(shape) < config.rank + 2:
         return None
-    own = shape[-found.rank - 1 :]
-    return (own[-1], *own[:-1]) if found.channels_last else own
+    inner = shape[-config.rank - 1 :]
+    return (inner[-1], *inner[:-1]) if config.channels_last else inner
 
 
 def require_sizes(shape: Shape) -> tuple[int, ...]:
@@ -180,57 +180,59 @@ def require_sizes(shape: Shape) -> tuple[int, ...]:
     return sizes
 
 
-def index_map(found: ConvolutionConfig, input_shape: Shape) -> IndexMap:
+def index_map(config: ConvolutionConfig, input_shape: Shape) -> IndexMap:
     """All of the layer but its weights. Raises `SizeMissing`, `GeometryError`."""
     channels, *sizes = require_sizes(input_shape)
-    if not found.transposed:
+    if not config.transposed:
         axes = tuple(
-            keras_convolution_axis(n, k, s, d, found.padding)
-            for n, k, s, d in zip(sizes, found.kernel, found.strides, found.dilations, strict=True)
+            keras_convolution_axis(n, k, s, d, config.padding)
+            for n, k, s, d in zip(
+                sizes, config.kernel, config.strides, config.dilations, strict=True
+            )
         )
     else:
         axes = tuple(
-            keras_transposed_axis(n, k, s, d, found.padding, op)
+            keras_transposed_axis(n, k, s, d, config.padding, op)
             for n, k, s, d, op in zip(
                 sizes,
-                found.kernel,
-                found.strides,
-                found.dilations,
-                found.output_padding,
+                config.kernel,
+                config.strides,
+                config.dilations,
+                config.output_padding,
                 strict=True,
             )
         )
-    shape, groups = kernel_shape(found, channels)
-    return IndexMap(shape, axes, groups, found.transposed)
+    shape, groups = kernel_shape(config, channels)
+    return IndexMap(shape, axes, groups, config.transposed)
 
 
-def kernel_shape(found: ConvolutionConfig, channels: int) -> tuple[tuple[int, ...], int]:
+def kernel_shape(config: ConvolutionConfig, channels: int) -> tuple[tuple[int, ...], int]:
     """The canonical kernel's shape, and the groups, over so many input channels."""
-    if found.filters is None:
-        return (channels * found.multiplier, 1, *found.kernel), channels
-    if found.groups < 1 or channels % found.groups or found.filters % found.groups:
+    if config.filters is None:
+        return (channels * config.multiplier, 1, *config.kernel), channels
+    if config.groups < 1 or channels % config.groups or config.filters % config.groups:
         raise GeometryError(
-            f"{channels} input and {found.filters} output channels do not divide into "
-            f"{found.groups} groups"
+            f"{channels} input and {config.filters} output channels do not divide into "
+            f"{config.groups} groups"
         )
-    if found.transposed:
-        return (channels, found.filters // found.groups, *found.kernel), found.groups
-    return (found.filters, channels // found.groups, *found.kernel), found.groups
+    if config.transposed:
+        return (channels, config.filters // config.groups, *config.kernel), config.groups
+    return (config.filters, channels // config.groups, *config.kernel), config.groups
 
 
-def order(found: ConvolutionConfig, index: IndexMap, stored: Dataset) -> tuple[int, ...]:
+def order(config: ConvolutionConfig, index: IndexMap, stored: Dataset) -> tuple[int, ...]:
     """The axes of a stored kernel in canonical order, (out, in/groups, k...), where a depthwise
     one's (in, multiplier) are to become one. Raises `GeometryError` for a kernel of another shape.
     """
     first, second, *kernel = index.kernel_shape
-    rank, spatial = found.rank, range(found.rank)
+    rank, spatial = config.rank, range(config.rank)
     orders = {(*kernel, second, first): (rank + 1, rank, *spatial)}
-    if found.filters is None:
-        channels = first // found.multiplier
-        orders = {(*kernel, channels, found.multiplier): (rank, rank + 1, *spatial)}
-        if found.theano_order:
-            orders = {(found.multiplier, channels, *kernel): (1, 0, *range(2, rank + 2))}
-    elif found.theano_order:
+    if config.filters is None:
+        channels = first // config.multiplier
+        orders = {(*kernel, channels, config.multiplier): (rank, rank + 1, *spatial)}
+        if config.theano_order:
+            orders = {(config.multiplier, channels, *kernel): (1, 0, *range(2, rank + 2))}
+    elif config.theano_order:
         orders = {index.kernel_shape: tuple(range(rank + 2))}
     elif rank == 1:  # Keras 1 stored a Convolution1D as that of an image one wide
         orders[first, second, *kernel, 1] = (0, 1, 2, 3)
@@ -243,26 +245,26 @@ def order(found: ConvolutionConfig, index: IndexMap, stored: Dataset) -> tuple[i
     return orders[stored.shape]
 
 
-def channels_of(found: ConvolutionConfig, kernel: tuple[int, ...]) -> int | None:
+def channels_of(config: ConvolutionConfig, kernel: tuple[int, ...]) -> int | None:
     """The input channels that a stored kernel of this shape asks for."""
-    if len(kernel) != found.rank + 2:
+    if len(kernel) != config.rank + 2:
         return None
-    if found.theano_order:
-        return kernel[1] * found.groups
-    if found.transposed:
+    if config.theano_order:
+        return kernel[1] * config.groups
+    if config.transposed:
         return kernel[-1]
-    return kernel[-2] * (1 if found.filters is None else found.groups)
+    return kernel[-2] * (1 if config.filters is None else config.groups)
 
 
-def load(found: ConvolutionConfig, index: IndexMap, arrays: Mapping[str, Dataset]) -> Convolution:
+def load(config: ConvolutionConfig, index: IndexMap, arrays: Mapping[str, Dataset]) -> Convolution:
     """The layer with its weights: `kernel`, `bias` and LoRA's factors.
 
     Raises `MalformedInput` where they do not fit the configuration.
     """
-    kernel = merged(found.lora, arrays).transpose(order(found, index, arrays["kernel"]))
-    if found.bias and "bias" not in arrays:
+    kernel = merged(config.lora, arrays).transpose(order(config, index, arrays["kernel"]))
+    if config.bias and "bias" not in arrays:
         raise MalformedInput(f"its bias is not in the file beside {arrays['kernel'].path}")
-    values = bias(arrays["bias"], kernel.dtype) if found.bias else None
+    values = bias(arrays["bias"], kernel.dtype) if config.bias else None
     return Convolution(np.ascontiguousarray(kernel).reshape(index.kernel_shape), index, values)
 
 

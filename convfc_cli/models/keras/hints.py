@@ -59,8 +59,8 @@ class Hints:
                 for reader in graph.layers:
                     for ref in (ref for call in reader.calls for ref in call):
                         if ref.layer == name:
-                            own = input_shape(reader) if reader.graph is not None else None
-                            shape = _first_known(shape, ref.stated, own, reader.built)
+                            declared = input_shape(reader) if reader.graph is not None else None
+                            shape = _first_known(shape, ref.stated, declared, reader.built)
                 assert shape is not None
                 return name, shape
         return None
@@ -88,7 +88,7 @@ class Hints:
             shape[channels] = guess[channels]
         for size in (None, *TRIED):
             trial = guess if size is None else [size] * len(guess)
-            sizes = [own or other for own, other in zip(shape, trial, strict=True)]
+            sizes = [known or other for known, other in zip(shape, trial, strict=True)]
             self.left -= self.calls
             if self.left < 0 or self.fits({tensor: (1, *sizes)}):
                 return sizes
@@ -97,8 +97,8 @@ class Hints:
 
 def _usual(rank: int, *, channels_last: bool) -> list[int]:
     """A usual size for each axis of an input but its batch."""
-    found = {1: [100], 2: [1000, 4], 3: [224, 224, 3], 4: [16, 112, 112, 3]}.get(rank, [1] * rank)
-    return found if channels_last or rank == 1 else [found[-1], *found[:-1]]
+    sizes = {1: [100], 2: [1000, 4], 3: [224, 224, 3], 4: [16, 112, 112, 3]}.get(rank, [1] * rank)
+    return sizes if channels_last or rank == 1 else [sizes[-1], *sizes[:-1]]
 
 
 def _first_known(*accounts: Shape) -> Shape:

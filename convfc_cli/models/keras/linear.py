@@ -59,16 +59,16 @@ class Given:
     training: bool
 
     @property
-    def own(self) -> tuple[int, ...]:
+    def model_shape(self) -> tuple[int, ...]:
         """The shape in the model's order."""
         return (*self.shape[1:], self.shape[0]) if self.channels_last else self.shape
 
-    def axis(self, own: int) -> int:
+    def axis(self, number: int) -> int:
         """Which axis of ours is this one of the model's, neither counting the batch."""
-        if not -len(self.shape) <= own < len(self.shape):
-            raise ValueError(f"no axis {own} in an input of {len(self.shape)}")
-        own %= len(self.shape)
-        return (own + 1) % len(self.shape) if self.channels_last else own
+        if not -len(self.shape) <= number < len(self.shape):
+            raise ValueError(f"no axis {number} in an input of {len(self.shape)}")
+        number %= len(self.shape)
+        return (number + 1) % len(self.shape) if self.channels_last else number
 
 
 Builder = Callable[[Given], ResolvedLayer]
@@ -158,8 +158,8 @@ def _rearranged(
     made = (output[-1], *output[:-1]) if last else output
 
     def moved(places: Array) -> Array:
-        found = move(np.moveaxis(places, 0, -1) if last else places)
-        return np.moveaxis(found, -1, 0) if last else found
+        result = move(np.moveaxis(places, 0, -1) if last else places)
+        return np.moveaxis(result, -1, 0) if last else result
 
     return _gathered(given, made, prod(given.shape), moved)
 
@@ -218,7 +218,9 @@ def _reshaped(given: Given) -> ResolvedLayer:
         rest = -prod(target)
         target[target.index(-1)] = count // rest if rest > 0 else 0
     if prod(target) != count or min(target, default=0) < 1:
-        raise GeometryError(f"an input of {given.own} cannot take the shape {tuple(target)}")
+        raise GeometryError(
+            f"an input of {given.model_shape} cannot take the shape {tuple(target)}"
+        )
     return _rearranged(given, tuple(target), lambda places: places.reshape(target))
 
 
@@ -226,7 +228,7 @@ def _permuted(given: Given) -> ResolvedLayer:
     axes = [whole(axis) - 1 for axis in _items(given.config["dims"])]
     if sorted(axes) != list(range(len(given.shape))):
         raise ValueError(f"dims {given.config['dims']} for an input of {len(given.shape)} axes")
-    output = tuple(given.own[axis] for axis in axes)
+    output = tuple(given.model_shape[axis] for axis in axes)
     return _rearranged(given, output, lambda places: places.transpose(axes))
 
 
@@ -310,7 +312,7 @@ def _weights(given: Given, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str
         if held[role].shape != shape:
             raise GeometryError(
                 f"its {role} {held[role].path} has shape {held[role].shape}, where its input of "
-                f"{given.own} asks for {shape}"
+                f"{given.model_shape} asks for {shape}"
             )
     return held
 
@@ -346,13 +348,13 @@ def _normalized(given: Given) -> ResolvedLayer:
     config, shape = given.config, given.shape
     if given.training or config.get("mode", 0) != 0:
         raise Unsupported("it normalizes by its input's own statistics, which is not linear")
-    own = _items(config.get("axis", -1))
-    own = own[0] if isinstance(own, list) and len(own) == 1 else own
-    if isinstance(own, list):
-        raise Unsupported(f"it normalizes along several axes, {own}")
-    if whole(own) == 0:
+    along = _items(config.get("axis", -1))
+    along = along[0] if isinstance(along, list) and len(along) == 1 else along
+    if isinstance(along, list):
+        raise Unsupported(f"it normalizes along several axes, {along}")
+    if whole(along) == 0:
         raise ValueError("it normalizes along the batch")
-    axis = given.axis(own - 1 if own > 0 else own)
+    axis = given.axis(along - 1 if along > 0 else along)
     epsilon = float(config.get("epsilon", 1e-3))
     held = _weights(given, dict.fromkeys(given.variables, (shape[axis],)))
 
@@ -385,12 +387,14 @@ def _vector(given: Given, key: str, default: float) -> Array:
         value = value.get("items", value.get("config"))
     if isinstance(value, dict):
         value = value["value"]
-    found = np.asarray(value, np.float64).astype(np.float32)
-    if found.ndim and not given.channels_last:
+    vector = np.asarray(value, np.float64).astype(np.float32)
+    if vector.ndim and not given.channels_last:
         raise Unsupported(f"what it takes its {key} for depends on the backend, channels first")
-    if found.ndim > 1 or found.size not in (1, given.own[-1]):
-        raise GeometryError(f"its {key} has the shape {found.shape} for an input of {given.own}")
-    return _along(found.reshape(-1), given.axis(-1), len(given.shape))
+    if vector.ndim > 1 or vector.size not in (1, given.model_shape[-1]):
+        raise GeometryError(
+            f"its {key} has the shape {vector.shape} for an input of {given.model_shape}"
+        )
+    return _along(vector.reshape(-1), given.axis(-1), len(given.shape))
 
 
 def _spatial(kind: str, builder: Builder) -> dict[str, Builder]:

@@ -180,12 +180,12 @@ def _hold_to_making(rest: Walk, walk: Walk) -> None:
 
 def _is_channels_last(graph: Graph) -> bool:
     """Whether some layer of a model takes its input channels last, or none channels first."""
-    found = [
+    formats = [
         modern(layer.config, layer.kind).get("data_format")
         for layer in _all_layers(graph)
         if layer.kind != "Flatten"
     ]
-    return "channels_first" not in found or "channels_last" in found
+    return "channels_first" not in formats or "channels_last" in formats
 
 
 def _layout(channels_last: bool) -> str:
@@ -247,23 +247,23 @@ class _Entries:
         """
         layer, name = call.layer, self.names[call.place]
         draft = self._draft(position, call)
-        if not layer.own or (layer.kind not in READ and layer.kind not in OTHERS):
+        if not layer.is_keras or (layer.kind not in READ and layer.kind not in OTHERS):
             reason = self._foreign(call)
             return [] if reason is None else [draft(error=reason)]
         try:
             self._check_read(call)
-            found = convolution.attributes(layer, keras1=self.writer.keras1)
+            config = convolution.attributes(layer, keras1=self.writer.keras1)
         except ConvfcError as error:
             return [draft(error=error)]
         draft = partial(
             draft,
-            layout=_layout(found.channels_last),
-            channels_last=found.channels_last,
+            layout=_layout(config.channels_last),
+            channels_last=config.channels_last,
         )
         if layer.kind not in SEPARABLE:
-            draft = partial(draft, flipped=self._flipped(layer, found))
-            return [resolve(draft, ConvolutionCall(self, call, found, call.shape))]
-        depthwise, pointwise = convolution.separated(found)
+            draft = partial(draft, flipped=self._flipped(layer, config))
+            return [resolve(draft, ConvolutionCall(self, call, config, call.shape))]
+        depthwise, pointwise = convolution.separated(config)
         between, output = after(depthwise, call.shape), f"{name}/depthwise"
         first = partial(
             draft,
@@ -305,8 +305,8 @@ class _Entries:
                 reads, producer = self.names[source.place], None
             else:
                 producer = replace(source.producer, reason=Reason.AXES)
-        found = activation(call.layer)
-        remarks: dict[str, Any] = {"activation": found} if found else {}
+        function = activation(call.layer)
+        remarks: dict[str, Any] = {"activation": function} if function else {}
         remarks |= {} if call.channels_last else self._turned
         return partial(
             Entry,
@@ -323,10 +323,10 @@ class _Entries:
         """The weights of the layer that is called."""
         return self.weights.of(self.graph, call.chain)
 
-    def _flipped(self, layer: Layer, found: ConvolutionConfig) -> bool | None:
+    def _flipped(self, layer: Layer, config: ConvolutionConfig) -> bool | None:
         if layer.kind in LOCAL:
             return False
-        return None if found.filters is None and self.writer.theano else self.writer.theano
+        return None if config.filters is None and self.writer.theano else self.writer.theano
 
     def _check_read(self, call: Call) -> None:
         """Raise unless a convolution is one that is read, and applied as it is."""
@@ -350,12 +350,14 @@ class _Entries:
         """Why a class is not read, which is listed where it is, or may hold, a convolution."""
         layer = call.layer
         convolves = CONVOLUTION.search(layer.kind)
-        if not convolves and layer.own and (layer.module or layer.kind in KERNELS):
+        if not convolves and layer.is_keras and (layer.module or layer.kind in KERNELS):
             return None  # Keras's own, and none of its convolutions
         large = self.weights.large(self.graph, call.chain)
         if not large and not convolves:
             return None
-        whose = "a class that this version does not read" if layer.own else "a class of its author"
+        whose = (
+            "a class that this version does not read" if layer.is_keras else "a class of its author"
+        )
         description = f"{layer.kind} is {whose}, and what it computes is in no file"
         if large:
             shapes = ", ".join(f"{dataset.path} {dataset.shape}" for dataset in large[:3])
@@ -388,8 +390,8 @@ class LinearCall(LayerSource):
 
     def _on(self, shape: Shape) -> ResolvedLayer:
         arrays = partial(self.entries.arrays, self.call)
-        own = convolution.require_sizes(shape)
-        return linear.build(self.call.layer, own, self.call.channels_last, arrays)
+        sizes = convolution.require_sizes(shape)
+        return linear.build(self.call.layer, sizes, self.call.channels_last, arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,40 +417,40 @@ class ConvolutionCall(LayerSource):
         return self._on(input_shape)
 
     def asking(self, error: SizeMissing) -> SizeMissing:
-        found = self.attributes
+        config = self.attributes
         kernel = self.entries.arrays(self.call)["kernel"].shape
-        channels = convolution.channels_of(self.first or found, kernel) or 1
-        sizes = (64,) * found.rank
-        guess = (*sizes, channels) if found.channels_last else (channels, *sizes)
+        channels = convolution.channels_of(self.first or config, kernel) or 1
+        sizes = (64,) * config.rank
+        guess = (*sizes, channels) if config.channels_last else (channels, *sizes)
         error.hint = self.entries.hint(self.call, guess)
         return error
 
-    def _on(self, own: Shape) -> ResolvedLayer:
-        layer, found = self.call.layer, self.attributes
-        if own is not None and len(own) != found.rank + 1:
+    def _on(self, sizes: Shape) -> ResolvedLayer:
+        layer, config = self.call.layer, self.attributes
+        if sizes is not None and len(sizes) != config.rank + 1:
             raise UsageError(
-                f"{len(own)} sizes where a {layer.kind} takes {found.rank + 1}: "
-                f"channels and {found.rank} spatial ones"
+                f"{len(sizes)} sizes where a {layer.kind} takes {config.rank + 1}: "
+                f"channels and {config.rank} spatial ones"
             )
         arrays = partial(self.entries.arrays, self.call)
         if layer.kind in LOCAL:
-            return locally_connected.build(layer, found, convolution.require_sizes(own), arrays)
-        if own is not None and own[0] is None:
-            own = (convolution.channels_of(found, arrays()[self.role].shape), *own[1:])
-        index = convolution.index_map(found, own)
+            return locally_connected.build(layer, config, convolution.require_sizes(sizes), arrays)
+        if sizes is not None and sizes[0] is None:
+            sizes = (convolution.channels_of(config, arrays()[self.role].shape), *sizes[1:])
+        index = convolution.index_map(config, sizes)
         held = {**arrays()}
         held["kernel"] = held[self.role]
-        convolution.order(found, index, held["kernel"])
+        convolution.order(config, index, held["kernel"])
         if self.entries.writer.theano:
-            _check_theano(found)
-        load = partial(convolution.load, found, index, held)
+            _check_theano(config)
+        load = partial(convolution.load, config, index, held)
         return ResolvedLayer(index, load, dtype_name(held["kernel"]))
 
 
-def _check_theano(found: ConvolutionConfig) -> None:
+def _check_theano(config: ConvolutionConfig) -> None:
     """Theano pads `same` by half the kernel at both ends, whatever the stride."""
-    even = any(k % 2 == 0 for k in found.kernel)
-    if found.padding == "same" and (even or max(found.strides) > 1):
+    even = any(k % 2 == 0 for k in config.kernel)
+    if config.padding == "same" and (even or max(config.strides) > 1):
         raise Unsupported(
             "its file was written with Theano, whose padding 'same' is another than Keras's "
             "for even kernels and strides: save it with another backend"

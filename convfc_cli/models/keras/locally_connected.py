@@ -33,28 +33,28 @@ from convfc_cli.taps import count_taps
 
 def build(
     layer: Layer,
-    found: ConvolutionConfig,
-    own: tuple[int, ...],
+    config: ConvolutionConfig,
+    input_shape: tuple[int, ...],
     arrays: Callable[[], Mapping[str, Dataset]],
 ) -> ResolvedLayer:
     """The layer on an input of this (channels, *spatial). Raises `MalformedInput`."""
-    channels, *sizes = own
+    channels, *sizes = input_shape
     axes = tuple(
-        keras_local_axis(n, k, s, found.padding)
-        for n, k, s in zip(sizes, found.kernel, found.strides, strict=True)
+        keras_local_axis(n, k, s, config.padding)
+        for n, k, s in zip(sizes, config.kernel, config.strides, strict=True)
     )
     outputs = tuple(axis.outputs for axis in axes)
-    filters, rank = found.filters, found.rank
+    filters, rank = config.filters, config.rank
     assert filters is not None
     near, far = (filters, *outputs), (channels, *sizes)
     nnz = filters * channels * prod(map(count_taps, axes))
-    outline = extent(far, near, (filters, channels, *outputs, *found.kernel), nnz)
+    outline = extent(far, near, (filters, channels, *outputs, *config.kernel), nnz)
     held = arrays()
     kernel = held["kernel"]
     form = layer.config.get("implementation", 1)
     forms = {
-        1: (prod(outputs), channels * prod(found.kernel), filters),
-        2: tuple(size for shape in (far, near) for size in _stored(shape, found.channels_last)),
+        1: (prod(outputs), channels * prod(config.kernel), filters),
+        2: tuple(size for shape in (far, near) for size in _stored(shape, config.channels_last)),
         3: (nnz,),
     }
     if form not in forms:
@@ -65,12 +65,12 @@ def build(
             f"input of {far}, channels first, ask for {forms[form]}"
         )
     check_numbers(kernel)
-    if found.bias and "bias" not in held:
+    if config.bias and "bias" not in held:
         raise MalformedInput(f"its bias is not in the file beside {kernel.path}")
     shapes = [(*outputs, filters)]
-    if not found.channels_last:  # as Keras 1 stored it
+    if not config.channels_last:  # as Keras 1 stored it
         shapes.append(near)
-    if found.bias and held["bias"].shape not in shapes:
+    if config.bias and held["bias"].shape not in shapes:
         raise GeometryError(
             f"its bias {held['bias'].path} has shape {held['bias'].shape}, not {shapes[0]}"
         )
@@ -80,16 +80,18 @@ def build(
             check_size(shape)
         weights = numbers(kernel)
         if form == 1:
-            order = (*found.kernel, channels) if found.channels_last else (channels, *found.kernel)
+            order = (
+                (*config.kernel, channels) if config.channels_last else (channels, *config.kernel)
+            )
             weights = weights.reshape(*outputs, *order, filters)
             weights = np.moveaxis(weights, -1, 0)
-            weights = np.moveaxis(weights, -1 if found.channels_last else 1 + rank, 1)
+            weights = np.moveaxis(weights, -1 if config.channels_last else 1 + rank, 1)
         else:
-            weights = _scattered(weights, axes, near, far, found.channels_last)
+            weights = _scattered(weights, axes, near, far, config.channels_last)
         values = None
-        if found.bias:
+        if config.bias:
             values = bias(held["bias"], weights.dtype)
-            if found.channels_last:
+            if config.channels_last:
                 values = np.moveaxis(values.reshape(*outputs, filters), -1, 0)
         return LocallyConnected(
             np.ascontiguousarray(weights), axes, None if values is None else values.reshape(near)
@@ -105,8 +107,8 @@ def _stored(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
 
 def _numbers(shape: tuple[int, ...], channels_last: bool) -> Array:
     """For each element of a (channels, *spatial) tensor its number in the model's own vector."""
-    found = np.arange(prod(shape)).reshape(_stored(shape, channels_last))
-    return np.moveaxis(found, -1, 0) if channels_last else found
+    places = np.arange(prod(shape)).reshape(_stored(shape, channels_last))
+    return np.moveaxis(places, -1, 0) if channels_last else places
 
 
 def _scattered(
@@ -133,12 +135,12 @@ def _scattered(
     made = _numbers(near, channels_last).reshape(near[0], 1, *near[1:], *(1,) * rank)
     read = _numbers(far, channels_last)[tuple(places)][None]
     inside = np.broadcast_to(inside, np.broadcast_shapes(made.shape, read.shape))
-    found = np.zeros(inside.shape, stored.dtype)
+    weights = np.zeros(inside.shape, stored.dtype)
     if stored.ndim > 1:
-        found[inside] = stored.reshape(-1)[(read * prod(near) + made)[inside]]
+        weights[inside] = stored.reshape(-1)[(read * prod(near) + made)[inside]]
     else:
         order = np.argsort((made * prod(far) + read)[inside])
         values = np.empty_like(stored)
         values[order] = stored
-        found[inside] = values
-    return found
+        weights[inside] = values
+    return weights

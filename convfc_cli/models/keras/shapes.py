@@ -13,7 +13,7 @@ from typing import Any
 
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import MAX_SIZE, keras_convolution_axis, pooled
-from convfc_cli.models.keras.config import Config, Layer, Shape, is_own, modern
+from convfc_cli.models.keras.config import Config, Layer, Shape, is_keras_class, modern
 from convfc_cli.models.sizes import shown
 
 Rule = Callable[[Layer, Sequence[Shape]], Shape | list[Shape]]
@@ -65,18 +65,18 @@ def output_shapes(layer: Layer, shapes: Sequence[Shape]) -> list[Shape]:
     Raises `GeometryError` where that has no elements, or where the shapes do not go together.
     """
     rules = OPERATIONS if layer.operation else SHAPES
-    rule = rules.get(layer.kind) if layer.own else None
+    rule = rules.get(layer.kind) if layer.is_keras else None
     if rule is None:
         return [None]
     try:
-        found = rule(layer, shapes)
+        made = rule(layer, shapes)
     except GeometryError as error:
         raise GeometryError(f"{layer.kind} {layer.name}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError):
         return [None]  # a configuration of another kind than the rule knows: nothing is known
     except RecursionError:  # cells within cells
         return [None]
-    several = found if isinstance(found, list) else [found]
+    several = made if isinstance(made, list) else [made]
     return [one if one is None or all(map(_is_size, one)) else None for one in several]
 
 
@@ -115,18 +115,18 @@ def _elementwise(layer: Layer, shapes: Sequence[Shape]) -> Shape:
     if len(known) < len(shapes) + len(layer.constants) or not known:
         return None
     rank = max(map(len, known))
-    found: list[int | None] = []
+    broadcast: list[int | None] = []
     for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in known), strict=True):
         large = [size for size in sizes if size not in (1, None)]
         if len(set(large)) > 1:
-            if layer.constants or len(set(map(len, known))) > 1 or not found:
+            if layer.constants or len(set(map(len, known))) > 1 or not broadcast:
                 return None
-            raise GeometryError(f"tensors of {_told(known)} do not go together")
-        found.append(large[0] if large else None if None in sizes else 1)
-    return tuple(found)
+            raise GeometryError(f"tensors of {_listed(known)} do not go together")
+        broadcast.append(large[0] if large else None if None in sizes else 1)
+    return tuple(broadcast)
 
 
-def _told(shapes: Sequence[Shape]) -> str:
+def _listed(shapes: Sequence[Shape]) -> str:
     return " and ".join(shown(shape or ()) for shape in shapes)
 
 
@@ -135,16 +135,16 @@ def _concatenated(layer: Layer, shapes: Sequence[Shape]) -> Shape:
     if len(known) < len(shapes) or len({len(shape) for shape in known}) != 1:
         return None
     axis = layer.config.get("axis", layer.config.get("concat_axis", -1)) % len(known[0])
-    found: list[int | None] = []
+    joined: list[int | None] = []
     for number, sizes in enumerate(zip(*known, strict=True)):
         settled = [size for size in sizes if size is not None]
         if number == axis:
-            found.append(sum(settled) if len(settled) == len(sizes) else None)
+            joined.append(sum(settled) if len(settled) == len(sizes) else None)
             continue
         if len(set(settled)) > 1 and number:
-            raise GeometryError(f"tensors of {_told(known)} are not joined along axis {axis}")
-        found.append(settled[0] if settled else None)
-    return tuple(found)
+            raise GeometryError(f"tensors of {_listed(known)} are not joined along axis {axis}")
+        joined.append(settled[0] if settled else None)
+    return tuple(joined)
 
 
 def _merge(layer: Layer, shapes: Sequence[Shape]) -> Shape:
@@ -164,15 +164,15 @@ def _reshaped(layer: Layer, shapes: Sequence[Shape]) -> Shape:
     config = layer.config
     target = config["target_shape"] if "target_shape" in config else config["newshape"][1:]
     batch, *sizes = _only(shapes)
-    found = [size if size > 0 else None for size in target]
-    total, rest = _product(sizes), prod(size for size in found if size is not None)
+    wanted = [size if size > 0 else None for size in target]
+    total, rest = _product(sizes), prod(size for size in wanted if size is not None)
     if total is not None:
-        if total % rest or (total != rest and None not in found):
-            whole = shown([size or -1 for size in found])
+        if total % rest or (total != rest and None not in wanted):
+            whole = shown([size or -1 for size in wanted])
             raise GeometryError(f"an input of {shown(sizes)} cannot take the shape {whole}")
-        if found.count(None) == 1:
-            found[found.index(None)] = total // rest
-    return batch, *found
+        if wanted.count(None) == 1:
+            wanted[wanted.index(None)] = total // rest
+    return batch, *wanted
 
 
 def _product(sizes: Sequence[int | None]) -> int | None:
@@ -222,7 +222,7 @@ def _states(cell: Config) -> Iterator[int]:
     Raises `KeyError`, `TypeError` or `ValueError` for a cell of another class.
     """
     kind, config = str(cell["class_name"]), cell["config"]
-    if not is_own(cell, kind):
+    if not is_keras_class(cell, kind):
         raise ValueError(f"{kind} is a class of its author")
     if kind == "StackedRNNCells":
         for one in config["cells"]:
@@ -312,8 +312,8 @@ def ends(value: Any, axis: int, rank: int) -> tuple[int, int]:
     """
     if isinstance(value, list) and len(value) == 2 * rank:
         return value[2 * axis], value[2 * axis + 1]
-    found = _at(value, axis)
-    low, high = found if isinstance(found, list) else (found, found)
+    pair = _at(value, axis)
+    low, high = pair if isinstance(pair, list) else (pair, pair)
     return low, high
 
 
@@ -380,8 +380,8 @@ def _in_a_row(layer: Layer, shapes: Sequence[Shape]) -> Shape:
 def _attended(layer: Layer, shapes: Sequence[Shape]) -> Shape:
     if layer.config.get("return_attention_scores"):
         return None
-    if layer.kind == "MultiHeadAttention" and (own := layer.config.get("output_shape")):
-        return *_only(shapes)[:-1], *(own if isinstance(own, list) else [own])
+    if layer.kind == "MultiHeadAttention" and (stated := layer.config.get("output_shape")):
+        return *_only(shapes)[:-1], *(stated if isinstance(stated, list) else [stated])
     if layer.kind in ATTENTIONS:
         return shapes[0]
     value = shapes[1]  # query, value, and perhaps key
@@ -394,28 +394,28 @@ def _einsum(layer: Layer, shapes: Sequence[Shape]) -> Shape:
     Keras itself states two axes in the wrong order where the dots stand for several.
     """
     shape, target = _only(shapes), layer.config["output_shape"]
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"(\.{3})?([a-zA-Z]+)(\.{3})?,[a-zA-Z]+->(\.{3})?([a-zA-Z]+)(\.{3})?",
         layer.config["equation"],
     )
-    if found is None or (found[1], found[3]) != (found[4], found[6]) or (found[1] and found[3]):
+    if match is None or (match[1], match[3]) != (match[4], match[6]) or (match[1] and match[3]):
         raise ValueError("an equation of another form")
-    count = len(shape) - len(found[2])
-    if count < 0 or (count and not found[1] and not found[3]):
+    count = len(shape) - len(match[2])
+    if count < 0 or (count and not match[1] and not match[3]):
         raise GeometryError(f"its equation does not take an input of {shown(shape)}")
-    before = count if found[1] else 0
-    elided = shape[:before] if found[1] else shape[len(found[2]) :]
-    known = dict(zip(found[2], shape[before:], strict=False))
-    own = list(target) if isinstance(target, list) else [target]
+    before = count if match[1] else 0
+    elided = shape[:before] if match[1] else shape[len(match[2]) :]
+    known = dict(zip(match[2], shape[before:], strict=False))
+    stated = list(target) if isinstance(target, list) else [target]
     if not before:
-        own = [None, *own]  # the batch
+        stated = [None, *stated]  # the batch
     sizes: list[int | None] = []
-    for letter, size in zip(found[5], own, strict=True):
+    for letter, size in zip(match[5], stated, strict=True):
         other = known.get(letter)
         if None not in (size, other) and size != other:
             raise GeometryError(f"{letter} is {other} in its input and {size} in its output")
         sizes.append(other if size is None else size)
-    return (*elided, *sizes) if found[1] else (*sizes, *elided)
+    return (*elided, *sizes) if match[1] else (*sizes, *elided)
 
 
 def _dot(layer: Layer, shapes: Sequence[Shape]) -> Shape:
@@ -424,7 +424,7 @@ def _dot(layer: Layer, shapes: Sequence[Shape]) -> Shape:
     one, two = axes if isinstance(axes, list) else (axes, axes)
     sizes = first.pop(one), second.pop(two)
     if None not in sizes and sizes[0] != sizes[1]:
-        raise GeometryError(f"tensors of {_told(shapes)} have no sum over those axes")
+        raise GeometryError(f"tensors of {_listed(shapes)} have no sum over those axes")
     return (*first, *second[1:]) if len(first) + len(second) > 2 else (first[0], 1)
 
 
@@ -443,12 +443,12 @@ def _spectrogram(layer: Layer, shapes: Sequence[Shape]) -> Shape:
     batch, *sizes = _only(shapes)
     size, channels = reversed(sizes) if _channels_first(layer) else sizes
     length = config["frame_length"]
-    own = {
+    frames = {
         "kernel_size": length,
         "strides": config.get("frame_step") or length // 2,
         "padding": config.get("padding", "valid"),
     }
-    windows = None if size is None else _convolved(own, "kernel_size", 0, size)
+    windows = None if size is None else _convolved(frames, "kernel_size", 0, size)
     bins = (config.get("fft_length") or length) // 2 + 1
     bins *= 2 if config.get("mode", "log") == "stft" else 1
     if config.get("expand_dims"):

@@ -95,12 +95,12 @@ class Call:
     @property
     def convolves(self) -> bool:
         """Whether it is of one of the convolutions that are read."""
-        return self.layer.own and self.layer.kind in READ
+        return self.layer.is_keras and self.layer.kind in READ
 
     @property
     def linear(self) -> bool:
         """Whether it is of one of the linear layers that are not convolutions."""
-        return self.layer.own and not self.layer.operation and self.layer.kind in LINEAR
+        return self.layer.is_keras and not self.layer.operation and self.layer.kind in LINEAR
 
 
 @dataclass
@@ -156,13 +156,13 @@ class Walk:
                 continue
             tensors = [self._tensor(ref, made, alone, layer.name) for ref in needed]
             if layer.name in fed:
-                own, account = fed[layer.name], f"the {layer.kind} {layer.name!r}"
-                found = [_stated(layer.name, own, input_shape(layer), account, alone)]
+                tensor, account = fed[layer.name], f"the {layer.kind} {layer.name!r}"
+                outputs = [_stated(layer.name, tensor, input_shape(layer), account, alone)]
             elif layer.kind == "InputLayer":
-                found = [Tensor(input_shape(layer), self._input(layer.name))]
+                outputs = [Tensor(input_shape(layer), self._input(layer.name))]
             else:
-                found = self.layer(layer, tensors, (*chain, layer), (*place, number, call), alone)
-            made[layer.name, call] = self._settled(found, chain, layer, call)
+                outputs = self.layer(layer, tensors, (*chain, layer), (*place, number, call), alone)
+            made[layer.name, call] = self._settled(outputs, chain, layer, call)
             ready.extend(waiting.pop((layer.name, call), ()))
         if waiting:
             left = sorted(
@@ -185,7 +185,7 @@ class Walk:
             once = alone and len(layer.calls) <= 1
             return self.graph(layer.graph, tensors, chain, place, alone=once)
         first = tensors[0] if tensors else Tensor(None, NOTHING)
-        if layer.inner is not None and layer.own and layer.kind in WRAPPERS:
+        if layer.inner is not None and layer.is_keras and layer.kind in WRAPPERS:
             return self._wrapped(layer, layer.inner, first, chain, place, alone)
         call = _call(chain, place, first)
         shapes = [tensor.shape for tensor in tensors]
@@ -196,7 +196,7 @@ class Walk:
             return [Tensor(shape, _source(call)) for shape in output_shapes(layer, shapes)]
         if len(tensors) == 1 and _is_passing(layer):
             return [Tensor(shape, first.source) for shape in output_shapes(layer, shapes)]
-        unknown = CONVOLUTION.search(layer.kind) or not layer.own or layer.kind not in KNOWN
+        unknown = CONVOLUTION.search(layer.kind) or not layer.is_keras or layer.kind not in KNOWN
         if unknown or call.linear:
             self.calls.append(call)
         if call.convolves:
@@ -223,11 +223,11 @@ class Walk:
             return self.layer(inner, [tensor], (*chain, inner), place, alone)
         shape = tensor.shape
         once = None if shape is None or len(shape) < 2 else (shape[0], *shape[2:])
-        found = self.layer(inner, [_folded(tensor, once, -1)], (*chain, inner), place, alone)
+        outputs = self.layer(inner, [_folded(tensor, once, -1)], (*chain, inner), place, alone)
         steps = None if shape is None else shape[1]
         return [
             _folded(one, None if one.shape is None else (one.shape[0], steps, *one.shape[1:]), 1)
-            for one in found
+            for one in outputs
         ]
 
     def _hidden(self, layer: Layer, chain: tuple[Layer, ...], place: Place) -> None:
@@ -252,40 +252,40 @@ class Walk:
         alone: bool,
         reader: str,
     ) -> Tensor:
-        found = made.get((ref.layer, ref.call), ())
-        own = found[ref.output] if ref.output < len(found) else _unknown(ref.layer)
-        return _stated(ref.layer, own, ref.stated, f"what {reader!r} is called on", alone)
+        outputs = made.get((ref.layer, ref.call), ())
+        tensor = outputs[ref.output] if ref.output < len(outputs) else _unknown(ref.layer)
+        return _stated(ref.layer, tensor, ref.stated, f"what {reader!r} is called on", alone)
 
     def _settled(
-        self, found: list[Tensor], chain: tuple[Layer, ...], layer: Layer, call: int
+        self, outputs: list[Tensor], chain: tuple[Layer, ...], layer: Layer, call: int
     ) -> list[Tensor]:
         """A layer's outputs, with what the user says of the first."""
         name = "/".join(step.name for step in (*chain, layer))
         for tensor in (f"{name}:{call}", name):
             if tensor in self.given:
                 self.met.add(tensor)
-                own = found[0] if found else _unknown(name)
-                if own.impossible:
-                    raise GeometryError(own.impossible)
+                output = outputs[0] if outputs else _unknown(name)
+                if output.impossible:
+                    raise GeometryError(output.impossible)
                 given = Account(self.given[tensor], GIVEN, given=True)
                 shape = agreed(
-                    tensor, given, Account(unbatched(own.shape), str(own.source.producer))
+                    tensor, given, Account(unbatched(output.shape), str(output.source.producer))
                 )
-                return [replace(own, shape=unbatched(shape), given=True), *found[1:]]
-        return found
+                return [replace(output, shape=unbatched(shape), given=True), *outputs[1:]]
+        return outputs
 
 
-def _stated(name: str, own: Tensor, stated: Shape, source: str, alone: bool) -> Tensor:
+def _stated(name: str, tensor: Tensor, stated: Shape, source: str, alone: bool) -> Tensor:
     """A tensor of which a file states this shape; its batch is whatever it is fed with.
 
     Raises `MalformedInput`, or `UsageError` for a shape that is given, where a model that is
     applied once (`alone`) has it otherwise.
     """
     if not alone:
-        return replace(own, shape=without(own.shape, stated))
-    own_source = GIVEN if own.given else str(own.source.producer)
-    account = Account(own.shape, own_source, given=own.given)
-    return replace(own, shape=agreed(name, account, Account(unbatched(stated), source)))
+        return replace(tensor, shape=without(tensor.shape, stated))
+    known_source = GIVEN if tensor.given else str(tensor.source.producer)
+    account = Account(tensor.shape, known_source, given=tensor.given)
+    return replace(tensor, shape=agreed(name, account, Account(unbatched(stated), source)))
 
 
 def _unknown(name: str) -> Tensor:
@@ -299,7 +299,7 @@ def _folded(tensor: Tensor, shape: Shape, batch: int) -> Tensor:
 
 def _is_passing(layer: Layer) -> bool:
     """Whether a layer's output is its input, once the model is trained."""
-    if not layer.own or layer.operation or "training" in layer.flags:
+    if not layer.is_keras or layer.operation or "training" in layer.flags:
         return False
     return activation(layer) is None if layer.kind == "Activation" else layer.kind in PASSING
 
@@ -341,30 +341,30 @@ def _convolved(layer: Layer, shape: Shape, source: Source) -> Tensor:
         return Tensor(None, source)
 
 
-def after(found: ConvolutionConfig, shape: Shape) -> Shape:
+def after(config: ConvolutionConfig, shape: Shape) -> Shape:
     """The shape of what a convolution with these attributes makes of a tensor.
 
     Raises `GeometryError` where that has no elements.
     """
-    own = convolution.own_shape(found, shape)
-    if own is None or shape is None:
+    inner = convolution.own_shape(config, shape)
+    if inner is None or shape is None:
         return None
-    channels = found.filters
+    channels = config.filters
     if channels is None:
-        channels = None if own[0] is None else own[0] * found.multiplier
+        channels = None if inner[0] is None else inner[0] * config.multiplier
     sizes = []
-    for axis, size in enumerate(own[1:]):
+    for axis, size in enumerate(inner[1:]):
         single = replace(
-            found,
+            config,
             rank=1,
-            kernel=found.kernel[axis : axis + 1],
-            strides=found.strides[axis : axis + 1],
-            dilations=found.dilations[axis : axis + 1],
-            output_padding=found.output_padding[axis : axis + 1],
+            kernel=config.kernel[axis : axis + 1],
+            strides=config.strides[axis : axis + 1],
+            dilations=config.dilations[axis : axis + 1],
+            output_padding=config.output_padding[axis : axis + 1],
             filters=1,
             groups=1,
         )
         index = None if size is None else convolution.index_map(single, (1, size))
         sizes.append(None if index is None else index.output_shape[1])
-    batch = shape[: len(shape) - len(own)]
-    return (*batch, *sizes, channels) if found.channels_last else (*batch, channels, *sizes)
+    batch = shape[: len(shape) - len(inner)]
+    return (*batch, *sizes, channels) if config.channels_last else (*batch, channels, *sizes)

@@ -65,8 +65,8 @@ def variables(layer: Layer) -> tuple[str, ...]:
     """The roles of a layer's variables, in Keras's order; all but a bias are there."""
     if layer.kind in NORMALIZATIONS:
         learnt = (("scale", "gamma"), ("center", "beta"))
-        own = [role for option, role in learnt if layer.config.get(option, True)]
-        return (*own, "mean", "variance")
+        learned = [role for option, role in learnt if layer.config.get(option, True)]
+        return (*learned, "mean", "variance")
     return ("kernel", "pointwise", "bias") if "Separable" in layer.kind else ("kernel", "bias")
 
 
@@ -111,11 +111,13 @@ class Legacy(Weights):
         self._left = MAX_NAME_CHARACTERS
 
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
-        own = [(name, dataset) for name, dataset in self._own(chain) if _leaf(name) not in STATE]
+        named = [
+            (name, dataset) for name, dataset in self._weights_of(chain) if _leaf(name) not in STATE
+        ]
         expected = variables(chain[-1])
         needed = {*expected} - {"bias"}
         roles: dict[str, Dataset] = {}
-        for name, dataset in own:
+        for name, dataset in named:
             role = _role(name)
             if role not in {*expected, *LORA} or role in roles:
                 break
@@ -123,27 +125,27 @@ class Legacy(Weights):
         else:
             if roles.keys() >= needed:
                 return roles
-        in_order = [(role, *held) for role, held in zip(expected, own, strict=False)]
+        in_order = [(role, *held) for role, held in zip(expected, named, strict=False)]
         matching = all(_role(name) in (None, role) for role, name, _ in in_order)
         alone = len(chain) - _wrappers(chain) == 1
-        if alone and matching and len(needed) <= len(own) <= len(expected):
+        if alone and matching and len(needed) <= len(named) <= len(expected):
             return {role: dataset for role, _, dataset in in_order}
-        names = ", ".join(name[-80:] for name, _ in own[:4])
+        names = ", ".join(name[-80:] for name, _ in named[:4])
         raise MalformedInput(f"its weights cannot be told from {names or 'an empty group'}")
 
     def large(self, model: Graph, chain: Chain) -> list[Dataset]:
         try:
-            return [dataset for _, dataset in self._own(chain) if _is_large(dataset)]
+            return [dataset for _, dataset in self._weights_of(chain) if _is_large(dataset)]
         except MalformedInput:
             return []
 
-    def _own(self, chain: Chain) -> list[Named]:
+    def _weights_of(self, chain: Chain) -> list[Named]:
         """(name, dataset) of the layer's weights, in Keras's order."""
         top, family = chain[0].name, _family(chain[-1])
         if (top, family) not in self._held:
-            found = self._listed(top)
-            self._left -= _check_names((name for name, _ in found), self._left)
-            self._held[top, family] = _Held(chain[0], found, family)
+            listed = self._listed(top)
+            self._left -= _check_names((name for name, _ in listed), self._left)
+            self._held[top, family] = _Held(chain[0], listed, family)
         return self._held[top, family].of(chain)
 
     def _listed(self, top: str) -> list[Named]:
@@ -151,15 +153,15 @@ class Legacy(Weights):
         group = self._root.group(top)
         if group is None:
             raise MalformedInput(f"it has no group {self._root.path}/{top} for its weights")
-        found = []
+        weights = []
         for name in texts(group, "weight_names"):
             dataset = group.dataset(name)
             if dataset is None:
                 raise MalformedInput(
                     f"{group.path} names a weight {name[:200]!r} that is not there"
                 )
-            found.append((name, dataset))
-        return found
+            weights.append((name, dataset))
+        return weights
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ DENSE = Family(
 
 
 def _family(layer: Layer) -> Family:
-    return next((own for own in (NORMALIZING, DENSE) if own.has(layer)), CONVOLUTIONS)
+    return next((family for family in (NORMALIZING, DENSE) if family.has(layer)), CONVOLUTIONS)
 
 
 class _Held:
@@ -197,10 +199,10 @@ class _Held:
     it. Where the order tells nothing, the names do, if no two layers may be meant by one.
     """
 
-    def __init__(self, top: Layer, found: Sequence[Named], family: Family) -> None:
-        self._found, self._family = found, family
+    def __init__(self, top: Layer, weights: Sequence[Named], family: Family) -> None:
+        self._weights, self._family = weights, family
         scopes = list(
-            dict.fromkeys(_scope(name) for name, data in found if family.marks(name, data))
+            dict.fromkeys(_scope(name) for name, data in weights if family.marks(name, data))
         )
         chains = list(_members(top, family, ()))
         if family is not NORMALIZING:  # whose variances are never trained, and so in one order
@@ -212,11 +214,11 @@ class _Held:
 
         if len(scopes) == len(chains) and all(map(_agree, scopes, chains)):
             places: dict[str, list[int]] = {}
-            for place, (name, _) in enumerate(found):
+            for place, (name, _) in enumerate(weights):
                 places.setdefault(_scope(name), []).append(place)
             for scope, chain in zip(scopes, chains, strict=True):
                 self._by_order.setdefault(_path(chain), []).extend(places[scope])
-        for place, (name, _) in enumerate(found):
+        for place, (name, _) in enumerate(weights):
             for layer in _layers_in(name):
                 self._by_name.setdefault(layer, []).append(place)
         for scope in scopes:
@@ -229,20 +231,20 @@ class _Held:
     def of(self, chain: Chain) -> list[Named]:
         """A layer's own weights."""
         if all(layer.graph is None for layer in chain):
-            return list(self._found)
+            return list(self._weights)
         if self._by_order:
-            return [self._found[place] for place in self._by_order.get(_path(chain), ())]
+            return [self._weights[place] for place in self._by_order.get(_path(chain), ())]
         if not self._told_apart and sum(self._meant.get(name, 0) for name in _names(chain)) != 1:
             return []
-        return [self._found[place] for place in self._places(chain)]
+        return [self._weights[place] for place in self._places(chain)]
 
     def _places(self, chain: Chain) -> list[int]:
         """Where the variables are whose names have the layer, or its wrapper, before their own."""
         return sorted({place for name in _names(chain) for place in self._by_name.get(name, ())})
 
     def _scopes_of(self, chain: Chain) -> set[str]:
-        found = (self._found[place] for place in self._places(chain))
-        return {_scope(name) for name, data in found if self._family.marks(name, data)}
+        weights = (self._weights[place] for place in self._places(chain))
+        return {_scope(name) for name, data in weights if self._family.marks(name, data)}
 
 
 def _path(chain: Chain) -> tuple[str, ...]:
@@ -390,21 +392,21 @@ class Store(Weights):
         """
         if id(graph) not in self._numbers:
             counts: dict[str, int] = {}
-            found = []
+            numbered = []
             for layer in graph.layers:
                 if _counts(layer):
                     snake = snake_case(layer.kind)
                     number = counts[snake] = counts.get(snake, -1) + 1
-                    found.append((layer.name, snake, number))
-            numbers = {name: (snake, number, counts[snake] + 1) for name, snake, number in found}
+                    numbered.append((layer.name, snake, number))
+            numbers = {name: (snake, number, counts[snake] + 1) for name, snake, number in numbered}
             self._numbers[id(graph)] = graph, numbers
         return self._numbers[id(graph)][1]
 
     def _below(self, place: str) -> str | None:
         """The only `vars` under a place: a wrapper's, whatever it calls its layer."""
         outer = place.rpartition("/")[0] if place.endswith("/layer") else place
-        found = [path for below, path in self._places.items() if _is_below(below, outer)]
-        return found[0] if len(found) == 1 else None
+        paths = [path for below, path in self._places.items() if _is_below(below, outer)]
+        return paths[0] if len(paths) == 1 else None
 
 
 def _check_names(names: Iterable[str], most: int) -> int:
@@ -429,15 +431,15 @@ def _numbered_groups(
     paths: Iterable[str],
 ) -> Iterable[tuple[tuple[str, str], set[tuple[int, str]]]]:
     """((place, class), {(number, name)}) of all groups: `conv2d_3` is number 3 of `conv2d`."""
-    found: dict[tuple[str, str], set[tuple[int, str]]] = {}
+    groups: dict[tuple[str, str], set[tuple[int, str]]] = {}
     for path in paths:
         steps = path.split("/")
         for depth in range(1, len(steps)):
             inside, name = "/".join(steps[:depth]), steps[depth]
-            found.setdefault((inside, name), set()).add((0, name))
+            groups.setdefault((inside, name), set()).add((0, name))
             if numbered := re.fullmatch(r"(.+)_(\d{1,9})", name):
-                found.setdefault((inside, numbered[1]), set()).add((int(numbered[2]), name))
-    return found.items()
+                groups.setdefault((inside, numbered[1]), set()).add((int(numbered[2]), name))
+    return groups.items()
 
 
 def _is_large(dataset: Dataset) -> bool:
