@@ -177,12 +177,6 @@ def told(*arguments: Any) -> dict[str, Any]:
     return json.loads(run("inspect", *arguments, "--json").succeeded().out)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("between", ["pad:conv", "pad:norm", "conv:pool", "pool:fc", "pad:fc"])
 def test_a_chain_is_planned_for_no_less_than_it_takes(folder: Path, between: str) -> None:
