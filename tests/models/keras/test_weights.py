@@ -1,8 +1,4 @@
-"""Whose weights are whose: every way in which Keras has named and ordered them in a file.
-
-The files are written by hand, each kernel with numbers of its own, so that none can stand in for
-another; the expected kernels are the ones that were put in, transposed here.
-"""
+"""Whose weights are whose: how Keras names and orders them in a legacy file, and their numbers."""
 
 import json
 from collections.abc import Sequence
@@ -13,10 +9,9 @@ import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.sparse import load_npz
 
 import convfc_cli as convfc
-from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported, UsageError
+from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.models.entry import Entry
 from tests.support.cli_models import run
 from tests.support.keras_files import (
@@ -29,49 +24,26 @@ from tests.support.keras_files import (
     only,
     ramp,
     sequential,
-    store,
     texts,
     zipped,
+)
+from tests.support.keras_weights import (
+    BIAS,
+    KERAS1,
+    KERNEL,
+    check,
+    conv,
+    inner,
+    kernel_of,
+    model_of,
+    names_and_kernels,
+    nested,
+    plain,
 )
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
 Array = NDArray[Any]
-
-KERNEL, BIAS = ramp(2, 3, 2, 4), ramp(4, start=500)
-
-
-def kernel_of(number: int) -> Array:
-    """A kernel of 2 x 2, 2 to 2 channels, with numbers that only it has."""
-    return ramp(2, 2, 2, 2, start=1 + 100 * number)
-
-
-def conv(name: str, *sources: str, **config: Any) -> Config:
-    """A Conv2D that fits KERNEL, and with `filters=2` those of `kernel_of`."""
-    size = [2, 2] if config.get("filters") == 2 else [2, 3]
-    return layer("Conv2D", name, *sources, **{"filters": 4, "kernel_size": size, **config})
-
-
-def plain(name: str, *sources: str, **config: Any) -> Config:
-    """A Conv2D that fits `kernel_of`, without a bias, its output as large as its input."""
-    config = {"padding": "same", "use_bias": False, "kernel_size": 2, "filters": 2, **config}
-    return layer("Conv2D", name, *sources, **config)
-
-
-def model_of(*layers: Config) -> Config:
-    return sequential(given_input("x", 5, 6, 2), *layers)
-
-
-def check(entry: Entry, kernel: Array, bias: Array | None = None) -> None:
-    """The layer holds this kernel, in Keras's order (y, x, in, out), and this bias."""
-    found = entry.load()
-    assert found.kernel.dtype in (np.float32, np.float64)
-    assert np.array_equal(found.kernel, np.moveaxis(kernel, (3, 2), (0, 1)))
-    if bias is None:
-        assert found.bias is None
-    else:
-        assert found.bias is not None
-        assert np.array_equal(found.bias, bias)
 
 
 def one(folder: Path, *names: str, **rest: Any) -> Entry:
@@ -233,41 +205,6 @@ def test_a_bias_of_another_length(tmp_path: Path) -> None:
 # Models within the model: all of their weights are in one group of a legacy file.
 
 
-def nested(first: Config, second: Config) -> Config:
-    """A model `top` of two models, one after the other, in a model."""
-    top = functional(
-        [
-            given_input("t", 5, 6, 2),
-            {**first, "inbound_nodes": [[["t", 0, 0, {}]]]},
-            {**second, "inbound_nodes": [[[first["name"], 1, 0, {}]]]},
-        ],
-        [[second["name"], 1, 0]],
-        name="top",
-    )
-    return functional(
-        [given_input("x", 5, 6, 2), {**top, "inbound_nodes": [[["x", 0, 0, {}]]]}],
-        [["top", 1, 0]],
-    )
-
-
-def inner(name: str, **config: Any) -> Config:
-    """A model of a convolution `conv`."""
-    layers = [given_input(f"{name}_in", 5, 6, 2), plain("conv", f"{name}_in", **config)]
-    return functional(layers, ["conv"], name=name)
-
-
-def names_and_kernels(path: Path) -> list[tuple[str, float]]:
-    """Each layer's name, and the number of its kernel."""
-    found = []
-    for entry in convfc.read(path).entries:
-        kernel = entry.load().kernel
-        number = int(np.abs(kernel).min()) // 100
-        expected = np.moveaxis(kernel_of(number), (3, 2), (0, 1))
-        assert np.array_equal(kernel, expected)
-        found.append((entry.name, number))
-    return found
-
-
 def scoped(*scopes: str) -> Named:
     """Kernels 0, 1, ... in these scopes, each named `kernel:0`."""
     return [(f"{scope}/kernel:0", kernel_of(number)) for number, scope in enumerate(scopes)]
@@ -415,184 +352,6 @@ def test_variables_of_a_model_in_the_model_by_their_names(
     assert np.array_equal(found.bias, bias)
 
 
-# The store of `.keras`.
-
-
-def test_groups_are_counted_by_class_in_the_order_of_the_configuration(tmp_path: Path) -> None:
-    """The names would say another order: `conv2d_1` stands before `conv2d`."""
-    names = ["conv2d_1", "conv2d_2", "conv2d"]
-    model = model_of(*(plain(name) for name in names))
-    weights = {
-        f"layers/{group}": [kernel_of(number)]
-        for number, group in enumerate(["conv2d", "conv2d_1", "conv2d_2"])
-    }
-    path = zipped(tmp_path / "m.keras", model, weights)
-    assert names_and_kernels(path) == [("conv2d_1", 0), ("conv2d_2", 1), ("conv2d", 2)]
-
-
-def test_more_than_ten_groups_are_counted_as_numbers(tmp_path: Path) -> None:
-    model = model_of(*(plain(f"layer{number}") for number in range(12)))
-    groups = ["layers/conv2d", *(f"layers/conv2d_{number}" for number in range(1, 12))]
-    weights = {group: [kernel_of(number)] for number, group in enumerate(groups)}
-    path = zipped(tmp_path / "m.keras", model, weights)
-    assert names_and_kernels(path) == [(f"layer{number}", number) for number in range(12)]
-
-
-def test_each_class_is_counted_by_itself(tmp_path: Path) -> None:
-    model = model_of(
-        plain("a"),
-        layer("BatchNormalization", "n"),
-        layer("Conv2DTranspose", "t", filters=2, kernel_size=2, padding="same", use_bias=False),
-        layer("Activation", "r", activation="relu"),
-        layer("DepthwiseConv2D", "d", kernel_size=2, padding="same", use_bias=False),
-        plain("b"),
-        layer("BatchNormalization", "m"),
-    )
-    depthwise = ramp(2, 2, 2, 1, start=401)
-    weights = {
-        "layers/conv2d": [kernel_of(0)],
-        "layers/conv2d_1": [kernel_of(1)],
-        "layers/conv2d_transpose": [kernel_of(2)],
-        "layers/depthwise_conv2d": [depthwise],
-        "layers/batch_normalization": [ramp(2)] * 4,
-        "layers/batch_normalization_1": [ramp(2)] * 4,
-    }
-    a, t, d, b = convfc.read(zipped(tmp_path / "m.keras", model, weights)).entries
-    check(a, kernel_of(0))
-    check(b, kernel_of(1))
-    assert np.array_equal(t.load().kernel, kernel_of(2).transpose(3, 2, 0, 1))
-    assert np.array_equal(d.load().kernel[:, 0], depthwise[..., 0].transpose(2, 0, 1))
-
-
-def test_numbers_of_groups_with_gaps(tmp_path: Path) -> None:
-    model = model_of(plain("a"), plain("b"), plain("c"))
-    weights = {
-        "layers/conv2d": [kernel_of(0)],
-        "layers/conv2d_2": [kernel_of(1)],
-        "layers/conv2d_10": [kernel_of(2)],
-    }
-    path = zipped(tmp_path / "m.keras", model, weights)
-    assert names_and_kernels(path) == [("a", 0), ("b", 1), ("c", 2)]
-
-
-def test_a_group_too_few_is_not_guessed_at(tmp_path: Path) -> None:
-    model = model_of(plain("a"), plain("b"), plain("c"))
-    weights = {"layers/conv2d": [kernel_of(0)], "layers/conv2d_5": [kernel_of(1)]}
-    for entry in convfc.read(zipped(tmp_path / "m.keras", model, weights)).entries:
-        with pytest.raises(MalformedInput, match="weights are not found"):
-            entry.load()
-
-
-@pytest.mark.parametrize("container", ["layers", "_layer_checkpoint_dependencies"])
-@pytest.mark.parametrize("slash", ["/", "\\"])
-def test_names_of_groups_in_older_versions(container: str, slash: str, tmp_path: Path) -> None:
-    model = model_of(plain("b"), plain("a"))
-    weights = {
-        f"{container}{slash}conv2d": [kernel_of(0)],
-        f"{container}{slash}conv2d_1": [kernel_of(1)],
-    }
-    path = zipped(tmp_path / "m.keras", model, weights, metadata={"keras_version": "2.12.0"})
-    assert names_and_kernels(path) == [("b", 0), ("a", 1)]
-
-
-def test_the_optimizer_of_a_store_is_not_looked_at(tmp_path: Path) -> None:
-    weights = {"layers/conv2d": [kernel_of(0)], "optimizer": [kernel_of(1), kernel_of(2)]}
-    path = zipped(tmp_path / "m.keras", model_of(plain("a")), weights)
-    assert names_and_kernels(path) == [("a", 0)]
-
-
-def test_a_group_that_names_its_layer(tmp_path: Path) -> None:
-    model = model_of(plain("b"), plain("a"))
-    weights = {"layers/conv2d": [kernel_of(0)], "layers/conv2d_1": [kernel_of(1)]}
-    path = zipped(
-        tmp_path / "m.keras", model, weights, names={"layers/conv2d": "b", "layers/conv2d_1": "a"}
-    )
-    assert names_and_kernels(path) == [("b", 0), ("a", 1)]
-
-
-def test_a_group_that_names_another_layer_is_an_error(tmp_path: Path) -> None:
-    model = model_of(plain("b"), plain("a"))
-    weights = {"layers/conv2d": [kernel_of(0)], "layers/conv2d_1": [kernel_of(1)]}
-    path = zipped(
-        tmp_path / "m.keras", model, weights, names={"layers/conv2d": "a", "layers/conv2d_1": "b"}
-    )
-    for entry in convfc.read(path).entries:
-        with pytest.raises(MalformedInput, match=r"holds the weights of '[ab]'"):
-            entry.load()
-    told = run("convert", path, "-l", "a", "-o", tmp_path / "o.npz").failed(3)
-    assert "the order of the configuration" in told
-
-
-def test_models_within_models_of_a_store(tmp_path: Path) -> None:
-    weights = {
-        "layers/functional/layers/functional/layers/conv2d": [kernel_of(0)],
-        "layers/functional/layers/functional_1/layers/conv2d": [kernel_of(1)],
-    }
-    path = zipped(tmp_path / "m.keras", nested(inner("b"), inner("a")), weights)
-    assert names_and_kernels(path) == [("top/b/conv", 0), ("top/a/conv", 1)]
-
-
-def test_a_sequential_within_a_model_of_a_store(tmp_path: Path) -> None:
-    model = model_of(
-        {**sequential(plain("one"), plain("two"), name="s"), "name": "s"},
-        plain("three"),
-    )
-    weights = {
-        "layers/sequential/layers/conv2d": [kernel_of(0)],
-        "layers/sequential/layers/conv2d_1": [kernel_of(1)],
-        "layers/conv2d": [kernel_of(2)],
-    }
-    path = zipped(tmp_path / "m.keras", model, weights)
-    assert names_and_kernels(path) == [("s/one", 0), ("s/two", 1), ("three", 2)]
-
-
-def test_a_wrapped_layer_of_a_store(tmp_path: Path) -> None:
-    wrapped = layer("TimeDistributed", "td", layer=plain("conv"))
-    model = sequential(given_input("x", 3, 5, 6, 2), wrapped)
-    weights = {"layers/time_distributed/layer": [kernel_of(0)]}
-    path = zipped(tmp_path / "m.keras", model, weights)
-    assert names_and_kernels(path) == [("td/conv", 0)]
-
-
-def test_a_wrapped_layer_under_another_name(tmp_path: Path) -> None:
-    """The only weights under a wrapper are its layer's; of two nobody can tell."""
-    wrapped = layer("TimeDistributed", "td", layer=plain("conv"))
-    model = sequential(given_input("x", 3, 5, 6, 2), wrapped)
-    weights = {"layers/time_distributed/cell": [kernel_of(0)]}
-    assert names_and_kernels(zipped(tmp_path / "m.keras", model, weights)) == [("td/conv", 0)]
-    weights["layers/time_distributed/other"] = [kernel_of(1)]
-    with pytest.raises(MalformedInput, match="no weights in the file"):
-        only(zipped(tmp_path / "m.keras", model, weights)).load()
-
-
-def test_a_variable_0_that_is_missing(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "m.keras", model_of(plain("a")), {"layers/conv2d": []})
-    with pytest.raises(MalformedInput, match="weights"):
-        only(path).load()
-
-
-@pytest.mark.parametrize("version", ["1.2.2", "4.0", "", None])
-def test_a_store_of_another_version_of_keras(version: Any, tmp_path: Path) -> None:
-    path = zipped(
-        tmp_path / "m.keras",
-        model_of(plain("a")),
-        {"layers/conv2d": [kernel_of(0)]},
-        metadata={"keras_version": version},
-    )
-    with pytest.raises(Unsupported, match="not 2 or 3"):
-        only(path)
-
-
-def test_a_zip_without_metadata_is_read(tmp_path: Path) -> None:
-    path = zipped(
-        tmp_path / "m.keras",
-        model_of(plain("a")),
-        {"layers/conv2d": [kernel_of(0)]},
-        metadata=None,
-    )
-    assert names_and_kernels(path) == [("a", 0)]
-
-
 # Numbers.
 
 
@@ -677,178 +436,3 @@ def test_the_kernel_of_a_store_has_its_factors_in_it(tmp_path: Path) -> None:
     model = model_of(conv("conv", lora_rank=3))
     path = zipped(tmp_path / "m.keras", model, {"layers/conv2d": [KERNEL, BIAS]})
     check(only(path), KERNEL, BIAS)
-
-
-# Keras 1, and Theano.
-
-KERAS1: dict[str, Any] = {"nb_filter": 4, "nb_row": 2, "nb_col": 3, "border_mode": "valid"}
-
-
-def keras1(order: str, kernel: Array, folder: Path, **rest: Any) -> Path:
-    """A file of Keras 1 with an image of 5 x 6 and a Convolution2D that fits KERNEL."""
-    shape = [None, 2, 5, 6] if order == "th" else [None, 5, 6, 2]
-    backend = rest.pop("backend", "theano" if order == "th" else "tensorflow")
-    config = {**KERAS1, "dim_ordering": order, "batch_input_shape": shape, "bias": True, **rest}
-    item = {"class_name": "Convolution2D", "config": {"name": "conv", **config}}
-    model = {"class_name": "Sequential", "config": [item]}
-    named = [("conv_W", kernel), ("conv_b", BIAS)]
-    return legacy(folder / "k1.h5", model, {"conv": named}, version="1.2.2", backend=backend)
-
-
-def flipped(kernel: Array) -> Array:
-    """A kernel (y, x, in, out) turned round along y and x."""
-    return kernel[::-1, ::-1]
-
-
-@pytest.mark.parametrize("order", ["th", "tf"])
-@pytest.mark.parametrize("backend", ["theano", "tensorflow"])
-def test_kernels_of_keras_1(order: str, backend: str, tmp_path: Path) -> None:
-    stored = KERNEL.transpose(3, 2, 0, 1) if order == "th" else KERNEL
-    entry = only(keras1(order, stored, tmp_path, backend=backend))
-    assert entry.outline is not None
-    assert (entry.outline.input_shape, entry.outline.output_shape) == ((2, 5, 6), (4, 4, 4))
-    assert entry.flipped is (backend == "theano")
-    check(entry, flipped(KERNEL) if backend == "theano" else KERNEL, BIAS)
-
-
-def test_keras_2_on_theano_turns_its_kernels_round_too(tmp_path: Path) -> None:
-    named = [("conv/kernel", KERNEL), ("conv/bias", BIAS)]
-    path = legacy(
-        tmp_path / "m.h5",
-        model_of(conv("conv")),
-        {"conv": named},
-        version="2.1.5",
-        backend="theano",
-    )
-    check(only(path), flipped(KERNEL), BIAS)
-
-
-def test_keras_1_without_a_backend_asks(tmp_path: Path) -> None:
-    path = keras1("th", KERNEL.transpose(3, 2, 0, 1), tmp_path, backend=None)
-    entry = only(path)
-    assert entry.flipped is None
-    with pytest.raises(UsageError, match="whether the kernels are flipped"):
-        entry.load()
-    out = tmp_path / "o.npz"
-    assert "--flip-kernel or --no-flip-kernel" in run("convert", path, "-q", "-o", out).failed(2)
-    assert not out.exists()
-    for option, expected in (("--flip-kernel", flipped(KERNEL)), ("--no-flip-kernel", KERNEL)):
-        run("convert", path, "-o", out, option, "--force").succeeded()
-        with np.load(out) as members:
-            assert np.array_equal(members["kernel"], np.moveaxis(expected, (3, 2), (0, 1)))
-        assert load_npz(out).shape == (4 * 4 * 4, 5 * 6 * 2)
-
-
-def test_a_flip_can_be_overruled(tmp_path: Path) -> None:
-    path = keras1("th", KERNEL.transpose(3, 2, 0, 1), tmp_path)
-    for options, expected in (([], flipped(KERNEL)), (["--no-flip-kernel"], KERNEL)):
-        run("convert", path, "-o", tmp_path / "o.npz", "--force", *options).succeeded()
-        with np.load(tmp_path / "o.npz") as members:
-            assert np.array_equal(members["kernel"], np.moveaxis(expected, (3, 2), (0, 1)))
-
-
-@pytest.mark.parametrize("backend", ["theano", "tensorflow"])
-@pytest.mark.parametrize("stored", ["(k, 1, in, out)", "(out, in, k, 1)", "(k, in, out)"])
-def test_lines_of_keras_1(stored: str, backend: str, tmp_path: Path) -> None:
-    kernel = ramp(3, 2, 4)
-    item = {
-        "class_name": "Convolution1D",
-        "config": {
-            "name": "conv",
-            "nb_filter": 4,
-            "filter_length": 3,
-            "subsample_length": 2,
-            "border_mode": "valid",
-            "batch_input_shape": [None, 8, 2],
-            "bias": True,
-        },
-    }
-    written = {
-        "(k, 1, in, out)": kernel[:, None],
-        "(out, in, k, 1)": kernel.transpose(2, 1, 0)[..., None],
-        "(k, in, out)": kernel,
-    }[stored]
-    model = {"class_name": "Sequential", "config": [item]}
-    named = [("conv_W", written), ("conv_b", BIAS)]
-    path = legacy(tmp_path / "m.h5", model, {"conv": named}, version="1.2.0", backend=backend)
-    found = only(path).load()
-    expected = kernel.transpose(2, 1, 0)
-    assert np.array_equal(found.kernel, expected[..., ::-1] if backend == "theano" else expected)
-    assert found.output_shape == (4, 3)
-
-
-@pytest.mark.parametrize(
-    ("kind", "config"),
-    [
-        ("AtrousConvolution1D", {"filter_length": 2, "atrous_rate": 3}),
-        ("Convolution1D", {"filter_length": 2, "subsample_length": 3, "dim_ordering": "th"}),
-        ("AtrousConvolution2D", {"nb_row": 2, "nb_col": 2, "atrous_rate": [1, 3]}),
-        ("Convolution3D", {f"kernel_dim{n}": n for n in (1, 2, 3)}),
-    ],
-)
-def test_other_classes_of_keras_1(kind: str, config: Config, tmp_path: Path) -> None:
-    """A line has its channels last, whatever is said of images."""
-    size, kernel, output = {
-        "AtrousConvolution1D": ([9, 2], ramp(2, 2, 4), (4, 6)),  # span 4
-        "Convolution1D": ([9, 2], ramp(2, 2, 4), (4, 3)),
-        "AtrousConvolution2D": ([9, 8, 2], ramp(2, 2, 2, 4), (4, 8, 5)),
-        "Convolution3D": ([4, 4, 4, 2], ramp(1, 2, 3, 2, 4), (4, 4, 3, 2)),
-    }[kind]
-    config = {"name": "c", "nb_filter": 4, "batch_input_shape": [None, *size], **config}
-    model = {"class_name": "Sequential", "config": [{"class_name": kind, "config": config}]}
-    named = [("c_W", kernel), ("c_b", BIAS)]
-    found = only(legacy(tmp_path / "m.h5", model, {"c": named}, version="1.1.0")).load()
-    assert found.output_shape == output
-    assert np.array_equal(found.kernel, np.moveaxis(kernel, (-1, -2), (0, 1)))
-
-
-def test_a_file_without_a_version_is_one_of_keras_1(tmp_path: Path) -> None:
-    path = keras1("th", KERNEL.transpose(3, 2, 0, 1), tmp_path, backend=None)
-    with h5py.File(path, "a") as file:
-        del file.attrs["keras_version"]
-    entry = only(path)
-    assert entry.flipped is None
-    assert entry.require().kernel_shape == (4, 2, 2, 3)
-
-
-@pytest.mark.parametrize(
-    ("config", "refused"),
-    [
-        ({"nb_row": 3, "nb_col": 3}, False),
-        ({"nb_row": 3, "nb_col": 2}, True),
-        ({"nb_row": 4, "nb_col": 3}, True),
-        ({"nb_row": 3, "nb_col": 3, "subsample": [2, 1]}, True),
-        ({"nb_row": 3, "nb_col": 2, "border_mode": "valid", "subsample": [2, 1]}, False),
-    ],
-)
-def test_same_is_another_on_theano(config: Config, refused: bool, tmp_path: Path) -> None:
-    config = {"border_mode": "same", **config}
-    kernel = ramp(4, 2, config["nb_row"], config["nb_col"])
-    path = keras1("th", kernel, tmp_path, **config)
-    if refused:
-        with pytest.raises(Unsupported, match="Theano"):
-            only(path).load()
-        assert "Theano" in run("convert", path, "-o", tmp_path / "o.npz").failed(4)
-    else:
-        assert np.array_equal(only(path).load().kernel, kernel[..., ::-1, ::-1])
-    path = keras1("th", kernel, tmp_path, backend="tensorflow", **config)
-    assert np.array_equal(only(path).load().kernel, kernel)
-
-
-def test_a_depthwise_kernel_on_theano_asks(tmp_path: Path) -> None:
-    model = model_of(layer("DepthwiseConv2D", "d", kernel_size=2, use_bias=False))
-    named = [("d/depthwise_kernel", ramp(2, 2, 2, 1))]
-    path = legacy(tmp_path / "m.h5", model, {"d": named}, version="2.2.4", backend="theano")
-    with pytest.raises(UsageError, match="whether the kernels are flipped"):
-        only(path).load()
-
-
-def test_a_zip_is_no_hdf5_wherever_its_weights_begin(tmp_path: Path) -> None:
-    """HDF5 may begin at byte 512, 1024, ... of a file; so may the weights in a zip of Keras."""
-    text, content = json.dumps(model_of(plain("a"))), store({"layers/conv2d": [kernel_of(0)]})
-    signature = b"\x89HDF\r\n\x1a\n"
-    begins = zipped(tmp_path / "m.keras", text, content).read_bytes().index(signature)
-    target = next(size for size in (512, 1024, 2048, 4096) if size >= begins)
-    path = zipped(tmp_path / "m.keras", text + " " * (target - begins), content)
-    assert path.read_bytes().index(signature) == target
-    assert names_and_kernels(path) == [("a", 0)]
