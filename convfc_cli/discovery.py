@@ -1,4 +1,4 @@
-"""What registers by being there: the modules of a package, found by looking into its folder."""
+"""The modules of a package, found by looking into its folder: nothing else registers them."""
 
 import pkgutil
 from collections.abc import Iterator

@@ -104,8 +104,8 @@ def _named(name: str) -> BinaryIO:
 
 @contextmanager
 def sibling(path: Path) -> Iterator[Input]:
-    """Open a file that nobody named but another file or its name: only a regular one, and without
-    waiting for whoever writes into a pipe.
+    """Open a file that the user did not name, but another file refers to: only a regular one, and
+    without waiting for the writer of a pipe.
 
     Raises `MalformedInput` where there is none, or another thing of that name.
     """

@@ -1,4 +1,4 @@
-"""How a matrix flattens the tensors that its rows and columns stand for.
+"""How a matrix flattens the tensors that its rows and columns index.
 
 A tensor has the shape (channels, *spatial), without a batch axis. A `Layout` says in which order
 its elements become one vector. It belongs to the matrix, not to the layer: the same convolution can

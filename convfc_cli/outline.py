@@ -120,6 +120,6 @@ class FixedOutline(Sized):
 
 
 def text_of(outline: Outline) -> int:
-    """At most so many characters of a description: up to eight shapes, and axes of a kernel."""
+    """Bound the characters of a description: up to eight shapes, and the axes of a kernel."""
     shapes = (outline.input_shape, outline.output_shape, outline.kernel_shape)
     return TEXT + 8 * max(len(str(shape)) for shape in shapes) + 200 * len(shapes[1])

@@ -40,9 +40,9 @@ def origin_of(model: Model, entry: Entry) -> Origin:
 def find_again(model: Model, matrix: Matrix) -> tuple[Matrix, RunnableLayer | None]:
     """Find the layer that a matrix says it came from, and make the same matrix of it.
 
-    An open size of the model is that of the matrix. Beside it its node, where that computes just
-    this layer. Raises `WrongContents` if the model has no such layer, `UsageError` where it has
-    weights alone that nobody described.
+    An open size of the model is taken from the matrix. Also returns the layer's node, where that
+    computes just this layer. Raises `WrongContents` if the model has no such layer, `UsageError`
+    where it stores weights alone, without a description.
     """
     origin = matrix.origin
     if origin.first:

@@ -1,8 +1,8 @@
 """Rows made block by block: the builder of all layers but convolutions.
 
-A layer that keeps a weight for each entry, or nearly so, gains nothing from runs and templates. It
-says of some of its outputs which inputs they read and through which weights, by arithmetic on
-indices; here that becomes streams, so that the matrix need not exist.
+A layer that keeps a weight for each entry, or nearly so, gains nothing from runs and templates. For
+any range of outputs it computes, by arithmetic on indices, which inputs they read and through which
+weights; this module makes streams of that, so that the matrix need not exist.
 """
 
 from abc import abstractmethod

@@ -152,7 +152,7 @@ class Gather(Blockwise):
 
 
 def _places(flat: Array, shape: tuple[int, ...], layout: Layout) -> Array:
-    """Where the elements with these flat indices in C order stand in a layout's vector."""
+    """Where the elements with these flat indices in C order are in a layout's vector."""
     strides = layout.strides(shape)
     places = np.zeros(len(flat), np.int64)
     for index, stride in zip(np.unravel_index(flat, shape), strides, strict=True):

@@ -1,6 +1,6 @@
 """Layers one after another, as one matrix: the product of theirs.
 
-Its entries are sums of products of weights, so no bits of it can be told beforehand. What is known
+Its entries are sums of products of weights, so their bits are not known beforehand. What is known
 of it: its factors, each of which is proven bit for bit; where its entries stand; and how far
 rounding may take them.
 """
@@ -202,7 +202,7 @@ class Product(Linear):
 
     @property
     def _work(self) -> float:
-        """At most so many products of two weights are made for the matrix."""
+        """Bound the products of two weights computed for the matrix."""
         return self._reach[1]
 
     @cached_property

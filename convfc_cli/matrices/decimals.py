@@ -46,8 +46,8 @@ class BadLine(Exception):
 
 
 def longest(dtype: np.dtype[Any]) -> int:
-    """Characters of the longest value: of a float32 the few have as many that have to be written
-    as doubles (`_texts`).
+    """Characters of the longest value. The few float32 that have to be written as doubles
+    (`_texts`) are the longest.
     """
     if dtype.kind == "f":
         return len({4: "-1.1754943508222875e-38", 8: "-2.2250738585072014e-308"}[dtype.itemsize])
@@ -128,7 +128,7 @@ class Entries:
             return records
 
         records = self._memory.look_up(keys, read)
-        if (records["text"] != distinct).any():  # two texts with one key: somebody made them so
+        if (records["text"] != distinct).any():  # two texts with one key, made on purpose
             records = read(np.ones(len(distinct), bool))
         values: Array = records["value"][inverse]
         return values
@@ -240,7 +240,7 @@ def _distinct(texts: Array) -> tuple[Array, Array, Array]:
     keys, inverse = np.unique(words @ _MIX, return_inverse=True)
     last = np.empty(len(keys), np.intp)
     last[inverse] = np.arange(len(texts))
-    if (words != words[last[inverse]]).any():  # two with one key: somebody made them so
+    if (words != words[last[inverse]]).any():  # two texts with one key, made on purpose
         keys = last = inverse = np.arange(len(texts), dtype=np.uint64)
     return keys, padded[last].view(_TEXT)[:, 0], inverse
 

@@ -119,9 +119,10 @@ class MatrixFormat(ABC):
 
     @abstractmethod
     def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any], origin: Origin) -> int:
-        """At most so many bytes of what will be written, with what lies beside it, before any
-        weight is read. The matrix of a layer whose entries are copies of weights takes at most
-        some thousand less, in text at most twice less.
+        """Bound the bytes of the file and its sidecar, before any weight is read.
+
+        The bound is exact to a few thousand bytes where entries are copies of weights, and to a
+        factor of two in text.
         """
 
     @abstractmethod

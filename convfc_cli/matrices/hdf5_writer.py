@@ -160,7 +160,7 @@ class _Frame(io.RawIOBase):
         self._pages: dict[int, bytearray] = defaultdict(lambda: bytearray(PAGE))
 
     def part(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop); what nobody has written is zero."""
+        """The bytes [start, stop); what was not written is zero."""
         return b"".join(self._pieces(start, stop))
 
     def seekable(self) -> bool:

@@ -202,8 +202,8 @@ def _stated(origin: Origin) -> dict[str, Any]:
 
 
 def longest(outline: Outline, origin: Origin) -> int:
-    """At most so many characters of `describe`, before any weight is read. Names of files, unless
-    they are long, count alike: a plan is the same for a file and a pipe.
+    """Bound the characters of `describe`, before any weight is read. Names of files, unless they
+    are long, count alike: a plan is the same for a file and a pipe.
     """
     file = max(NAME, len(json.dumps(origin.file)))
     rest = len(json.dumps({**vars(origin), "file": ""}))

@@ -123,7 +123,7 @@ def names(matrix: Matrix) -> set[str]:
 def size(
     spec: Spec, outline: Outline, dtype: np.dtype[Any], entries: Arrays, extra: int, text: int
 ) -> int:
-    """At most so many bytes of a matrix and its metadata, before any weight is read.
+    """Bound the bytes of a matrix and its metadata, before any weight is read.
 
     `entries` are the arrays of its entries; a format has `extra` further arrays, and takes `text`
     bytes for the metadata.

@@ -67,7 +67,7 @@ class WithoutMetadata(MatrixFormat):
 
     @abstractmethod
     def own_size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
-        """At most so many bytes of the file itself; see `size`."""
+        """Bound the bytes of the file itself; see `size`."""
 
     @abstractmethod
     def stored(self, source: Input, matrix: Matrix, beside: str) -> "StoredWithSidecar":

@@ -216,8 +216,9 @@ def chains(model: Model) -> Iterator[Chain]:
 
 
 def _layers(entries: Iterable[Entry]) -> Iterator[IndexMap | Linear]:
-    """Layers for the sake of where their entries stand: of a convolution no weight is read. Each is
-    loaded when it is needed, and what is done with it is on the budget too.
+    """Yield the layers whose entries are counted, without reading the weights of a convolution.
+
+    Each is loaded when needed, and the work done with it is on the budget too.
     """
     for entry in entries:
         with budget.current().timed("the size of a chain"):

@@ -1,7 +1,7 @@
 """What a kind of model file has to offer: its layers, each a `Linear` to be loaded.
 
 Listing a model decides what can be decided without weights: names, sizes, how many nonzeros. A
-layer's weights are read when it is loaded, and a layer that nobody selects need not resolve.
+layer's weights are read when it is loaded, and a layer that is not selected need not resolve.
 """
 
 from abc import ABC, abstractmethod

@@ -1,5 +1,5 @@
-"""What the user says of a model beside its file: sizes that it leaves open, and how weights that it
-holds alone are applied.
+"""What the user states about a model beside its file: sizes that it leaves open, and how weights
+without a configuration are applied.
 """
 
 from collections.abc import Mapping, Sequence

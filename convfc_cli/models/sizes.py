@@ -11,7 +11,7 @@ from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.hints import Advice, Hint
 
 GIVEN = "the given shape"
-"""What the user says of a tensor, as a message names it."""
+"""The user's account of a tensor, as a message names it."""
 
 Sizes = tuple[int | None, ...]
 """A shape, None for each size that is open."""

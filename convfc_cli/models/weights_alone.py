@@ -206,7 +206,7 @@ class Geometry:
     stored: tuple[int, ...]
     rank: int
     sizes: dict[str, int]
-    """What each letter of the order stands for."""
+    """What each letter of the order means."""
 
     @classmethod
     def of(cls, spec: WeightsSpec, stored: tuple[int, ...]) -> "Geometry":
@@ -386,8 +386,8 @@ def _weight(tree: Tree, name: str) -> Weight:
 
 
 def _bias(tree: Tree, spec: WeightsSpec, weight: Weight) -> Weight | None:
-    """The bias that is described; where nothing is said of it and one lies beside the kernel, that
-    is asked about, not passed over.
+    """The bias that is described. Where the description leaves it out and one lies beside the
+    kernel, that is an error: it is not silently dropped.
     """
     if spec.bias:
         return _weight(tree, spec.bias)

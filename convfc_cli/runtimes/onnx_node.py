@@ -147,7 +147,7 @@ class NodeRuntime(Runtime):
     """
 
     rules: ClassVar[dict[str, Callable[[Node, int], str]]]
-    """By operator: why its answer on so many inputs would be worth nothing; otherwise nothing."""
+    """By operator: why its answer on this many inputs would be useless; empty where it is not."""
 
     def apply(self, layer: Linear, x: Array) -> Array | str:
         if not isinstance(layer, Convolution):
@@ -193,7 +193,7 @@ class NodeRuntime(Runtime):
     @staticmethod
     @abstractmethod
     def compute(model: bytes, feeds: dict[str, Array], products: int) -> Any:
-        """The output of a model that takes about so many products; raises whatever it likes.
+        """The output of a model that takes about `products` multiplications; may raise any error.
 
         It is called in the contained child.
         """

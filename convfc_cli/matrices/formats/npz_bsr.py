@@ -1,11 +1,11 @@
-"""Matrices as `.npz` in BSR, in dense blocks: what multiplies fastest. See `npz_base`.
+"""Matrices as `.npz` in BSR, in dense blocks, which multiply fastest. See `npz_base`.
 
     indptr, indices    CSR of the blocks: the matrix of the layer with one channel a group
     data               (blocks, rows of a block, columns of a block)
 
-A block is what one position of one side has to do with one position of the other, of one group: the
-weights of one kernel element, (out/groups, in/groups), or transposed where rows are what the kernel
-reads. So every block is full, and a layer needs as many indices as it would with a channel a group.
+A block connects one output position with one input position of one group: the weights of one kernel
+element, (out/groups, in/groups), or their transpose where rows are what the kernel reads. So every
+block is full, and a layer needs as many indices as it would with one channel in each group.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -106,7 +106,7 @@ def _weights(matrix: Matrix, blocks: SparseRows, most: int) -> Iterator[Values]:
 class _BsrReader:
     """The rows of a stored BSR matrix, from front to back, entry by entry.
 
-    Blocks are read a whole row of them at a time; rows that nobody has read yet are kept.
+    Reads a whole row of blocks at a time, and keeps the rows that are not yet asked for.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ class _CooReader:
             yield Block(first, indptr, self._columns.read(entries), self._data.read(entries))
 
     def _check(self, expected: Values) -> None:
-        """Raise unless the next entries stand in these rows."""
+        """Raise unless the next entries are in these rows."""
         rows = self._rows.read(len(expected))
         wrong = np.flatnonzero(rows != expected)
         if len(wrong):

@@ -23,7 +23,7 @@ MAX_FILES = 1000
 class Shards:
     """The trees of several files, as far as a list of datasets goes.
 
-    A dataset that two of them hold raises `MalformedInput`: nobody can tell which is meant.
+    A dataset that two of them hold raises `MalformedInput`: it is unclear which is meant.
     """
 
     def __init__(self, roots: list[Group], paths: list[Path]) -> None:

@@ -155,7 +155,7 @@ def _is_operation(item: Config, config: Config) -> bool:
 
 
 def check_calls(count: int) -> None:
-    """Raise `Refused` for more calls of layers than are looked at."""
+    """Raise `Refused` for more than `MAX_CALLS` calls of layers."""
     if count > MAX_CALLS:
         raise Refused(f"it applies layers more than {MAX_CALLS} times")
 

@@ -161,8 +161,8 @@ class _Reading:
 
 
 def _hold_to_making(rest: Walk, walk: Walk) -> None:
-    """Raise where a size that an inner tensor's given shape settles is another than that for which
-    a layer was made.
+    """Raise where the shape given for an inner tensor contradicts the size for which a layer was
+    made.
 
     Nothing else is held to that: a layer may be made for one size and applied to another, and Keras
     keeps the first (`build_config`).

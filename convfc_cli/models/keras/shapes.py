@@ -110,7 +110,7 @@ def _same(layer: Layer, shapes: Sequence[Shape]) -> Shape:
 
 
 def _elementwise(layer: Layer, shapes: Sequence[Shape]) -> Shape:
-    """Broadcasting, as NumPy has it; an open size is taken for the other one."""
+    """Broadcast as NumPy does; an open size takes the other one's value."""
     known = [shape for shape in (*shapes, *layer.constants) if shape is not None]
     if len(known) < len(shapes) + len(layer.constants) or not known:
         return None

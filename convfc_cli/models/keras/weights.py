@@ -51,8 +51,8 @@ a variance."""
 LORA = {"lora_kernel_a", "lora_kernel_b"}
 
 MAX_NAME_CHARACTERS = 2**25
-"""In the names of weights, each name counted once for each of its steps: so many endings of names
-are kept to tell layers apart."""
+"""Limit on the names of weights together, each counted once for each of its steps: all endings of
+names are kept to tell layers apart."""
 
 NORMALIZATIONS = ("BatchNormalization", "SyncBatchNormalization")
 
@@ -239,7 +239,7 @@ class _Held:
         return [self._weights[place] for place in self._places(chain)]
 
     def _places(self, chain: Chain) -> list[int]:
-        """Where the variables are whose names have the layer, or its wrapper, before their own."""
+        """Where the variables are whose names have the layer, or its wrapper, as a scope."""
         return sorted({place for name in _names(chain) for place in self._by_name.get(name, ())})
 
     def _scopes_of(self, chain: Chain) -> set[str]:

@@ -87,7 +87,7 @@ def folded(node: onnx.NodeProto) -> bool:
 
 
 MEASURED = {"CastLike": 1, "EyeLike": 0, "Shape": 0, "Size": 0}
-"""Operators that take the type or the sizes of an input and none of its numbers: of which."""
+"""Operators that read only the type or the sizes of an input, and that input's place."""
 
 
 def of_constants(scope: Scope, node: onnx.NodeProto, *, batch: bool) -> onnx.NodeProto | str:
@@ -320,7 +320,7 @@ def _computed(
             evaluate, name, steps, arrays, wanted, most, what=what, limits=limits
         )
     except ConvfcError:
-        left.seconds -= limits.seconds  # or less: nobody could tell
+        left.seconds -= limits.seconds  # an upper bound: the child did not report it
         raise
     left.seconds -= seconds
     left.spend(what, elements=elements)

@@ -50,7 +50,7 @@ def quantized(node: onnx.NodeProto, inputs: list[Array | None]) -> Array:
 
 
 def _codes(node: onnx.NodeProto, x: Array, bits: Array) -> Array:
-    """The integers of so many bits that stand for x."""
+    """The integers of `bits` bits that represent x."""
     if bits.size != 1 or not 1 <= bits.item() <= MAX_BITS or bits.item() % 1:
         raise Unsupported(f"a {node.op_type} to {str(bits.tolist())[:40]} bits is not read")
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}

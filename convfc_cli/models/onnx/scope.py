@@ -102,7 +102,7 @@ class Scope:
     """Shapes of constants that nothing but computing them tells, with the `batch` of `shape`."""
 
     zeros: set[tuple[str, int]] = field(default_factory=set)
-    """(tensor, axis) of the sizes that are declared as 0. They are taken for open ones."""
+    """(tensor, axis) of the sizes that are declared as 0. They count as open."""
 
     def __post_init__(self) -> None:
         self.inputs.update(value.name for value in self.graph.input)

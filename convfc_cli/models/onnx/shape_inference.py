@@ -237,7 +237,7 @@ class _Graph:
         *,
         is_input: bool = False,
     ) -> None:
-        """Take in a tensor, by what it is made as and all that is said of it."""
+        """Record a tensor: what computes it, and all that is stated about it."""
         declared, given = self.declared.get(name, ()), self.run.given.get(name)
         inferred = sizes_of(made)
         if given is None and made is not None and all(kind == made for _, kind in declared):
@@ -474,7 +474,7 @@ _CLEAN = "constant"
 
 
 def sizes_of(kind: onnx.TypeProto | None) -> Sizes | None:
-    """The sizes of a tensor by its type; one below 1 stands for an open one."""
+    """The sizes of a tensor by its type; one below 1 means an open size."""
     if kind is None or not kind.HasField("tensor_type"):
         return None
     if not kind.tensor_type.HasField("shape"):
@@ -604,7 +604,7 @@ def _small(tensor: _Constant) -> onnx.TensorProto | None:
         return None
     try:
         array = decoded(tensor, None)
-    except ConvfcError:  # whoever needs it says so
+    except ConvfcError:  # its reader reports that
         return None
     return onnx.numpy_helper.from_array(array, _CLEAN)
 

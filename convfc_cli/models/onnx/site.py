@@ -45,7 +45,7 @@ TRIES = 32
 """How many sizes are tried for a hint."""
 
 USUAL = {2: (1, 16000), 3: (1, 1, 16000), 4: (1, 3, 224, 224), 5: (1, 1, 16, 112, 112)}
-"""Of a tensor with so many axes: sizes to begin with."""
+"""Sizes to try first, by the number of axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,7 @@ class LinearNode:
         op, schema = self.node.op_type, self._schema
         missing = [name for name, attribute in schema.attributes.items() if attribute.required]
         for name in missing:
-            if (
-                name not in self.attributes and name != "consumed_inputs"
-            ):  # of old, and of no meaning
+            if name not in self.attributes and name != "consumed_inputs":  # obsolete, ignored
                 raise MalformedInput(f"a {op} without its attribute {name!r}")
         for what, names, least, most in (
             ("inputs", self.node.input, schema.min_input, schema.max_input),

@@ -1,4 +1,4 @@
-"""A protobuf file, gone through without being parsed.
+"""A protobuf file, scanned without being parsed.
 
 Parsing turns each message into an object of a hundred bytes or more, so that 20 MB of empty nodes
 become 1.5 GB. `survey` walks the messages without building them, and refuses the file before that
