@@ -106,7 +106,7 @@ def _weights(matrix: Matrix, blocks: SparseRows, most: int) -> Iterator[Values]:
 class _BsrReader:
     """The rows of a stored BSR matrix, from front to back, entry by entry.
 
-    Reads a whole row of blocks at a time, and keeps the rows that are not yet asked for.
+    Reads a whole row of blocks at a time, and keeps those not yet requested.
     """
 
     def __init__(
