@@ -29,7 +29,7 @@ class Hints:
     """Whether nothing in the file contradicts these shapes."""
 
     left: int = MAX_TRIED
-    _found: dict[tuple[str | int | None, ...], str] = field(default_factory=dict)
+    _hints: dict[tuple[str | int | None, ...], str] = field(default_factory=dict)
 
     def hint(self, call: Call, guess: Sequence[int]) -> str:
         """A value for the size that this call lacks, with `guess` for what is not known of the
@@ -71,10 +71,10 @@ class Hints:
         if len(guess) != len(shape) - 1:
             guess = (64,) * (len(shape) - 1)
         key = (tensor, *shape, *guess)
-        if key not in self._found:
+        if key not in self._hints:
             sizes = self._tried(tensor, shape[1:], guess, channels)
-            self._found[key] = f"{tensor}={','.join(map(str, (1, *sizes)))}"
-        return self._found[key]
+            self._hints[key] = f"{tensor}={','.join(map(str, (1, *sizes)))}"
+        return self._hints[key]
 
     def _tried(
         self, tensor: str, shape: Sequence[int | None], guess: Sequence[int], channels: int

@@ -90,13 +90,13 @@ class Remembered(Weights):
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
-        self._found: dict[tuple[int, ...], Mapping[str, Dataset]] = {}
+        self._datasets: dict[tuple[int, ...], Mapping[str, Dataset]] = {}
 
     def of(self, model: Graph, chain: Chain) -> Mapping[str, Dataset]:
         key = tuple(map(id, chain))  # of layers that the model keeps
-        if key not in self._found:
-            self._found[key] = self._weights.of(model, chain)
-        return self._found[key]
+        if key not in self._datasets:
+            self._datasets[key] = self._weights.of(model, chain)
+        return self._datasets[key]
 
     def large(self, model: Graph, chain: Chain) -> list[Dataset]:
         return self._weights.large(model, chain)
