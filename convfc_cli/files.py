@@ -16,6 +16,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,44 @@ MAX_SPOOL_BYTES = 8 * 2**30
 """The most that is read from a pipe, unless less than twice that is free."""
 
 
+class Kept:
+    """The bytes of a file under a descriptor of its own: they are read when they are needed, also
+    after whoever opened the file has closed it.
+
+    Raises `MalformedInput` for a file that is written into meanwhile.
+    """
+
+    def __init__(self, name: str, file: BinaryIO) -> None:
+        self._name, self._descriptor = name, os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+        self._state = self._stated()
+
+    def read(self, start: int, count: int) -> bytes:
+        """So many bytes from a place on; fewer at the end."""
+        pieces: list[bytes] = []
+        while count:
+            piece = os.pread(self._descriptor, min(count, 2**30), start)
+            if not piece:
+                break
+            pieces.append(piece)
+            start, count = start + len(piece), count - len(piece)
+        if self._stated() != self._state:
+            raise MalformedInput(f"{self._name} was changed while it was read")
+        return b"".join(pieces) if len(pieces) != 1 else pieces[0]
+
+    def sha256(self) -> str:
+        """The SHA-256 of all of them, in hexadecimal."""
+        digest, start = hashlib.sha256(), 0
+        while piece := self.read(start, 2**20):
+            digest.update(piece)
+            start += len(piece)
+        return digest.hexdigest()
+
+    def _stated(self) -> tuple[int, int]:
+        status = os.fstat(self._descriptor)
+        return status.st_size, status.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class Input:
     """A file to read: what to call it, where it lies (None: a pipe), and its bytes."""
@@ -44,10 +83,9 @@ class Input:
     size: int
     head: bytes
 
-    def sha256(self) -> str:
-        """The SHA-256 of all its bytes, in hexadecimal."""
-        self.file.seek(0)
-        return hashlib.file_digest(self.file, "sha256").hexdigest()  # type: ignore[arg-type]
+    def kept(self) -> "Kept":
+        """Its bytes, for when it is closed."""
+        return Kept(self.name, self.file)
 
     def looks_like_text(self) -> bool:
         """Whether the beginning is readable text: never a model, never a matrix."""

@@ -297,7 +297,7 @@ def test_a_regular_file(tmp_path: Path) -> None:
         assert (source.name, source.path) == (str(tmp_path / "f"), tmp_path / "f")
         assert (source.size, source.head) == (len(content), content[: files.HEAD])
         assert source.file.read() == content
-        assert source.sha256() == hashlib.sha256(content).hexdigest()
+        assert source.kept().sha256() == hashlib.sha256(content).hexdigest()
     assert source.file.closed
 
 
@@ -311,7 +311,7 @@ def test_a_named_pipe(tmp_path: Path) -> None:
         assert source.size == len(content)
         source.file.seek(100_000)
         assert source.file.read() == content[100_000:]
-        assert source.sha256() == hashlib.sha256(content).hexdigest()
+        assert source.kept().sha256() == hashlib.sha256(content).hexdigest()
     writer.join()
 
 
@@ -434,7 +434,7 @@ def test_standard_input_of_which_a_part_is_read(
         file.seek(4)
         with standard_input(file, monkeypatch), opened("-") as source:
             assert (source.size, source.head) == (6, b"456789")
-            assert source.sha256() == hashlib.sha256(b"456789").hexdigest()
+            assert source.kept().sha256() == hashlib.sha256(b"456789").hexdigest()
             source.file.seek(0)
             assert source.file.read() == b"456789"
 

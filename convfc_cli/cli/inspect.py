@@ -74,8 +74,9 @@ def inspect(
 ) -> None:
     """List the convolutions of MODEL: shapes, nonzeros, and the bytes of each matrix.
 
-    A table on a terminal, tab-separated lines in a pipe. No weight of a convolution is read. Where
-    MODEL has no convolution its other linear layers are listed.
+    A table on a terminal, tab-separated lines in a pipe. No weight of a convolution is read; --json
+    has the digest of the file, for which all of it is. Where MODEL has no convolution its other
+    linear layers are listed.
     """
     from convfc_cli.errors import SizeMissing, UsageError, WeightsAlone
     from convfc_cli.files import human
@@ -91,7 +92,9 @@ def inspect(
             f"{found.name} has no convolution and no other linear layer{holds}: there is nothing "
             f"to list"
         )
-    head = {"model": found.name, "kind": found.kind, "sha256": found.sha256}
+    head = {"model": found.name, "kind": found.kind}
+    if as_json:  # all of the file is read for it
+        head["sha256"] = found.sha256
     if chains:
         _list_chains(found, head, as_json=as_json, quiet=quiet)
         return
@@ -236,12 +239,12 @@ def _size(model: "Model", entry: "Entry") -> int:
     """At most so many bytes of the file of a layer."""
     import numpy as np
 
-    from convfc_cli.jobs.origin import origin_of
+    from convfc_cli.jobs.origin import planned_origin
     from convfc_cli.matrices.matrix import Spec
     from convfc_cli.matrices.registry import by_form
 
     dtype = np.dtype(entry.matrix_dtype)
-    return by_form("csr").size(Spec(), entry.require(), dtype, origin_of(model, entry))
+    return by_form("csr").size(Spec(), entry.require(), dtype, planned_origin(model, entry))
 
 
 def _described(model: "Model", entry: "Entry") -> dict[str, Any]:

@@ -23,7 +23,7 @@ from convfc_cli.errors import (
 from convfc_cli.files import STDIN, check_replaceable, free_space, human
 from convfc_cli.hints import Advice, Hint
 from convfc_cli.jobs.manifest import MANIFEST, check_length, is_ours
-from convfc_cli.jobs.origin import origin_of
+from convfc_cli.jobs.origin import planned_origin
 from convfc_cli.layout import ORDERS, Layout
 from convfc_cli.matrices import registry as matrix_formats
 from convfc_cli.matrices.format import MatrixFormat
@@ -237,7 +237,9 @@ def _item(
         stored = spec.transposed() if kind.stores_transpose else spec
         rows, columns = stored.shape(outline)
         check_size(columns, rows, proof.vectors)
-    return Item(entry, spec, kind, path, kind.size(spec, outline, dtype, origin_of(model, entry)))
+    return Item(
+        entry, spec, kind, path, kind.size(spec, outline, dtype, planned_origin(model, entry))
+    )
 
 
 def _gravest(reasons: Sequence[ConvfcError]) -> ConvfcError:
@@ -253,7 +255,7 @@ def _gravest(reasons: Sequence[ConvfcError]) -> ConvfcError:
 
 def _check_description(model: Model, entry: Entry) -> None:
     """Raise `Refused` where names and notes are longer than what is read back."""
-    length = longest(entry.require(), origin_of(model, entry))
+    length = longest(entry.require(), planned_origin(model, entry))
     if length > MAX_DESCRIPTION_LENGTH:
         raise Refused(
             f"layer {entry.name[:80]}: its metadata would have up to {length} characters, names "

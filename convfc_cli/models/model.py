@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from convfc_cli.errors import UsageError
-from convfc_cli.files import Input
+from convfc_cli.files import Input, Kept
 from convfc_cli.models.entry import Entry
 from convfc_cli.models.request import Request
 from convfc_cli.naming import pick
@@ -54,10 +54,15 @@ class Model:
     name: str
     kind: str
     listing: Listing = field(repr=False)
-    sha256: str
+    content: Kept = field(repr=False)
     path: Path | None = None
     beside: Callable[[], Iterable[Path]] = tuple
     """Names the other files that it is read from, whether they are there or not."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of its file, all of which is read for it."""
+        return self.content.sha256()
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -36,7 +36,7 @@ class Hdf5(ModelFormat):
         sharded = shards(source) if is_sharded(source) else None
         listing = Listing(_entries(source, sharded, request))
         return Model(
-            *(source.name, self.name, listing, source.sha256(), source.path),
+            *(source.name, self.name, listing, source.kept(), source.path),
             beside=lambda: sharded.paths if sharded else (),
         )
 

@@ -54,7 +54,7 @@ class Keras(ModelFormat):
             listing = _zipped(source, request)
         else:
             listing = _legacy(source, request)
-        return Model(source.name, self.name, listing, source.sha256(), source.path)
+        return Model(source.name, self.name, listing, source.kept(), source.path)
 
 
 FORMAT = Keras()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 import onnx
 
 from convfc_cli.errors import MalformedInput
-from convfc_cli.models.onnx.constants import MAX_RANK
 from convfc_cli.models.onnx.scope import STANDARD
+from convfc_cli.models.onnx.stored import MAX_RANK
 
 Describe = Callable[[], str]
 """What to call something, made only for an error: a name may be as long as the file."""

@@ -7,12 +7,9 @@ result's size known before it is made; QONNX's quantizers by `qonnx`. The operat
 some of it a loop over elements: they run in the contained child, on the budget of the command.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil, prod
-from pathlib import Path
 from time import process_time
 
 import numpy as np
@@ -25,18 +22,13 @@ from convfc_cli.arrays import Array
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused, Unsupported
 from convfc_cli.models.onnx import qonnx
 from convfc_cli.models.onnx.scope import STANDARD, Scope, operator
+from convfc_cli.models.onnx.stored import Storage, decoded
 from convfc_cli.models.sizes import Sizes, complete, shown
 from convfc_cli.naming import first_few
 
-MAX_BYTES = 2**31
-"""Limit on a constant: protobuf's own limit; twice that in external data."""
-
-MAX_RANK = 32
-"""Axes of a tensor: NumPy allows 64, a network has five."""
-
 BUDGET = 2**26
-"""Elements of all that is computed on the way to one constant, or that a sparse one has: what
-memory has room for, whatever the budget of the command."""
+"""Elements of all that is computed on the way to one constant: what memory has room for, whatever
+the budget of the command."""
 
 LIMITS = contained.Limits(memory=850_000_000)
 """Of the child, for one constant: BUDGET elements dequantized fit."""
@@ -277,7 +269,7 @@ def value(scope: Scope, name: str, budget: int = BUDGET, *, batch: bool = False)
         assert home is not None
         index = numbers.setdefault((id(home), tensor), len(numbers))
         if tensor in home.stored and index not in arrays:
-            arrays[index] = decoded(home.stored[tensor], home.folder)
+            arrays[index] = decoded(home.stored[tensor], home.storage)
         return index
 
     with budgets.current().timed(f"the constant {name!r}") as left:
@@ -285,7 +277,7 @@ def value(scope: Scope, name: str, budget: int = BUDGET, *, batch: bool = False)
         left.spend(f"the constant {name!r}", operations=len(nodes))
         for place, node in nodes:
             if node.domain in STANDARD and node.op_type == "Constant":
-                arrays[number(place, node.output[0])] = _stated(node, place.folder)
+                arrays[number(place, node.output[0])] = _stated(node, place.storage)
                 continue
             inputs = tuple(number(place, source) if source else None for source in node.input)
             if _is_identity(node):
@@ -357,129 +349,6 @@ def evaluate(
     return process_time() - begun, elements, result
 
 
-def decoded(tensor: onnx.TensorProto | onnx.SparseTensorProto, folder: Path | None) -> Array:
-    """The array of a stored tensor, its declared size checked before it is believed."""
-    if isinstance(tensor, onnx.SparseTensorProto):
-        return _densified(tensor, folder)
-    name, shape = tensor.name or "a constant", tuple(tensor.dims)
-    if len(shape) > MAX_RANK or any(size < 0 for size in shape):
-        raise MalformedInput(f"tensor {name!r} declares the shape {str(shape)[:80]}")
-    if tensor.data_type == onnx.TensorProto.STRING:
-        raise Unsupported(f"tensor {name!r} holds text")
-    try:
-        itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    except KeyError as error:
-        raise MalformedInput(f"tensor {name!r} has the unknown type {tensor.data_type}") from error
-    if prod(shape) * itemsize > 2 * MAX_BYTES:
-        raise Refused(f"tensor {name!r} declares {prod(shape)} elements, more than are read")
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        tensor = _with_external(tensor, name, prod(shape) * itemsize, folder)
-    try:
-        return np.asarray(numpy_helper.to_array(tensor))
-    except (ValueError, TypeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise MalformedInput(f"tensor {name!r} cannot be read: {reason}") from error
-
-
-def external_size(graph: onnx.GraphProto, folder: Path) -> int:
-    """Bytes of the files beside a model that its initializers lie in; holes are not counted."""
-    locations = {
-        entry.value
-        for tensor in graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    total = 0
-    for location in filter(_is_beside, locations):
-        with suppress(OSError, ValueError):  # it is missed when it is read
-            status = (folder / location).stat()
-            total += min(status.st_size, 512 * getattr(status, "st_blocks", 2**63))
-    return total
-
-
-def _is_beside(location: str) -> bool:
-    """Whether a path leads to a file in the model's folder, or below, whatever links there are."""
-    parts = Path(location).parts
-    return bool(parts) and not (Path(location).is_absolute() or ".." in parts or "\\" in location)
-
-
-def _with_external(
-    tensor: onnx.TensorProto, name: str, expected: int, folder: Path | None
-) -> onnx.TensorProto:
-    """The tensor with its bytes, read from beside the model and from nowhere else."""
-    from onnx.external_data_helper import load_external_data_for_tensor
-
-    stated = {entry.key: entry.value for entry in tensor.external_data}
-    location = stated.get("location", "")
-    if folder is None:
-        raise Refused(
-            f"tensor {name!r} lies in the external file {location!r}, which cannot be found from a "
-            f"pipe: name the model's path"
-        )
-    if not _is_beside(location):
-        raise Refused(f"tensor {name!r} points outside the model's folder: {location!r}")
-    try:
-        missing = not (folder / location).is_file()
-    except (OSError, ValueError):  # no file can have such a name
-        missing = True
-    if missing:
-        raise MalformedInput(f"the external file {location!r} of tensor {name!r} is missing")
-    length = stated.get("length")
-    if length is not None and length != str(expected):
-        raise MalformedInput(f"tensor {name!r} has {expected} bytes, its external data {length}")
-    copy = onnx.TensorProto()
-    copy.CopyFrom(tensor)
-    if length is None:
-        copy.external_data.add(key="length", value=str(expected))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of entries that mean nothing
-            load_external_data_for_tensor(copy, str(folder))
-    except ValueError as error:  # its offset or length do not fit the file
-        reason = " ".join(str(error).split())[:160]
-        raise MalformedInput(
-            f"the external data of tensor {name!r} cannot be read: {reason}"
-        ) from error
-    except (OSError, onnx.checker.ValidationError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise Refused(f"the external data of tensor {name!r} is refused: {reason}") from error
-    copy.data_location = onnx.TensorProto.DEFAULT
-    return copy
-
-
-def _densified(tensor: onnx.SparseTensorProto, folder: Path | None) -> Array:
-    name, shape = tensor.values.name, tuple(tensor.dims)
-    if len(shape) > MAX_RANK or any(size < 0 for size in shape):
-        raise MalformedInput(f"sparse tensor {name!r} declares the shape {str(shape)[:80]}")
-    if prod(shape) > BUDGET:
-        raise Refused(f"sparse tensor {name!r} declares {prod(shape)} elements, beyond {BUDGET}")
-    values, indices = decoded(tensor.values, folder), decoded(tensor.indices, folder)
-    if values.ndim != 1 or indices.ndim not in (1, 2) or len(indices) != len(values):
-        raise MalformedInput(
-            f"sparse tensor {name!r} has {values.size} values of shape {values.shape} and indices "
-            f"of shape {indices.shape}: one value needs one index, or one on each axis"
-        )
-    if indices.dtype.kind not in "iu":
-        raise MalformedInput(f"the indices of sparse tensor {name!r} are {indices.dtype}")
-    sizes = np.array(shape if indices.ndim == 2 else [prod(shape)], np.int64)
-    places = indices if indices.ndim == 2 else indices[:, None]
-    if places.shape[1:] != sizes.shape:
-        raise MalformedInput(
-            f"sparse tensor {name!r} has indices of shape {indices.shape}, and {len(shape)} axes"
-        )
-    if (places < 0).any() or (places >= sizes).any():
-        raise MalformedInput(f"sparse tensor {name!r} has indices outside its shape {shape}")
-    strides = np.array([prod(sizes[axis + 1 :].tolist()) for axis in range(len(sizes))], np.int64)
-    flat = places.astype(np.int64) @ strides
-    if (flat[1:] <= flat[:-1]).any():
-        raise MalformedInput(f"sparse tensor {name!r} has indices that are not in ascending order")
-    budgets.spend(f"sparse tensor {name!r}", elements=prod(shape))
-    dense = np.zeros(prod(shape), values.dtype)
-    dense[flat] = values
-    return dense.reshape(shape)
-
-
 _NUMBERS: dict[str, tuple[int, Callable[[onnx.AttributeProto], Array]]] = {
     "value_float": (onnx.AttributeProto.FLOAT, lambda given: np.array(given.f, np.float32)),
     "value_floats": (onnx.AttributeProto.FLOATS, lambda given: np.array(given.floats, np.float32)),
@@ -489,16 +358,16 @@ _NUMBERS: dict[str, tuple[int, Callable[[onnx.AttributeProto], Array]]] = {
 """The attributes in which a Constant may have plain numbers, and how they are read."""
 
 
-def _stated(node: onnx.NodeProto, folder: Path | None) -> Array:
+def _stated(node: onnx.NodeProto, storage: Storage) -> Array:
     """What a Constant states."""
     if len(node.attribute) != 1 or len(node.output) != 1:
         text = f"{len(node.attribute)} values and {len(node.output)} outputs"
         raise MalformedInput(f"a Constant has {text}, not one of each")
     (given,) = node.attribute
     if given.name == "value":
-        return decoded(given.t, folder)
+        return decoded(given.t, storage)
     if given.name == "sparse_value":
-        return decoded(given.sparse_tensor, folder)
+        return decoded(given.sparse_tensor, storage)
     if given.name in ("value_string", "value_strings"):
         raise Unsupported(f"the constant {node.output[0]!r} is text")
     kind, read = _NUMBERS.get(given.name, (None, None))

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from convfc_cli import budget
 from convfc_cli.errors import MalformedInput, Refused, UsageError
-from convfc_cli.files import Input
+from convfc_cli.files import Input, Kept
 from convfc_cli.hints import Advice, Hint
 from convfc_cli.models.model import Model, ModelFormat
-from convfc_cli.models.onnx.wire import survey
+from convfc_cli.models.onnx.wire import survey, without_weights
 from convfc_cli.models.request import Request
 
 if TYPE_CHECKING:
@@ -44,18 +44,19 @@ class Onnx(ModelFormat):
                 f"a description of weights is for files of weights alone",
                 Hint(Advice.NO_WEIGHTS),
             )
-        from convfc_cli.models.onnx.constants import external_size
         from convfc_cli.models.onnx.listing import list_layers
+        from convfc_cli.models.onnx.stored import Storage, external_size
 
-        model = _parsed(source)
+        content = source.kept()
+        model = _parsed(source, content)
         folder = None if source.path is None else source.path.absolute().parent
         if folder is not None:
             budget.current().earn(external_size(model.graph, folder))
         return Model(
             name=source.name,
             kind=self.name,
-            listing=list_layers(model, source.name, folder, request.shapes),
-            sha256=source.sha256(),
+            listing=list_layers(model, source.name, Storage(content, folder), request.shapes),
+            content=content,
             path=source.path,
             beside=lambda: _external_files(model, folder),
         )
@@ -79,7 +80,7 @@ def _external_files(model: "onnx.ModelProto", folder: Path | None) -> Iterator[P
                 todo += [value] if hasattr(value, "DESCRIPTOR") else value
 
 
-def _parsed(source: Input) -> "onnx.ModelProto":
+def _parsed(source: Input, kept: Kept) -> "onnx.ModelProto":
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -88,9 +89,8 @@ def _parsed(source: Input) -> "onnx.ModelProto":
             f"{source.name} has {source.size} bytes; an ONNX file of more than 2 GiB cannot be "
             f"parsed: save it with external data"
         )
-    source.file.seek(0)
-    content = source.file.read()
     try:
+        content = without_weights(kept, source.size)
         survey(content, onnx.ModelProto.DESCRIPTOR, source.name)
         model = onnx.ModelProto()
         model.ParseFromString(content)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import onnx
 
@@ -25,6 +24,7 @@ from convfc_cli.models.onnx.operators import READERS, ConvolutionNode
 from convfc_cli.models.onnx.scope import STANDARD, Scope, operator, read_within, walk
 from convfc_cli.models.onnx.site import Fit, LinearNode, weight_name
 from convfc_cli.models.onnx.sizes import Contradiction, scope_of
+from convfc_cli.models.onnx.stored import Storage
 from convfc_cli.models.onnx.wire import MAX_NODES
 from convfc_cli.models.request import Shapes
 
@@ -85,7 +85,7 @@ class NodeGraph(Network):
         return tuple(sorted({node.op_type for node in self.model.graph.node}))
 
 
-def list_layers(model: onnx.ModelProto, name: str, folder: Path | None, shapes: Shapes) -> Listing:
+def list_layers(model: onnx.ModelProto, name: str, storage: Storage, shapes: Shapes) -> Listing:
     """All convolutions of a model, in the order of its nodes, and what lists its other linear
     layers, for which more sizes may have to be found.
     """
@@ -95,7 +95,7 @@ def list_layers(model: onnx.ModelProto, name: str, folder: Path | None, shapes: 
         _check_expansion(model, name)
         model = _inlined(model, name)
         check(model, name)
-    top, settled = scope_of(model, shapes, name, folder)
+    top, settled = scope_of(model, shapes, name, storage)
     nodes = tuple(walk(top))
     links = Links(nodes)
     for tensor in settled:
@@ -109,7 +109,7 @@ def list_layers(model: onnx.ModelProto, name: str, folder: Path | None, shapes: 
         if left.seconds < took:
             return None
         try:
-            listing = list_layers(model, name, folder, {**shapes, tensor: sizes})
+            listing = list_layers(model, name, storage, {**shapes, tensor: sizes})
             beyond = position - len(listing.entries)
             entry = listing.entries[position] if beyond < 0 else listing.lister()[beyond]
         except Contradiction as error:

@@ -10,11 +10,12 @@ import onnx
 from convfc_cli.errors import MalformedInput, Unsupported
 from convfc_cli.models.entry import ResolvedLayer
 from convfc_cli.models.onnx import convolution, fused, integer, integer_original
-from convfc_cli.models.onnx.constants import MAX_RANK, dynamic
+from convfc_cli.models.onnx.constants import dynamic
 from convfc_cli.models.onnx.integer import Quantized
 from convfc_cli.models.onnx.original import ORIGINAL, original
 from convfc_cli.models.onnx.scope import Scope
 from convfc_cli.models.onnx.site import Fit, NodeSource, open_size, shape_of, size_hint
+from convfc_cli.models.onnx.stored import MAX_RANK
 from convfc_cli.runtimes.runtime import RunnableLayer
 from convfc_cli.taps import IndexMap
 

@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 
 from convfc_cli.arrays import Array, as_float64
-from convfc_cli.models.onnx.constants import decoded, opset_ids, sources, spelled_out, value
+from convfc_cli.models.onnx.constants import opset_ids, sources, spelled_out, value
 from convfc_cli.models.onnx.convolution import attributes
 from convfc_cli.models.onnx.scope import Scope
 from convfc_cli.models.onnx.site import LinearNode, ResolvedNode
+from convfc_cli.models.onnx.stored import decoded
 from convfc_cli.outline import Outline
 from convfc_cli.rounding import RuntimeResult
 from convfc_cli.runtimes.onnx_node import TOO_LARGE, Node, NodeRuntime
@@ -155,7 +156,7 @@ def cut_out(
             assert home is not None
             copy.input[place] = unique(home, name)
             if name in home.stored and copy.input[place] not in initializers:
-                array = decoded(home.stored[name], home.folder)
+                array = decoded(home.stored[name], home.storage)
                 initializers[copy.input[place]] = onnx.numpy_helper.from_array(
                     array, copy.input[place]
                 )

@@ -6,11 +6,11 @@ Only what is declared or inferred; what a constant's value is, `constants` finds
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import onnx
 
+from convfc_cli.models.onnx.stored import Storage
 from convfc_cli.models.sizes import Sizes
 
 STANDARD = ("", "ai.onnx")
@@ -75,7 +75,7 @@ class Scope:
     graph: onnx.GraphProto
     parent: "Scope | None"
     opsets: dict[str, int]
-    folder: Path | None
+    storage: Storage
     facts: Facts
     sure: Callable[[], Facts]
     """What is known as well where a free batch is not taken as 1."""
@@ -192,4 +192,4 @@ def _below(scope: Scope, graph: onnx.GraphProto, key: Inner, path: str) -> Scope
         return scope.sure().inner.get(key) or Facts()
 
     path, lost = scope.path + path, scope.lost
-    return Scope(graph, scope, scope.opsets, scope.folder, facts, sure, path, lost)
+    return Scope(graph, scope, scope.opsets, scope.storage, facts, sure, path, lost)

@@ -15,10 +15,11 @@ from math import prod
 import onnx
 
 from convfc_cli.errors import ConvfcError, MalformedInput, UsageError
-from convfc_cli.models.onnx.constants import decoded, folded, value
+from convfc_cli.models.onnx.constants import folded, value
 from convfc_cli.models.onnx.operators import READERS
 from convfc_cli.models.onnx.qonnx import OPERATORS as QUANTIZERS
 from convfc_cli.models.onnx.scope import STANDARD, Facts, Inner, Scope, inner_by_node, operator
+from convfc_cli.models.onnx.stored import NOWHERE, decoded
 from convfc_cli.models.sizes import GIVEN, Account, Sizes, agreed, complete, shown
 
 FEW = 128
@@ -446,7 +447,7 @@ class _Graph:
             if known is not None:
                 facts.shapes[info.name] = known
             facts.types[info.name] = info.type.tensor_type.elem_type
-        scope = Scope(model.graph, None, dict(self.run.opsets), None, facts, lambda: facts)
+        scope = Scope(model.graph, None, dict(self.run.opsets), NOWHERE, facts, lambda: facts)
         try:
             array = value(scope, "o0")
         except ConvfcError:  # then its size stays open, and the layer says so
@@ -603,7 +604,7 @@ def _small(tensor: _Constant) -> onnx.TensorProto | None:
     if any(prod(part.dims) > FEW for part in (tensor, *parts)):
         return None
     try:
-        array = decoded(tensor, None)
+        array = decoded(tensor, NOWHERE)
     except ConvfcError:  # its reader reports that
         return None
     return onnx.numpy_helper.from_array(array, _CLEAN)

@@ -20,8 +20,9 @@ from convfc_cli.errors import ConvfcError, MalformedInput, Refused, SizeMissing,
 from convfc_cli.geometry import Axis
 from convfc_cli.models.entry import LayerSource, ResolvedLayer
 from convfc_cli.models.onnx.attributes import read_attributes
-from convfc_cli.models.onnx.constants import MAX_RANK, dynamic, value, widened
+from convfc_cli.models.onnx.constants import dynamic, value, widened
 from convfc_cli.models.onnx.scope import STANDARD, Scope
+from convfc_cli.models.onnx.stored import MAX_RANK
 from convfc_cli.models.sizes import Sizes, complete, shown
 
 Shape = tuple[int, ...]

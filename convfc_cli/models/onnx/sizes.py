@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from math import prod
-from pathlib import Path
 
 import onnx
 
@@ -19,6 +18,7 @@ from convfc_cli.errors import ConvfcError, Refused, UsageError
 from convfc_cli.geometry import MAX_SIZE
 from convfc_cli.models.onnx.scope import Facts, Scope, inner_graphs, operator
 from convfc_cli.models.onnx.shape_inference import Conflict, Pass, sizes_of
+from convfc_cli.models.onnx.stored import Storage
 from convfc_cli.models.request import Shapes
 from convfc_cli.models.sizes import GIVEN, Sizes, shown
 
@@ -35,7 +35,7 @@ class Contradiction(UsageError):
 
 
 def scope_of(
-    model: onnx.ModelProto, shapes: Shapes, name: str, folder: Path | None
+    model: onnx.ModelProto, shapes: Shapes, name: str, storage: Storage
 ) -> tuple[Scope, set[str]]:
     """The outermost graph of a model, with all sizes that can be known; and the tensors of which
     only `shapes` say so. `name` is for errors.
@@ -71,7 +71,7 @@ def scope_of(
         facts: Facts = contained.run(lambda: free.over(graph), what)
         return facts
 
-    return Scope(graph, None, opsets, folder, inferred.facts, sure, lost=lost), inferred.settled
+    return Scope(graph, None, opsets, storage, inferred.facts, sure, lost=lost), inferred.settled
 
 
 @dataclass(frozen=True)

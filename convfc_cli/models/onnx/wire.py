@@ -2,12 +2,20 @@
 
 Parsing turns each message into an object of a hundred bytes or more, so that 20 MB of empty nodes
 become 1.5 GB. `survey` walks the messages without building them, and refuses the file before that
-happens.
+happens. And parsing copies all weights: `without_weights` skips those that are large, and `skipped`
+says where in the file they lie.
 """
 
-from typing import Any
+import secrets
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from convfc_cli.errors import MalformedInput, Refused
+from convfc_cli.files import Kept
+
+if TYPE_CHECKING:
+    import onnx
 
 MAX_FIELDS = 2_000_000
 MAX_MESSAGES = 500_000
@@ -19,6 +27,138 @@ PACKED = ("dims", "ints")
 
 MAX_DEPTH = 100
 """Limit on nested messages, as in protobuf itself."""
+
+
+LARGE = 2**14
+"""Bytes of an initializer that is worth skipping."""
+
+WINDOWS = (2**9, 2**18)
+"""Bytes that are read at once: after something was skipped, and at most."""
+
+FEW_FIELDS = 64
+"""Fields of a tensor whose numbers are skipped; one has five or so, unless each of its numbers is
+a field."""
+
+VARINT = 10
+"""Bytes of the longest number."""
+
+GRAPH, INITIALIZER, LOCATION, EXTERNAL = 7, 5, 13, 14
+"""Fields of a model, of its graph, and of a tensor whose numbers are not in it."""
+
+NUMBERS = frozenset((4, 5, 7, 9, 10, 11))
+"""Fields of a tensor with its numbers: float_data, int32_data, int64_data, raw_data, double_data
+and uint64_data."""
+
+_MARK = secrets.token_hex(16)
+"""What skipped numbers are marked by in the parsed tensor: nothing that a file can know."""
+
+
+def without_weights(file: Kept, size: int) -> bytes:
+    """The file of a model, of so many bytes, without the numbers of the large initializers of its
+    graph, which are not read. What cannot be followed is left as it is, for `survey`.
+    """
+    walk = _Walk(file)
+    try:
+        return walk.model(size)
+    except (_LostError, IndexError):
+        return file.read(0, size)
+
+
+def skipped(tensor: "onnx.TensorProto") -> slice | None:
+    """Where the whole of a tensor lies in its file, if its numbers were skipped."""
+    for entry in tensor.external_data:
+        if entry.key == _MARK:
+            return slice(*map(int, entry.value.split()))
+    return None
+
+
+class _LostError(Exception):
+    """The file is not a sequence of fields, or one of too many."""
+
+
+class _Walk:
+    """A file that is gone through, of which no more is read than that takes."""
+
+    def __init__(self, file: Kept) -> None:
+        self._file, self._start, self._window, self._step = file, 0, b"", WINDOWS[0]
+        self._left = MAX_FIELDS
+
+    def model(self, size: int) -> bytes:
+        return self._message(0, size, GRAPH, self._graph)
+
+    def _graph(self, place: int, end: int) -> bytes:
+        return self._message(place, end, INITIALIZER, self._tensor)
+
+    def _message(
+        self, place: int, end: int, number: int, made: Callable[[int, int], bytes]
+    ) -> bytes:
+        """A message of which the fields of this number, where they are large, are made anew."""
+        parts = []
+        for field, begin, content, after in self._fields(place, end):
+            if field == number and after - content >= LARGE:
+                parts.append(self._file.read(place, begin - place))
+                parts.append(_field(number, made(content, after)))
+                place = after
+        return b"".join([*parts, self._file.read(place, end - place)])
+
+    def _tensor(self, place: int, end: int) -> bytes:
+        """A tensor without its numbers, with a mark that says where it lies."""
+        fields = list(islice(self._fields(place, end), FEW_FIELDS + 1))
+        is_external = any(abs(field) in (LOCATION, EXTERNAL) for field, *_ in fields)
+        if is_external or len(fields) > FEW_FIELDS:
+            return self._file.read(place, end - place)
+        kept = (
+            self._file.read(begin, after - begin)
+            for field, begin, _, after in fields
+            if field not in NUMBERS
+        )
+        mark = _field(1, _MARK.encode()) + _field(2, f"{place} {end}".encode())
+        return b"".join([*kept, _field(LOCATION, mark), bytes([EXTERNAL << 3, 1])])
+
+    def _fields(self, place: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """(number, where it begins, where its content begins, where it ends) of each field; the
+        number is negative where the content is not a run of bytes.
+        """
+        while place < end:
+            self._left -= 1
+            begin = place
+            key, content = self._varint(place)
+            wire, number = key & 7, key >> 3
+            if wire == 2:
+                length, content = self._varint(content)
+                place = content + length
+            elif wire == 0:
+                _, place = self._varint(content)
+            elif wire in (1, 5):
+                place = content + (8 if wire == 1 else 4)
+            else:
+                raise _LostError
+            if place > end or self._left < 0:
+                raise _LostError
+            yield (number if wire == 2 else -number), begin, content, place
+
+    def _varint(self, place: int) -> tuple[int, int]:
+        at = place - self._start
+        if not 0 <= at <= len(self._window) - VARINT:
+            least, most = WINDOWS
+            goes_on = 0 <= at <= len(self._window)
+            self._step = min(2 * self._step, most) if goes_on else least
+            self._start, self._window, at = place, self._file.read(place, self._step), 0
+        value, at = _varint(self._window, at)
+        return value, self._start + at
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field that is a run of bytes, as it is in a file."""
+    return _encoded(number << 3 | 2) + _encoded(len(content)) + content
+
+
+def _encoded(value: int) -> bytes:
+    found = bytearray()
+    while value >= 0x80:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
 
 
 def survey(content: bytes, descriptor: Any, name: str) -> None:
