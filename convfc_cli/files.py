@@ -6,7 +6,10 @@ reader finds out from
 `head`, never from the suffix.
 
 Writing: `replacing` builds the file beside its destination, flushes it to the disk and renames
-it. Whatever happens, the destination is absent, the old file, or the new one complete.
+it. Whatever happens, the destination is absent, the old file, or the new one complete. Of many
+files that a record of them all makes valid, none needs to be on the disk before that: they are not
+`synced` one by one, but by `sync` before the record is written. Whatever happens to the process,
+each is absent, old or complete; if the system itself goes down, there is no record.
 """
 
 import hashlib
@@ -17,7 +20,7 @@ import stat
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,10 +235,12 @@ def replacing(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing_all(*paths: Path, force: bool = False) -> Iterator[list[BinaryIO]]:
+def replacing_all(
+    *paths: Path, force: bool = False, synced: bool = True
+) -> Iterator[list[BinaryIO]]:
     """Write files whole or not at all; those at `paths` change when the block has ended well.
 
-    All are on the disk before the first takes its name, and they take their names in this order.
+    They take their names in this order, and if `synced` all are on the disk before the first does.
     Raises `OutputExists` before anything is written unless `force`, `OutputFailed` when writing
     fails.
     """
@@ -251,11 +256,11 @@ def replacing_all(*paths: Path, force: bool = False) -> Iterator[list[BinaryIO]]
                 handle = os.open(part, flags, 0o666)
                 files.append(stack.enter_context(open(handle, "w+b", buffering=0)))
             yield files
-            for file in files:
+            for file in files if synced else ():
                 os.fsync(file.fileno())
         for path, part, target in zip(paths, parts, targets, strict=True):
             _put(part, target, path, force=force)
-        for folder in {target.parent for target in targets}:
+        for folder in {target.parent for target in targets} if synced else ():
             _sync_folder(folder)
     except OSError as error:
         raise OutputFailed(f"cannot write {paths[0]}: {_reason(error)}") from error
@@ -263,6 +268,26 @@ def replacing_all(*paths: Path, force: bool = False) -> Iterator[list[BinaryIO]]
         for part in parts:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def sync(paths: Sequence[Path]) -> None:
+    """Have files on the disk, and then their names; raises `OutputFailed`."""
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    for path, target in zip(paths, targets, strict=True):
+        try:
+            with open(target, "r+b", buffering=0) as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputFailed(f"cannot write {path}: {_reason(error)}") from error
+    for folder in {target.parent for target in targets}:
+        _sync_folder(folder)
+
+
+def remove(path: Path) -> None:
+    """Have a file gone from the disk before anything else is done, if it is there."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+        _sync_folder(path.parent)
 
 
 def _put(part: Path, target: Path, path: Path, *, force: bool) -> None:

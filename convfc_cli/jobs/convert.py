@@ -2,7 +2,8 @@
 
 Nothing is written before the whole plan stands (`plan`). Then, layer by layer, the original node is
 run against the layer as it was read (`runtime_check`), the file is written beside its destination,
-read back, proven, and renamed. In a folder, `manifest.json` comes last (`manifest`).
+read back, proven, and renamed. In a folder, all files are then synced together, and `manifest.json`
+comes last (`manifest`).
 """
 
 import os
@@ -19,8 +20,10 @@ from convfc_cli.files import (
     check_replaceable,
     claimed,
     make_folder,
+    remove,
     replacing,
     replacing_all,
+    sync,
 )
 from convfc_cli.hints import Advice, Hint
 from convfc_cli.jobs.manifest import MANIFEST, manifest
@@ -246,6 +249,8 @@ def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
             check_replaceable(folder / MANIFEST, force=options.force)
             done = _write_files(plan, options, observer)
             if done.results:
+                items = [result.item for result in done.results]
+                sync([path for item in items for path in (*item.beside, item.path)])
                 described = [result.described() for result in done.results]
                 text = manifest(plan.model, described, done.failed())
                 with replacing(folder / MANIFEST, force=options.force) as out:
@@ -302,7 +307,8 @@ def _write(
     kind, path = made[0].item.kind, made[0].item.path
     # What lies beside takes its name first: a matrix never stands without its metadata.
     paths = [*made[0].item.beside, path]
-    with replacing_all(*paths, force=options.force) as files:
+    in_folder = plan.folder is not None
+    with replacing_all(*paths, force=options.force, synced=not in_folder) as files:
         for file in files[:-1]:
             (matrix,) = (one.matrix for one in made)
             operator = replace(matrix, spec=matrix.spec.operator())
@@ -315,7 +321,7 @@ def _write(
         # From here until the new manifest stands, the folder is incomplete. Without `force` there
         # was no manifest; one that has appeared is that of another run, and stays.
         if plan.folder is not None and options.force:
-            (plan.folder / MANIFEST).unlink(missing_ok=True)
+            remove(plan.folder / MANIFEST)
         size = files[-1].seek(0, os.SEEK_END)
         sizes = [size] if len(made) == 1 else [one.item.size for one in made]
         return [

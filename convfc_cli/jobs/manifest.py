@@ -1,7 +1,8 @@
 """`manifest.json`: the record of a folder of matrices, and what commits it.
 
-It is removed before the first matrix of a run is written and put back after the last, so a folder
-without one, or whose manifest disagrees with what is there, is incomplete. It says nothing of when
+It is removed before the first matrix of a run is written and put back after the last, when all of
+them are on the disk, so a folder without one, or whose manifest disagrees with what is there, is
+incomplete. It says nothing of when
 or where it was written.
 """
 
