@@ -7,8 +7,8 @@ reader finds out from
 
 Writing: `replacing` builds the file beside its destination, flushes it to the disk and renames
 it. Whatever happens, the destination is absent, the old file, or the new one complete. Of many
-files that a record of them all makes valid, none needs to be on the disk before that: they are not
-`synced` one by one, but by `sync` before the record is written. Whatever happens to the process,
+files that a record of them all makes valid, none needs to be on the disk before that: `sync` flushes
+them together before the record is written. Whatever happens to the process,
 each is absent, old or complete; if the system itself goes down, there is no record.
 """
 

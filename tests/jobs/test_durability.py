@@ -136,7 +136,7 @@ def test_without_all_files_on_the_disk_there_is_no_manifest(model, tmp_path, mon
 def test_a_kill_leaves_whole_files_and_no_wrong_manifest(model, tmp_path, moment, force):
     """It comes before the step of this number that syncs, names or removes something."""
     folder = tmp_path / "o"
-    convfc_cli.convert(model, f"{tmp_path}/whole/")
+    convfc_cli.convert(model, f"{tmp_path}/whole/", options=Options(proof=None))
     if force:
         convfc_cli.convert(model, f"{folder}/", options=Options(transpose=True))
     before = {path.name: path.read_bytes() for path in folder.iterdir()} if force else {}
