@@ -36,6 +36,8 @@ def say(message: str, *, quiet: bool = False) -> None:
 
 def printable(text: str) -> str:
     """Text of an untrusted file without what would steer a terminal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -1,7 +1,7 @@
 """A convolution, or the transpose of one: written by `toeplitz`, its oracle `direct`."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from itertools import product
 from math import prod
 from typing import Any, Self
@@ -20,6 +20,9 @@ from convfc_cli.layers.tied import Strip, TiedLinear, TiedSlab, checked
 from convfc_cli.layout import Layout
 from convfc_cli.streams import SparseRows
 from convfc_cli.taps import Index, IndexMap, Tap, coloring
+
+_AXIS = tuple(field.name for field in fields(Axis))
+"""What is described of an axis."""
 
 
 class Convolution(TiedLinear):
@@ -89,7 +92,7 @@ class Convolution(TiedLinear):
         index_map = self.index_map
         return {
             "kernel_shape": index_map.kernel_shape,
-            "axes": [asdict(axis) for axis in index_map.axes],
+            "axes": [{name: getattr(axis, name) for name in _AXIS} for axis in index_map.axes],
             "groups": index_map.groups,
             "transposed": index_map.transposed,
             "bias": self.bias is not None,

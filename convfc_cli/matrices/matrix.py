@@ -7,7 +7,7 @@ Nothing in the text depends on when, where or in what order a file was written.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_origin, get_type_hints
 
@@ -195,7 +195,7 @@ def describe(matrix: Matrix) -> str:
 
 
 def _stated(origin: Origin) -> dict[str, Any]:
-    fields = asdict(origin)
+    fields = dict(vars(origin))
     if not origin.weight:
         del fields["weight"]
     return fields

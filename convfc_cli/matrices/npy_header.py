@@ -1,6 +1,7 @@
 """The header of an `.npy` array: written, and read from an untrusted file without trusting it."""
 
 import io
+from functools import lru_cache
 from math import prod
 from tokenize import TokenError
 from typing import IO, Any
@@ -23,6 +24,7 @@ _UNREADABLE = (
 """What NumPy raises for a header that is none: it is parsed as a Python literal."""
 
 
+@lru_cache(maxsize=1024)
 def header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     """Magic, version and header of a C-ordered array; its content begins at a multiple of 64."""
     out = io.BytesIO()
@@ -33,6 +35,12 @@ def header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     }
     npy.write_array_header_1_0(out, description)
     return out.getvalue()
+
+
+@lru_cache(maxsize=1024)
+def _parsed(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, whether it is in Fortran's order, dtype) by a header and its length before it."""
+    return npy.read_array_header_1_0(io.BytesIO(content), max_header_size=MAX_HEADER_BYTES)
 
 
 def read_header(
@@ -46,7 +54,8 @@ def read_header(
     try:
         version = npy.read_magic(file)
         if version == (1, 0):
-            header = npy.read_array_header_1_0(file, max_header_size=MAX_HEADER_BYTES)
+            length = file.read(2)
+            header = _parsed(length + file.read(int.from_bytes(length, "little")))
         elif version == (2, 0):
             header = npy.read_array_header_2_0(file, max_header_size=MAX_HEADER_BYTES)
         else:

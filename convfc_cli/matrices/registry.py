@@ -35,6 +35,7 @@ def by_suffix(path: Path, form: str | None = None) -> MatrixFormat:
     )
 
 
+@cache
 def by_form(form: str) -> MatrixFormat:
     """The kind that a form is written as unless a suffix says otherwise."""
     return by_suffix(Path("matrix.npy" if form == "dense" else "matrix.npz"), form)

@@ -4,6 +4,7 @@ Source: the ONNX operator specifications, Conv (versions 1, 11, 22) and ConvTran
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import onnx
 
@@ -48,6 +49,19 @@ def attributes(node: onnx.NodeProto, kernel: tuple[int, ...]) -> ConvolutionAttr
     Raises `MalformedInput` for one that contradicts the specification, `Unsupported` for one that
     it does not have.
     """
+    return _attributes(_stated(node), kernel)
+
+
+def _stated(node: onnx.NodeProto) -> bytes:
+    """What a node states beside its tensors, the same for many."""
+    alone = onnx.NodeProto(op_type=node.op_type, attribute=node.attribute)
+    content: bytes = alone.SerializeToString()
+    return content
+
+
+@lru_cache(maxsize=1024)
+def _attributes(content: bytes, kernel: tuple[int, ...]) -> ConvolutionAttributes:
+    node = onnx.NodeProto.FromString(content)
     transposed = node.op_type == "ConvTranspose"
     kinds = {
         name: k for name, k in _ATTRIBUTES.items() if transposed or name not in _ONLY_TRANSPOSED
@@ -82,6 +96,14 @@ def index_map(
     node: onnx.NodeProto, kernel_shape: tuple[int, ...], input_shape: tuple[int, ...]
 ) -> IndexMap:
     """The map of a node with weights of `kernel_shape` on an input of (channels, *spatial)."""
+    return _index_map(_stated(node), kernel_shape, input_shape)
+
+
+@lru_cache(maxsize=1024)
+def _index_map(
+    content: bytes, kernel_shape: tuple[int, ...], input_shape: tuple[int, ...]
+) -> IndexMap:
+    node = onnx.NodeProto.FromString(content)
     transposed = node.op_type == "ConvTranspose"
     kernel, spatial = kernel_shape[2:], input_shape[1:]
     if not kernel or len(kernel) != len(spatial):

@@ -85,7 +85,7 @@ class Pass:
     infers: bool = True
     """Whether shape inference is run: otherwise only what is declared and given is known."""
 
-    remembered: dict[bytes, "_Made"] = field(default_factory=dict)
+    remembered: dict[tuple[object, ...], "_Made"] = field(default_factory=dict)
     """What has been found of nodes, by all that it depends on."""
 
     conflicts: dict[str, Conflict] = field(default_factory=dict, init=False)
@@ -345,15 +345,13 @@ class _Graph:
             return []
         try:
             plain = _standing_in(node)
-            if self._lacks_inputs(plain):
-                return []
-            alone = self._alone(plain)
         except ConvfcError:  # its reader says so
             return []
-        key = alone.SerializeToString()
+        inputs = self._inputs(plain)
+        key = _key(plain, inputs)
         made = self.run.remembered.get(key)
         if made is None:
-            made = self._computed(alone, key)
+            made = [] if self._lacks_inputs(plain) else self._computed(self._alone(plain, inputs))
             if len(self.run.remembered) < MAX_REMEMBERED:
                 self.run.remembered[key] = made
         return made
@@ -373,25 +371,33 @@ class _Graph:
             for name, formal in zip(given, schema.inputs, strict=False)
         )
 
-    def _alone(self, node: onnx.NodeProto) -> onnx.ModelProto:
+    def _inputs(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto | onnx.TensorProto]:
+        """What a node is given: the values of small constants, otherwise types."""
+        names = dict.fromkeys(filter(None, node.input))
+        whole = node.op_type in READ_REALS or all(map(self._is_constant, names))
+        given: dict[str, onnx.TypeProto | onnx.TensorProto] = {}
+        for name in names:
+            kind = self.type_of(name)
+            read = whole or kind.tensor_type.elem_type not in REALS
+            given[name] = (self._constant(name) if read else None) or kind
+        return given
+
+    def _alone(
+        self, node: onnx.NodeProto, inputs: Mapping[str, onnx.TypeProto | onnx.TensorProto]
+    ) -> onnx.ModelProto:
         """A model of this node and nothing else, its tensors named by their places."""
         model = self.run.empty
         model.graph.Clear()
         copy = model.graph.node.add(op_type=node.op_type, domain=node.domain)
         copy.attribute.extend(node.attribute)
-        names = dict.fromkeys(filter(None, node.input))
-        whole = node.op_type in READ_REALS or all(map(self._is_constant, names))
-        for place, name in enumerate(names):
-            kind = self.type_of(name)
-            read = whole or kind.tensor_type.elem_type not in REALS
-            constant = self._constant(name) if read else None
-            if constant is None:
-                model.graph.input.add(name=f"i{place}").type.CopyFrom(kind)
+        for place, given in enumerate(inputs.values()):
+            if isinstance(given, onnx.TypeProto):
+                model.graph.input.add(name=f"i{place}").type.CopyFrom(given)
             else:
                 tensor = model.graph.initializer.add()
-                tensor.CopyFrom(constant)
+                tensor.CopyFrom(given)
                 tensor.name = f"i{place}"
-        places = {"": ""} | {name: f"i{place}" for place, name in enumerate(names)}
+        places = {"": ""} | {name: f"i{place}" for place, name in enumerate(inputs)}
         copy.input.extend(places[name] for name in node.input)
         copy.output.extend(f"o{place}" for place in range(len(node.output)))
         return model
@@ -414,10 +420,12 @@ class _Graph:
             home.constants[name] = tensor
         return tensor
 
-    def _computed(self, model: onnx.ModelProto, content: bytes) -> _Made:
+    def _computed(self, model: onnx.ModelProto) -> _Made:
         """What shape inference makes of a model of one node, and the value if that is constant."""
         try:
-            inferred = onnx.shape_inference.infer_shapes(content, strict_mode=True).graph.value_info
+            inferred = onnx.shape_inference.infer_shapes(
+                model.SerializeToString(), strict_mode=True
+            ).graph.value_info
         except Exception as error:  # the C++ side raises types of its own
             if operator(model.graph.node[0]) in READERS or not _is_about_sizes(model):
                 return []  # its reader says so
@@ -468,6 +476,19 @@ class _Graph:
     def _contradict(self, what: str, conflict: Conflict) -> None:
         self.conflicts.append(conflict)
         self.run.conflicts[self.path + what] = conflict
+
+
+def _key(
+    node: onnx.NodeProto, inputs: Mapping[str, onnx.TypeProto | onnx.TensorProto]
+) -> tuple[object, ...]:
+    """All that the outputs of a node depend on."""
+    places = {name: place for place, name in enumerate(inputs)}
+    return (
+        *(node.op_type, node.domain, len(node.output)),
+        *(attribute.SerializeToString() for attribute in node.attribute),
+        *(places.get(name) for name in node.input),
+        *((type(given), given.SerializeToString()) for given in inputs.values()),
+    )
 
 
 _CLEAN = "constant"

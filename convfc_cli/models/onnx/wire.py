@@ -186,12 +186,18 @@ def survey(content: bytes, descriptor: Any, name: str) -> None:
         place, end, known = stack.pop()
         while place < end:
             fields += 1
-            key, place = _varint(content, place)
+            key = content[place]
+            place += 1
+            if key >= 0x80:
+                key, place = _varint(content, place - 1)
             wire = key & 7
             if wire == 0:
                 _, place = _varint(content, place)
             elif wire == 2:
-                length, place = _varint(content, place)
+                length = content[place]
+                place += 1
+                if length >= 0x80:
+                    length, place = _varint(content, place - 1)
                 if length > end - place:
                     raise MalformedInput(f"{name} is cut short, or no ONNX model")
                 kind = known.get(key >> 3, b"")

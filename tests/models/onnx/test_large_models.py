@@ -1,4 +1,6 @@
-"""Large initializers are skipped when a model is listed, and read when their layer is loaded."""
+"""Large initializers are skipped when a model is listed, and read when their layer is loaded; of
+many equal layers one is worked out.
+"""
 
 import io
 import sys
@@ -10,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from convfc_cli import contained
 from convfc_cli.cli.main import main
 from convfc_cli.errors import MalformedInput
 from convfc_cli.files import Kept, opened
@@ -250,3 +253,35 @@ def test_the_numbers_of_fields_are_those_of_onnx():
     assert fields["TensorProto", "external_data"] == wire.LOCATION
     assert fields["TensorProto", "data_location"] == wire.EXTERNAL
     assert {fields["TensorProto", name] for name in names} == wire.NUMBERS
+
+
+def test_equal_layers_share_one_index_map(tmp_path):
+    """Many layers of a network are alike; what they state is read once."""
+    nodes = [helper.make_node("Conv", ["x", f"w{n}"], [f"y{n}"], strides=[2, 1]) for n in range(3)]
+    nodes[2].attribute[0].ints[:] = [1, 1]
+    kernels = [np.full((1, 1, 2, 2), n, np.float32) for n in range(3)]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])
+    outputs = [helper.make_tensor_value_info(f"y{n}", TensorProto.FLOAT, None) for n in range(3)]
+    inits = [numpy_helper.from_array(kernel, f"w{n}") for n, kernel in enumerate(kernels)]
+    graph = helper.make_graph(nodes, "g", [x], outputs, inits)
+    onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "m.onnx")
+    first, second, third = read(tmp_path / "m.onnx").entries
+    assert first.outline is second.outline
+    assert third.outline.output_shape == (1, 3, 3) != first.outline.output_shape
+    assert (first.load().kernel == 0).all()
+    assert (second.load().kernel == 1).all()
+
+
+def test_shape_inference_is_asked_once_for_equal_nodes(tmp_path, monkeypatch):
+    asked = []
+    whole = onnx.shape_inference.infer_shapes
+
+    def counted(content: bytes, **options: Any) -> onnx.ModelProto:
+        asked.append(content)
+        return whole(content, **options)
+
+    monkeypatch.setattr(contained, "_is_possible", lambda: False)
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", counted)
+    onnx.save(model(), tmp_path / "m.onnx")
+    assert len(read(tmp_path / "m.onnx").entries) == len(KERNELS)
+    assert len(asked) == 1
