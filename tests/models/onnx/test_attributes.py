@@ -67,7 +67,7 @@ TRANSPOSED: dict[str, Any] = {
 }
 
 
-EDGE = 20
+EDGE = 8
 """Zeros around a tensor, or room around the result: more than any case here reads or crops."""
 
 
@@ -95,6 +95,7 @@ def oracle(op: str, x: Array, weights: Array, given: Attributes) -> Array | None
                 return None
             low[a] = max(0, total // 2 if auto == "SAME_UPPER" else total - total // 2)
             high[a] = total - low[a]
+    assert max(map(abs, (*low, *high))) <= EDGE
     inner = tuple(slice(EDGE, EDGE + n) for n in sizes)
     near = len(weights) // group if conv else weights.shape[1]
     depth = weights.shape[1] if conv else len(weights) // group
