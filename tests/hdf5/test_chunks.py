@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("once_in_place")  # these files are sound
 @pytest.mark.parametrize("options", FILTERS)
 @pytest.mark.parametrize("version", ["earliest", "latest"])
 @pytest.mark.parametrize("limits", [None, (None, 30), (None, None)])

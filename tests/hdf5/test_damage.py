@@ -14,6 +14,7 @@ from h5py import h5p
 from convfc_cli.errors import MalformedInput, Refused, Unsupported
 from convfc_cli.hdf5.tree import Dataset, Group
 from tests.support.hdf5_trees import FILTERS, NAME, hold, the_dataset, tree
+from tests.support.one_child import in_one_child
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -74,6 +75,7 @@ def look_at_everything() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["earliest", "latest"])
+@in_one_child
 def test_files_cut_short(version: str) -> None:
     tree(rich, libver=version)
     raw = Path(NAME).read_bytes()

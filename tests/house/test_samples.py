@@ -402,6 +402,7 @@ def in_order(matrix: Any, call: Call, order: str) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("once_in_place")  # the samples are sound
 @pytest.mark.parametrize("call", CALLS, ids=[call.name for call in CALLS])
 def test_every_container_gives_the_same_matrix_up_to_the_stated_layout(call: Call) -> None:
     first = convfc_cli.matrix(sample("digits.onnx"), call.name)

@@ -33,6 +33,7 @@ from convfc_cli.proof import verify
 from convfc_cli.taps import IndexMap
 from tests.support import brute, crafted
 from tests.support.crafted import assert_same_layer, example, label, outcome, rendered, within
+from tests.support.one_child import in_one_child
 from tests.support.paths import ROOT
 from tests.support.strategies import every_spec, problems, specs
 
@@ -621,6 +622,7 @@ def dump(data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", [H5, H5_DENSE, H5_OPERATOR], ids=["csr", "dense", "operator"])
+@in_one_child
 def test_every_flipped_byte_of_an_hdf5_is_found_unless_nothing_reads_it(data):
     expected, changed = dump(data), bytearray(data)
     step = 1 if data is H5_OPERATOR else 5

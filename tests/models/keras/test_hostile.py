@@ -39,6 +39,7 @@ from tests.support.keras_files import (
     texts,
     zipped,
 )
+from tests.support.one_child import in_one_child
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +145,7 @@ def ends(size: int) -> list[int]:
 
 
 @pytest.mark.parametrize("make", [small_legacy, small_zip])
+@in_one_child
 def test_a_file_cut_short(make: Callable[[Path], Path], tmp_path: Path) -> None:
     content = make(tmp_path / "whole").read_bytes()
     path = tmp_path / "cut"
