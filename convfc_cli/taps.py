@@ -323,9 +323,14 @@ class IndexMap:
     def kept(self, itemsize: int) -> Kept:
         """What a file keeps of it, with a bias: see `Outline`."""
         weights = prod(self.kernel_shape) + self.output_shape[0]
+        return Kept(2, weights * itemsize, self._text)
+
+    @cached_property
+    def _text(self) -> int:
+        """Characters of its description, at most."""
         shapes = (self.input_shape, self.output_shape, self.kernel_shape)
         text = TEXT + sum(len(str(shape)) for shape in shapes)
-        return Kept(2, weights * itemsize, text + sum(AXIS + len(repr(a)) for a in self.axes))
+        return text + sum(AXIS + len(repr(a)) for a in self.axes)
 
     def of_output(self, output: Index) -> Iterator[Tap]:
         """What one output element reads, in the order of a channels-first row."""

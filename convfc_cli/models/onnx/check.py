@@ -86,13 +86,16 @@ def _check_nodes(
                     f"{called()} of {place()} states its attribute {attribute.name!r} twice"
                 )
             stated.add(attribute.name)
-            for tensor in (attribute.t, attribute.sparse_tensor):
-                _check_rank(tensor, place)
+            if attribute.HasField("t"):
+                _check_rank(attribute.t, place)
+            if attribute.HasField("sparse_tensor"):
+                _check_rank(attribute.sparse_tensor, place)
 
             def inner(name: str = attribute.name, called: Describe = called) -> str:
                 return f"the {name} of {called()} of {place()}"
 
-            for graph in (attribute.g, *attribute.graphs):
+            own = (attribute.g,) if attribute.HasField("g") else ()
+            for graph in (*own, *attribute.graphs):
                 _check_graph(graph, (*outer, defined), inner)
 
         def output(called: Describe = called) -> str:

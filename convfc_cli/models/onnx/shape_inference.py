@@ -9,7 +9,7 @@ each tensor.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 import onnx
@@ -319,7 +319,7 @@ class _Graph:
         """The types of what the body of a Loop or Scan is given, as far as they stay the same."""
         kinds = [self.type_of(name) for name in node.input]
         if operator(node) == ("", "Loop"):
-            number, going = _type(onnx.TensorProto.INT64, []), _type(onnx.TensorProto.BOOL, [])
+            number, going = _type(onnx.TensorProto.INT64, ()), _type(onnx.TensorProto.BOOL, ())
             return [number, going, *(_without_sizes(kind) for kind in kinds[2:])]
         if operator(node) == ("", "Scan") and self._opset() > 8:  # before, each had a batch
             count = next((a.i for a in node.attribute if a.name == "num_scan_inputs"), 0)
@@ -504,7 +504,9 @@ def sizes_of(kind: onnx.TypeProto | None) -> Sizes | None:
     return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.tensor_type.shape.dim)
 
 
-def _type(kind: int, sizes: Sequence[int | None]) -> onnx.TypeProto:
+@lru_cache(maxsize=4096)
+def _type(kind: int, sizes: tuple[int | None, ...]) -> onnx.TypeProto:
+    """The type of a tensor, one for all that are alike: nobody changes it."""
     made = onnx.TypeProto()
     made.tensor_type.elem_type = kind
     made.tensor_type.shape.SetInParent()
@@ -515,7 +517,7 @@ def _type(kind: int, sizes: Sequence[int | None]) -> onnx.TypeProto:
 
 def _type_of(tensor: _Constant) -> onnx.TypeProto:
     dense = tensor if isinstance(tensor, onnx.TensorProto) else tensor.values
-    return _type(dense.data_type, [max(size, 0) for size in tensor.dims])
+    return _type(dense.data_type, tuple(max(size, 0) for size in tensor.dims))
 
 
 def _is_about_sizes(model: onnx.ModelProto) -> bool:
