@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import click
 
 from convfc_cli.cli import options
+from convfc_cli.cli.data import print_json
 from convfc_cli.cli.hints import worded
-from convfc_cli.cli.output import Reporter, is_terminal, print_json, say
+from convfc_cli.cli.progress import Reporter
+from convfc_cli.cli.terminal import is_terminal, say
 from convfc_cli.layout import ORDERS
 from convfc_cli.vocabulary import FLOATS, FORMS
 

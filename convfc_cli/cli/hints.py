@@ -1,7 +1,12 @@
 """Errors as the command line words them: the library's message, and its hints as options."""
 
+from collections.abc import Sequence
+
 from convfc_cli.errors import ConvfcError
 from convfc_cli.hints import Advice
+
+MAX_SHAPE = 1000
+"""Characters of an --input-shape that are taken."""
 
 WORDS = {
     Advice.REPLACE: "--force replaces it, -o names another place",
@@ -27,6 +32,15 @@ def worded(error: ConvfcError) -> str:
     """The message of an error, with its hints."""
     ways = [WORDS[hint.advice].format(*hint.values) for hint in error.hints]
     return f"{error}: {'; '.join(ways)}" if ways else str(error)
+
+
+def with_size(arguments: Sequence[str], size: str) -> str:
+    """The command again with an --input-shape; empty for none, or one that is too long."""
+    from convfc_cli.naming import shell_command
+
+    if not 0 < len(size) <= MAX_SHAPE:
+        return ""
+    return shell_command(["convfc", *arguments, "--input-shape", size])
 
 
 def describing(request: object, *, sized: bool) -> list[str]:

@@ -6,17 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convfc_cli.cli import options
-from convfc_cli.cli.hints import describing
-from convfc_cli.cli.output import (
-    console,
-    is_terminal,
-    print_json,
-    print_rows,
-    print_table,
-    say,
-    shape,
-    with_size,
-)
+from convfc_cli.cli.data import print_json, print_rows
+from convfc_cli.cli.hints import describing, with_size
+from convfc_cli.cli.tables import print_table, shape
+from convfc_cli.cli.terminal import console, is_terminal, say
 
 if TYPE_CHECKING:
     from convfc_cli.models.entry import Entry

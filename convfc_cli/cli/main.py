@@ -20,10 +20,10 @@ import click
 from convfc_cli import __version__
 from convfc_cli.cli import options
 from convfc_cli.cli.convert import convert
-from convfc_cli.cli.hints import describing, worded
+from convfc_cli.cli.hints import describing, with_size, worded
 from convfc_cli.cli.inspect import inspect
 from convfc_cli.cli.map import map_
-from convfc_cli.cli.output import say, with_size
+from convfc_cli.cli.terminal import say
 from convfc_cli.cli.verify import verify
 from convfc_cli.errors import (
     ConvfcError,

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convfc_cli.cli import options
-from convfc_cli.cli.output import is_terminal, print_json_list, print_rows, print_table, say
+from convfc_cli.cli.data import print_json_list, print_rows
+from convfc_cli.cli.tables import print_table
+from convfc_cli.cli.terminal import is_terminal, say
 
 if TYPE_CHECKING:
     from convfc_cli.matrices.operator import MatrixOperator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convfc_cli.cli.output import LONGEST_SIZE
+from convfc_cli.cli.hints import MAX_SHAPE
 from convfc_cli.errors import OutputFailed
 from convfc_cli.vocabulary import PADS
 
@@ -36,7 +36,7 @@ class ShapeType(_ParamType):
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]
         found = re.fullmatch(r"(?s:(.+)[=:])?\[?\s*(\d+(?:\s*,\s*\d+)*)\s*\]?", value)
-        if not found or len(value) > LONGEST_SIZE:
+        if not found or len(value) > MAX_SHAPE:
             self.fail(
                 f"{value!r} is not a shape: write NAME=1,3,224,224, or 1,3,224,224", param, ctx
             )

@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convfc_cli.cli import options
+from convfc_cli.cli.data import print_json
 from convfc_cli.cli.hints import worded
-from convfc_cli.cli.output import (
-    Reporter,
-    is_terminal,
-    print_json,
-    print_report,
-    printable,
-    say,
-)
+from convfc_cli.cli.progress import Reporter
+from convfc_cli.cli.reports import print_report
+from convfc_cli.cli.terminal import is_terminal, printable, say
 from convfc_cli.errors import ConvfcError, Unsupported, UsageError, WrongContents, gravest
 from convfc_cli.vocabulary import MAX_PROBES, PROBES, RUNTIMES
 
