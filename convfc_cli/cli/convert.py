@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from convfc_cli.cli import options
+from convfc_cli.cli.conversion import Reporter
 from convfc_cli.cli.data import print_json
 from convfc_cli.cli.hints import worded
-from convfc_cli.cli.progress import Reporter
 from convfc_cli.cli.terminal import is_terminal, say
 from convfc_cli.layout import ORDERS
 from convfc_cli.vocabulary import FLOATS, FORMS
@@ -112,6 +112,7 @@ Examples:
     "--keep-going", is_flag=True, help="Convert what can be, name what cannot, and fail at the end."
 )
 @click.option("--no-verify", is_flag=True, help="Do not read the files back and prove them.")
+@options.verbose
 @options.common
 @click.pass_context
 def convert(
@@ -137,6 +138,7 @@ def convert(
     no_verify: bool,
     as_json: bool,
     quiet: bool,
+    verbose: bool,
 ) -> None:
     """Write the matrix of every convolution of MODEL, and prove it.
 
@@ -165,7 +167,8 @@ def convert(
         keep_going=keep_going,
         proof=None if no_verify else USUAL,
     )
-    with Reporter(quiet=quiet, paths=not as_json and output != "-") as reporter:
+    paths = not as_json and output != "-"
+    with Reporter(quiet=quiet, verbose=verbose, paths=paths, verified=not no_verify) as reporter:
         if output == "-":
             if is_terminal(sys.stdout):
                 raise click.UsageError(
@@ -178,6 +181,7 @@ def convert(
             if as_json:
                 raise click.UsageError("--json and -o - both want standard output")
             stream(model, sys.stdout.buffer, selection, request, chosen, reporter)
+            reporter.summarize()
             say("convfc: not verified: nothing is read back from a stream", quiet=quiet)
             return
         done = convert_selected(model, output, selection, request, chosen, reporter)
@@ -194,6 +198,7 @@ def convert(
             named = first_few(list(map(str, others)))
             verb, are = ("was", "is") if len(others) == 1 else ("were", "are")
             say(f"convfc: {named} {verb} there before and {are} not in the manifest", quiet=quiet)
+    reporter.summarize(done)
     if done.failures:
         count = len(done.failures) + len(done.results)
         say(f"convfc: {len(done.failures)} of {count} layers failed")

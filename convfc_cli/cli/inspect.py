@@ -8,29 +8,48 @@ import click
 from convfc_cli.cli import options
 from convfc_cli.cli.data import print_json, print_rows
 from convfc_cli.cli.hints import describing, with_size
-from convfc_cli.cli.tables import print_table, shape
-from convfc_cli.cli.terminal import console, is_terminal, say
+from convfc_cli.cli.tables import Column, print_table, say_hidden, shape
+from convfc_cli.cli.terminal import is_terminal, say
 
 if TYPE_CHECKING:
     from convfc_cli.models.entry import Entry
     from convfc_cli.models.model import Model
     from convfc_cli.models.request import Request
 
-WIDE = ("@", "layer", "op", "input", "output", "kernel", "nonzeros", "csr", "status")
-NARROW = ("@", "layer", "output", "nonzeros", "status")
-"""Columns on a terminal, and on one of less than `WIDTH` characters."""
+COLUMNS = (
+    Column("@", is_number=True),
+    Column("layer", shrinks=True),
+    Column("weight", 8),
+    Column("op", 6),
+    Column("input", 4),
+    Column("output", 3),
+    Column("kernel", 5),
+    Column("nonzeros", 2, is_number=True),
+    Column("size", is_number=True),
+    Column("status", 7),
+)
+"""Columns of the layers on a terminal."""
 
-WIDTH = 100
+NOT_READY = Column("status", 1, shrinks=True)
+"""The status where layers differ in it."""
 
 PIPED = (
     *("position", "layer", "op", "input", "output", "kernel", "nonzeros", "bytes", "status"),
     "weight",
 )
 
-CHAINS = ("chain", "operators", "input", "output", "nonzeros", "csr", "status")
+CHAINS = (
+    Column("chain", shrinks=True),
+    Column("operators", 4, shrinks=True),
+    Column("input", 5),
+    Column("output", 3),
+    Column("nonzeros", 2, is_number=True),
+    Column("size", is_number=True),
+    Column("status", 1, shrinks=True),
+)
 """Columns of the chains on a terminal."""
 
-PIPED_CHAINS = (*CHAINS[:-2], "bytes", "status")
+PIPED_CHAINS = ("chain", "operators", "input", "output", "nonzeros", "bytes", "status")
 
 REASONS = 8
 """Reasons that a terminal shows; a pipe and --json have them all."""
@@ -96,9 +115,10 @@ def inspect(
         print_json({**head, "layers": listed})
         return
     if is_terminal(sys.stdout):
-        columns = _columns(listed, console(sys.stdout).width)
-        rows = ([_cell(item, column) for column in columns] for item in listed)
-        print_table(columns, rows, numbers=("@", "nonzeros", "csr"))
+        alike = all(item["status"] == "ready" for item in listed)
+        columns = COLUMNS if alike else (*COLUMNS[:-1], NOT_READY)
+        rows = ([_cell(item, column.title) for column in columns] for item in listed)
+        say_hidden(print_table(columns, rows), quiet=quiet)
         failed = [item for item in listed if item["status"] == "unsupported"]
         _say_reasons(
             [f"@{item['position']} {item['layer']}: {item['reason']}" for item in failed], quiet
@@ -107,10 +127,8 @@ def inspect(
         print_rows(PIPED, ([_cell(item, column) for column in PIPED] for item in listed))
     ready = [item for item in listed if item["status"] == "ready"]
     nonzeros, size = (sum(item[key] for item in ready) for key in ("nonzeros", "bytes"))
-    say(
-        f"{len(ready)} of {len(listed)} layers ready: {nonzeros:,} nonzeros, {human(size)} as csr",
-        quiet=quiet,
-    )
+    sums = f": {nonzeros:,} nonzeros, at most {human(size)} to write" if ready else ""
+    say(f"{len(ready)} of {len(listed)} layers ready{sums}", quiet=quiet)
     if not found.entries and not include:
         say(
             "no convolution: these are its other linear layers, which convert takes by -l, or all "
@@ -134,19 +152,6 @@ def inspect(
             f"(and --stride, --pad, --dilation, --groups, --transposed)",
             quiet=quiet,
         )
-
-
-def _columns(listed: list[dict[str, Any]], width: int) -> tuple[str, ...]:
-    """The columns of a table on a terminal of this width: the weights' names where all fits."""
-    if width < WIDTH:
-        return NARROW
-    columns = (*WIDE[:2], "weight", *WIDE[2:])
-    widths = (
-        max(len(column), *(len(_cell(item, column)) for item in listed)) for column in columns
-    )
-    needed = sum(width + 3 for width in widths) - 1  # three between columns, two at the edges
-    named = any(item["weight"] for item in listed)
-    return columns if named and needed <= width else WIDE
 
 
 def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
@@ -177,17 +182,17 @@ def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: 
         print_json({**head, "chains": found})
         return
     terminal = is_terminal(sys.stdout)
-    columns = CHAINS if terminal else PIPED_CHAINS
+    titles = [column.title for column in CHAINS] if terminal else PIPED_CHAINS
     text = [
         {**item, "operators": (" + " if terminal else "+").join(item["operators"])}
         for item in found
     ]
-    rows = [[_cell(item, column) for column in columns] for item in text]
+    rows = [[_cell(item, title) for title in titles] for item in text]
     if terminal:
-        print_table(columns, rows, numbers=("nonzeros", "csr"))
+        say_hidden(print_table(CHAINS, rows), quiet=quiet)
         _say_reasons([f"{i['chain']}: {i['reason']}" for i in found if i["reason"]], quiet)
     else:
-        print_rows(columns, rows)
+        print_rows(titles, rows)
     sizes = [item["bytes"] for item in found if item["status"] == "ready"]
     note = f"; the largest has at most {human(max(sizes or [0]))}"
     counted = _counted([item["status"] for item in found])
@@ -272,7 +277,7 @@ def _cell(item: dict[str, Any], column: str) -> str:
         return shape(sizes) if sizes else ""
     if column == "@":
         return str(item["position"])
-    if column == "csr":
+    if column == "size":
         return human(item["bytes"]) if item["bytes"] else ""
     if column == "status" and item["reason"]:
         return (

@@ -10,14 +10,17 @@ import click
 
 from convfc_cli.cli import options
 from convfc_cli.cli.data import print_json_list, print_rows
-from convfc_cli.cli.tables import print_table
+from convfc_cli.cli.tables import Column, print_table, say_hidden
 from convfc_cli.cli.terminal import is_terminal, say
 
 if TYPE_CHECKING:
     from convfc_cli.matrices.operator import MatrixOperator
     from convfc_cli.taps import Tap
 
-HEADER = ("row", "column", "output", "input", "kernel", "weight")
+PRIORITIES = {"row": 4, "column": 3, "output": 1, "input": 1, "kernel": 2, "weight": 0}
+"""The columns, and in which order a narrow terminal drops them: the largest number first."""
+
+HEADER = tuple(PRIORITIES)
 
 ON_SCREEN = 40
 """Lines of a table on a terminal; a pipe gets them all."""
@@ -87,7 +90,13 @@ def map_(
     if not is_terminal(sys.stdout):
         print_rows(HEADER, map(_plain, chain(first, rows)))
         return
-    print_table(HEADER, map(_plain, first[:ON_SCREEN]), numbers=("row", "column", "weight"))
+    asked = {"output": output, "input": source, "kernel": kernel}
+    columns = [
+        Column(title, 5 if asked.get(title) else priority, is_number=title not in asked)
+        for title, priority in PRIORITIES.items()
+    ]
+    hidden = print_table(columns, map(_plain, first[:ON_SCREEN]))
+    say_hidden(hidden, quiet=quiet)
     if len(first) > ON_SCREEN:
         more = 1 + sum(1 for _ in islice(rows, COUNTED))
         least = "at least " if more > COUNTED else ""

@@ -216,6 +216,8 @@ quiet = click.option(
     "-q", "--quiet", is_flag=True, help="No messages and no progress: only data and errors."
 )
 
+verbose = click.option("-v", "--verbose", is_flag=True, help="Also every check of every matrix.")
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 
 debug = click.option(

@@ -1,11 +1,12 @@
-"""A report for people, on standard output."""
+"""A report for people: a line for each check."""
 
-import sys
 from typing import TYPE_CHECKING
 
-from convfc_cli.cli.terminal import console, escaped
+from convfc_cli.cli.terminal import escaped
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from convfc_cli.proof.report import Report
 
 _MARKS = {True: "[green]ok[/]", False: "[bold red]WRONG[/]", None: "[yellow]no[/]"}
@@ -15,16 +16,18 @@ WIDE = 110
 """Columns of a terminal from which on a report has columns of its own for strength and cost."""
 
 
-def print_report(report: "Report") -> None:
-    """A report for people, on standard output."""
-    screen = console(sys.stdout)
-    rows, columns = report.shape
-    screen.print(
-        f"[bold]{escaped(report.file)}[/]  {escaped(report.layer)}  "
-        f"{rows:,} x {columns:,}, {report.nonzeros:,} nonzeros, {report.form}"
-    )
+def print_report(report: "Report", screen: "Console", *, head: bool = True) -> None:
+    """Print a report: the matrix (unless its line was printed already), each check, and what is
+    trusted.
+    """
     from rich.table import Table
 
+    if head:
+        rows, columns = report.shape
+        screen.print(
+            f"[bold]{escaped(report.file)}[/]  {escaped(report.layer)}  "
+            f"{rows:,} x {columns:,}, {report.nonzeros:,} nonzeros, {report.form}"
+        )
     wide = screen.width >= WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=wide, header_style="dim")
     for column in ("", "check", "", *(("how strongly", "against", "cost") if wide else ())):

@@ -4,28 +4,19 @@ import os
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from convfc_cli.cli import options
 from convfc_cli.cli.data import print_json
-from convfc_cli.cli.hints import worded
-from convfc_cli.cli.progress import Reporter
-from convfc_cli.cli.reports import print_report
-from convfc_cli.cli.terminal import is_terminal, printable, say
-from convfc_cli.errors import ConvfcError, Unsupported, UsageError, WrongContents, gravest
+from convfc_cli.cli.terminal import say
+from convfc_cli.cli.verification import File, Reporter
+from convfc_cli.errors import ConvfcError, UsageError, gravest
 from convfc_cli.vocabulary import MAX_PROBES, PROBES, RUNTIMES
 
 if TYPE_CHECKING:
     from convfc_cli.models.request import Request
-    from convfc_cli.proof.report import Report
-
-File = tuple[str | Path, dict[str, Any] | None] | ConvfcError
-"""A file and what its folder's manifest says of it, or why there is none."""
-
-UNDONE = Unsupported.exit_code
-"""The exit code where a check could not be made as asked."""
 
 EPILOG = """\b
 Examples:
@@ -74,6 +65,7 @@ Examples:
     "ONNX, on integers (equal bit for bit) and on real numbers (within rounding). reference: "
     "ONNX's evaluator.",
 )
+@options.verbose
 @options.common
 @click.pass_context
 def verify(
@@ -88,6 +80,7 @@ def verify(
     against: str | None,
     as_json: bool,
     quiet: bool,
+    verbose: bool,
 ) -> None:
     """Prove that MATRICES are what they say they are.
 
@@ -101,75 +94,26 @@ def verify(
     proof = Proof(probes, seed, exhaustive, against)
     if (request.shapes or request.weights) and model is None:
         raise UsageError("--input-shape and --weight are of a model's: they go with --model")
-    reports: list[Report] = []
-    records: list[dict[str, Any]] = []
-    codes: list[int] = []
-    human = is_terminal(sys.stdout)
     files = _files(matrices)
-    found = model if model is None else read(model, request.shapes, request.weights)
-    for file in files:
-        try:
-            if isinstance(file, ConvfcError):
-                raise file
-            path, listed = file
-            with Reporter(quiet=quiet) as reporter:
+    opened = model if model is None else read(model, request.shapes, request.weights)
+    with Reporter(files, quiet=quiet, verbose=verbose, in_lines=not as_json) as reporter:
+        for file in files:
+            try:
+                if isinstance(file, ConvfcError):
+                    raise file
+                path, listed = file
                 for report in verify_all(
-                    path, model=found, listed=listed, proof=proof, observer=reporter
+                    path, model=opened, listed=listed, proof=proof, observer=reporter
                 ):
-                    reporter.stop()
-                    reports.append(report)
-                    records.append(report.to_json())
-                    codes.append(_exit_code(report))
-                    if not as_json:
-                        _print(report, table=human and not quiet)
-                    _say(report)
-        except ConvfcError as error:
-            if len(files) == 1 and not reports and not as_json:
-                raise
-            say(f"convfc: error: {worded(error)}")
-            codes.append(error.exit_code)
-            name = None if isinstance(file, ConvfcError) else str(file[0])
-            records.append({"file": name, "verdict": "error", "error": worded(error)})
+                    reporter.finished(report)
+            except ConvfcError as error:
+                if len(files) == 1 and not reporter.codes and not as_json:
+                    raise
+                reporter.failed(file, error)
     if as_json:
-        print_json(records)
-    say(_counted(reports, len(codes)), quiet=quiet)
-    ctx.exit(gravest(codes))
-
-
-def _exit_code(report: "Report") -> int:
-    if not report.ok:
-        return WrongContents.exit_code
-    return UNDONE if report.undone else 0
-
-
-def _counted(reports: "list[Report]", files: int) -> str:
-    """The last line: how many of how many."""
-    proven = sum(report.verdict == "proven" for report in reports)
-    operators = sum(report.ok and report.form == "operator" for report in reports)
-    undone = sum(report.ok and bool(report.undone) for report in reports)
-    which = "an operator file stores" if operators == 1 else "operator files store"
-    also = f", {operators} consistent ({which} no entries to prove)" if operators else ""
-    also += f", {undone} not checked as asked" if undone else ""
-    return f"{proven} of {files} proven{also}"
-
-
-def _print(report: "Report", *, table: bool) -> None:
-    if table:
-        print_report(report)
-    else:
-        detail = report.strength if report.ok else report.complaint
-        print("\t".join(map(printable, (report.verdict, report.file, detail))), flush=True)
-
-
-def _say(report: "Report") -> None:
-    """What is wrong, and what was not checked, in a line each."""
-    if not report.ok:
-        say(f"convfc: {report.file} is WRONG: {report.complaint}")
-    undone: dict[str, list[str]] = {}
-    for finding in report.undone:
-        undone.setdefault(finding.detail, []).append(finding.check)
-    for why, checks in undone.items():
-        say(f"convfc: {report.file}: not checked ({', '.join(checks)}): {why}")
+        print_json(reporter.records)
+    reporter.summarize()
+    ctx.exit(gravest(reporter.codes))
 
 
 def _files(given: tuple[str, ...]) -> list[File]:

@@ -6,17 +6,21 @@ from convfc_cli.jobs.plan import Plan
 from convfc_cli.jobs.result import Result
 
 
-class Observer(Protocol):
-    """Follows a job."""
-
-    def planned(self, plan: Plan) -> None:
-        """Called once, before anything is written."""
+class ProofObserver(Protocol):
+    """Follows a verification."""
 
     def started(self, name: str, size: int) -> None:
         """Called before each file: `size` bytes are to be written or read."""
 
     def advanced(self, size: int) -> None:
         """Called when `size` more bytes are done."""
+
+
+class Observer(ProofObserver, Protocol):
+    """Follows a conversion."""
+
+    def planned(self, plan: Plan) -> None:
+        """Called once, before anything is written."""
 
     def finished(self, result: Result) -> None:
         """Called for each matrix whose file has its name."""

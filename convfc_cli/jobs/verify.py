@@ -7,7 +7,7 @@ from typing import Any
 from convfc_cli import budget
 from convfc_cli.errors import WrongContents
 from convfc_cli.files import opened
-from convfc_cli.jobs.observer import SILENT, Observer
+from convfc_cli.jobs.observer import SILENT, ProofObserver
 from convfc_cli.jobs.origin import find_again
 from convfc_cli.matrices import registry as matrix_formats
 from convfc_cli.matrices.format import StoredMatrix
@@ -26,7 +26,7 @@ def verify(
     model: Model | str | os.PathLike[str] | None = None,
     listed: dict[str, Any] | None = None,
     proof: Proof = USUAL,
-    observer: Observer = SILENT,
+    observer: ProofObserver = SILENT,
 ) -> Report:
     """Prove one matrix of a file.
 
@@ -42,7 +42,7 @@ def verify(
         What the manifest of the folder says of the file (`manifest.matrix_files`).
     proof : Proof
         How it is proven; by default every bit and every zero, by probes.
-    observer : Observer
+    observer : ProofObserver
         Follows the progress.
 
     Returns
@@ -78,7 +78,7 @@ def verify_all(
     model: Model | str | os.PathLike[str] | None = None,
     listed: dict[str, Any] | None = None,
     proof: Proof = USUAL,
-    observer: Observer = SILENT,
+    observer: ProofObserver = SILENT,
 ) -> Iterator[Report]:
     """`verify` of each matrix of a file."""
     with opened(path) as source:
@@ -98,7 +98,7 @@ def _report(
     model: Model | str | os.PathLike[str] | None,
     listed: dict[str, Any] | None,
     proof: Proof,
-    observer: Observer,
+    observer: ProofObserver,
     size: int,
 ) -> Report:
     observer.started(stored.name, size)

@@ -94,6 +94,8 @@ class Report:
 
     findings: tuple[Finding, ...] = ()
     trusted: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What holds, and still may surprise."""
     seconds: float = field(default=0.0, compare=False)
     """What the whole check cost, the reading of the file with it."""
 

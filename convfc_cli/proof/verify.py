@@ -138,10 +138,14 @@ def verify(
         seed=seed,
         strength=strength,
         findings=tuple(findings),
+        warnings=() if matrix.layer.finite else (NOT_FINITE,),
         trusted=_trusted(matrix.layer, findings, original is not None),
         seconds=perf_counter() - started,
     )
 
+
+NOT_FINITE = "some weights are NaN or infinite, so what they feed is not a number"
+"""What is said of a matrix with such weights, which may be right all the same."""
 
 _KNOWN_SEED = (
     "nothing is proven, for the seed was given, and a file can be crafted to pass the probes of a "
@@ -160,7 +164,10 @@ def _strength(proof: Proof, findings: Sequence[Finding]) -> str:
 
 
 def _trusted(layer: Linear, findings: Sequence[Finding], compared: bool) -> tuple[str, ...]:
-    trusted = [f"the oracle ({layer.oracle}), the layout, NumPy and SciPy"]
+    trusted = [
+        f"the oracle, which computes the layer in another way ({layer.oracle}); the layout, NumPy "
+        f"and SciPy"
+    ]
     trusted += [
         f"for the impulses: {finding.against}"
         for finding in findings

@@ -180,7 +180,7 @@ def told(*arguments: Any) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("between", ["pad:conv", "pad:norm", "conv:pool", "pool:fc", "pad:fc"])
 def test_a_chain_is_planned_for_no_less_than_it_takes(folder: Path, between: str) -> None:
-    done = run("convert", LINEAR, "--compose", between, "-o", "c.npz")
+    done = run("convert", LINEAR, "--compose", between, "-o", "c.npz", "-v")
     if done.code == 2:
         pytest.skip("no such chain")
     planned = done.err.splitlines()[0].rsplit("at most ", 1)[1]
@@ -195,7 +195,7 @@ def test_a_chain_is_planned_for_no_less_than_it_takes(folder: Path, between: str
 @pytest.mark.slow
 def test_the_list_the_plan_and_the_ceiling_have_one_figure(folder: Path) -> None:
     (chain,) = told(LINEAR, "--chains")["chains"]
-    done = run("convert", LINEAR, "--compose", chain["chain"], "-o", "c.npz")
+    done = run("convert", LINEAR, "--compose", chain["chain"], "-o", "c.npz", "-v")
     assert f"at most {human(chain['bytes'])}" in done.succeeded().err
     assert Path("c.npz").stat().st_size <= chain["bytes"]
     assert chain["nonzeros"] == np.load("c.npz")["data"].size

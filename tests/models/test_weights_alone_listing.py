@@ -52,7 +52,7 @@ def test_candidates_are_listed_with_what_is_missing(folder: Path) -> None:
         assert (item["input"], item["output"], item["nonzeros"], item["bytes"]) == ("",) * 4
     told = [item["status"].rsplit("(", 1)[1] for item in listed]
     assert told == ["bias: net/a.bias)", "bias: none)", "bias: none)"]
-    assert done.err.startswith("0 of 3 layers ready: 0 nonzeros, 0 bytes as csr\n")
+    assert done.err.startswith("0 of 3 layers ready\n")
 
 
 def test_candidates_as_json(folder: Path) -> None:
@@ -156,5 +156,5 @@ def test_convert_says_what_it_could_not_do(folder: Path) -> None:
     """Nothing else can run a layer of which only a person knows what it is."""
     done = run("convert", state(folder), *PLAIN, "--bias", "none").succeeded()
     assert "the original node was not run" in done.err
-    assert "proven (2^-96)" in done.err
+    assert done.err.endswith(": proven\n")
     assert done.lines == ["w.h5.fc/000-conv.weight.npz"]

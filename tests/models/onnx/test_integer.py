@@ -221,7 +221,7 @@ def test_a_zero_point_of_the_run_is_said_to_be_so(tmp_path: Path) -> None:
     ]
     stored = [tensor("w", w), tensor("w_zero", np.uint8(121))]
     path = save(make_model(nodes, [info("a", (1, 2, 6, 5))], stored), tmp_path)
-    done = run("convert", path, "-o", f"{tmp_path}/out/").succeeded()
+    done = run("convert", path, "-v", "-o", f"{tmp_path}/out/").succeeded()
     assert done.err.count(f"note (2 layers): x_zero_point {RUN_TIME}") == 1
     assert done.err.count("note (2 layers): w_zero_point") == 1
     assert "equal" in done.err  # it was run, with a zero point that was drawn

@@ -1,0 +1,180 @@
+"""What `convert` prints as it goes: a line for each matrix, and a summary last."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from convfc_cli.cli.progress import ProgressBar
+from convfc_cli.cli.reports import print_report
+from convfc_cli.cli.tables import Column, Lines
+from convfc_cli.cli.terminal import console, is_terminal, printable, say
+
+if TYPE_CHECKING:
+    from convfc_cli.jobs.plan import Item, Plan
+    from convfc_cli.jobs.result import Conversion, Result
+
+COLUMNS = (
+    Column("name", shrinks=True),
+    Column("shape", 2, is_number=True),
+    Column("nonzeros", 3, is_number=True),
+    Column("size", 1, is_number=True),
+    Column("verdict"),
+)
+
+NOT_VERIFIED = "not verified"
+
+
+class Reporter(ProgressBar):
+    """Follows a conversion: an observer of `jobs`, used as a context manager.
+
+    On a terminal standard output gets a line for each matrix, in a pipe the path of each file,
+    ended by `end`; nothing where not `paths`. With `verbose` the plan and the report of each matrix
+    go to standard error.
+    """
+
+    def __init__(
+        self, *, quiet: bool, verbose: bool, paths: bool, verified: bool, end: str = "\n"
+    ) -> None:
+        super().__init__(quiet=quiet)
+        self._verbose, self._paths, self._end = verbose and not quiet, paths, end
+        self._passes = 2 if verified else 1  # a file is written, and read back
+        self._in_lines = paths and end == "\n" and not quiet and is_terminal(sys.stdout)
+        self._lines: Lines | None = None
+        self._in_folder = False
+        self._printed = ""
+        self._remarks: dict[tuple[str, str], list[str]] = {}
+
+    def planned(self, plan: "Plan") -> None:
+        """Show the plan, before anything is written."""
+        for item in plan.items:
+            for note in _notes(item.entry.notes()):
+                self._remark("note", note, item)
+        if self._verbose:
+            say(planned(plan))
+        if self._in_lines:
+            print(printable(f"{plan.folder}/" if plan.folder else str(plan.items[0].path)))
+            self._in_folder = plan.folder is not None
+            widest = [self._cells(item, item.size, NOT_VERIFIED) for item in plan.items]
+            self._lines = Lines(COLUMNS, widest, console(sys.stdout).width - 2)
+        self.begin(len(plan.items), self._passes * plan.size)
+
+    def started(self, name: str, size: int) -> None:
+        """Show that a file is begun."""
+        self.step(name)
+
+    def advanced(self, size: int) -> None:
+        """Show that so many bytes more are done."""
+        self.advance(size)
+
+    def finished(self, result: "Result") -> None:
+        """Print the line of a matrix whose file has its name."""
+        item, report = result.item, result.report
+        self.done(self._passes * item.size)
+        if self._lines is not None:
+            verdict = report.verdict if report else NOT_VERIFIED
+            line = self._lines.line(self._cells(item, result.size, verdict))
+            self.screen(sys.stdout).out(f"  {line}")
+        elif self._paths and str(item.path) != self._printed:
+            self._printed = str(item.path)
+            print(*(item.path, *item.beside), sep=self._end, end=self._end, flush=True)
+        if report is None:
+            return
+        for warning in report.warnings:
+            self._remark("warning", warning, item)
+        for finding in report.findings:
+            if finding.check == "runtime" and finding.holds is None:
+                self._remark("note", finding.detail, item)
+        if self._verbose:
+            print_report(report, self.screen(sys.stderr), head=self._lines is None)
+
+    def summarize(self, done: "Conversion | None" = None) -> None:
+        """Say what is to be noted of some layers, and what became of them all."""
+        self.stop()
+        for (kind, text), names in self._remarks.items():
+            say(f"{kind} ({_counted(names)}): {text}", quiet=self.quiet)
+        if done is not None and done.results:
+            say(_summary(done), quiet=self.quiet)
+
+    def _cells(self, item: "Item", size: int, verdict: str) -> list[str]:
+        """The line of a matrix, cell by cell."""
+        from convfc_cli.files import human
+
+        name = item.path.name if self._in_folder else item.entry.name
+        rows, columns = item.shape
+        nonzeros = f"{item.entry.require().nnz:,} nonzeros"
+        return [name, f"{rows:,} x {columns:,}", nonzeros, human(size), verdict]
+
+    def _remark(self, kind: str, text: str, item: "Item") -> None:
+        """Keep what is to be said of a layer: once, of however many layers."""
+        self._remarks.setdefault((kind, text), []).append(item.entry.name)
+
+
+def planned(plan: "Plan") -> str:
+    """What a plan comes to, in a line."""
+    from convfc_cli.files import human
+
+    nonzeros = sum(item.entry.require().nnz for item in plan.items)
+    size = f"at most {human(plan.size)}"
+    return f"{_matrices(len(plan.items))}, {nonzeros:,} nonzeros, {_orders(plan)}, {size}"
+
+
+def _summary(done: "Conversion") -> str:
+    """How many matrices there are, and what is known of them."""
+    from convfc_cli.files import human
+
+    results = done.results
+    reports = [result.report for result in results if result.report]
+    words = [report.verdict for report in reports]
+    words += [NOT_VERIFIED] * (len(results) - len(reports))
+    known = [_share(words.count(word), len(results), word) for word in dict.fromkeys(words)]
+    runtimes = [
+        finding.against
+        for report in reports
+        for finding in report.findings
+        if finding.check == "runtime" and finding.holds
+    ]
+    if runtimes:
+        agree = "agrees" if len(results) == 1 else "agree"
+        by = " and ".join(dict.fromkeys(runtimes))
+        known.append(_share(len(runtimes), len(results), f"{agree} with {by}"))
+    size = human(sum(result.size for result in results))
+    what = ", ".join([_matrices(len(results)), size, _orders(done.plan)])
+    return f"{what}: {', '.join(known)}"
+
+
+def _share(count: int, whole: int, what: str) -> str:
+    """How many of a whole are something: `all proven`."""
+    if count < whole:
+        return f"{count} {what}"
+    return f"all {what}" if whole > 1 else what
+
+
+def _matrices(count: int) -> str:
+    return f"{count} matrices" if count != 1 else "1 matrix"
+
+
+def _notes(notes: dict[str, Any]) -> Iterator[str]:
+    """What a layer's notes say, in a line each: texts as they are; of numbers, which there are."""
+    numbers = [key for key, value in notes.items() if not isinstance(value, str)]
+    if numbers:
+        yield ", ".join(numbers)
+    for key, value in notes.items():
+        if isinstance(value, str):
+            yield f"{key} {value}"
+
+
+def _counted(names: Sequence[str]) -> str:
+    """The name of a layer, or the count of several."""
+    return f"{len(names)} layers" if len(names) > 1 else names[0]
+
+
+def _orders(plan: "Plan") -> str:
+    """The layout of all files, or which files have which."""
+    from convfc_cli.naming import first_few
+
+    by_order: dict[str, list[str]] = {}
+    for item in plan.items:
+        by_order.setdefault(item.spec.layout.order, []).append(item.entry.name)
+    if len(by_order) == 1:
+        return next(iter(by_order))
+    return ", ".join(f"{order} ({first_few(names)})" for order, names in sorted(by_order.items()))
