@@ -5,7 +5,7 @@ runtime is not known to be wrong; and faults put into the reader on purpose, one
 a reader may misunderstand, must stop `convfc convert` with exit code 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,13 @@ def test_no_runtime_for_it_says_why(
 # --- faults ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def no_map_of_a_fault() -> Iterator[None]:
+    """Maps are made once for all nodes alike: none may outlive the fault that it was made with."""
+    yield
+    convolution._index_map.cache_clear()
+
+
 def _attributes(change: Callable[[Any], dict[str, Any]]) -> Callable[[pytest.MonkeyPatch], None]:
     """A fault in what the attributes are taken for."""
 
@@ -243,6 +250,7 @@ def _attributes(change: Callable[[Any], dict[str, Any]]) -> Callable[[pytest.Mon
             return changed
 
         patch.setattr(convolution, "attributes", wrong)
+        convolution._index_map.cache_clear()
 
     return put
 

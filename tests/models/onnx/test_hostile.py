@@ -865,7 +865,7 @@ def test_a_chain_of_large_layers_takes_the_memory_of_one(longest: int, tmp_path:
 
 @pytest.mark.parametrize("op", ["ScatterElements", "ScatterND"])
 def test_loops_over_elements_have_an_end(op: str, tmp_path: Path) -> None:
-    (entry,) = read(save(scattered(op, 2**21), tmp_path)).entries
+    (entry,) = read(save(scattered(op, 2**22), tmp_path)).entries
     begun = time.process_time()
     with budget.command() as left:
         left.seconds = 0.5
