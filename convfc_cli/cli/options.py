@@ -35,12 +35,12 @@ class ShapeType(_ParamType):
     ) -> Shape:
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]
-        found = re.fullmatch(r"(?s:(.+)[=:])?\[?\s*(\d+(?:\s*,\s*\d+)*)\s*\]?", value)
-        if not found or len(value) > MAX_SHAPE:
+        match = re.fullmatch(r"(?s:(.+)[=:])?\[?\s*(\d+(?:\s*,\s*\d+)*)\s*\]?", value)
+        if not match or len(value) > MAX_SHAPE:
             self.fail(
                 f"{value!r} is not a shape: write NAME=1,3,224,224, or 1,3,224,224", param, ctx
             )
-        return found[1], tuple(int(size) for size in found[2].split(","))
+        return match[1], tuple(int(size) for size in match[2].split(","))
 
 
 class PathType(_ParamType):
@@ -58,18 +58,19 @@ PATH = PathType()
 
 
 class SizeType(_ParamType):
-    """A number of bytes: 500000000, 500MB, 8GiB."""
+    """A number of bytes: 500000000, 5e8, 500MB, 8GiB, in small letters too."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([kKMGT]?)(i?)B?", value)
-        if not found:
+        number = r"\d{1,18}(?:\.\d{1,18})?(?:e\+?\d{1,2})?"
+        match = re.fullmatch(rf"({number})\s*([kmgt]?)(i?)b?", value, re.IGNORECASE | re.ASCII)
+        if not match:
             self.fail(f"{value!r} is not a size: write 500000000, 500MB or 8GiB", param, ctx)
-        power = " KMGT".index(found[2].upper() or " ")
-        return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+        power = " KMGT".index(match[2].upper() or " ")
+        return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 class IntegersType(_ParamType):

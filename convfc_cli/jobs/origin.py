@@ -60,7 +60,10 @@ def find_again(model: Model, matrix: Matrix) -> tuple[Matrix, RunnableLayer | No
                     entry = entry.with_input(matrix.layer.input_shape, "the matrix")
                 except (UsageError, MalformedInput) as error:
                     raise WrongContents(f"{model.name} has another {called}: {error}") from error
-            entry = replace(entry, flipped=origin.flipped)
+            try:
+                entry = entry.with_flip(origin.flipped)
+            except UsageError as error:
+                raise WrongContents(f"{model.name} has another {called}: {error}") from error
             entry = entry.as_real() if origin.dequantized else entry
             layer = entry.load()
             changed = origin.flipped or layer.dtype != matrix.layer.dtype

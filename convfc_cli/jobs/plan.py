@@ -7,7 +7,7 @@ a size that is open, a destination that is in the way, more bytes than are allow
 import os
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def _resolve_format(
 def _as_asked(model: Model, entry: Entry, options: Options, fold_bn: bool) -> Entry:
     """The layer that the matrix is made of: flipped, with real weights, normalized."""
     if options.flip_kernel is not None:
-        entry = replace(entry, flipped=options.flip_kernel)
+        entry = entry.with_flip(options.flip_kernel)
     if options.dequantize:
         entry = entry.as_real()
     return chain.normalized(model, entry) if fold_bn else entry

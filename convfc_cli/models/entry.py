@@ -24,6 +24,7 @@ from convfc_cli.models.sizes import GIVEN, Account, Sizes, agreed
 from convfc_cli.naming import Label
 from convfc_cli.outline import Outline
 from convfc_cli.runtimes.runtime import RunnableLayer
+from convfc_cli.taps import IndexMap
 
 
 def json_number(number: float) -> float | str:
@@ -221,6 +222,16 @@ class Entry:
         except ConvfcError as error:
             raise self._named(error) from error
         return layer.flipped() if self.flipped and isinstance(layer, Convolution) else layer
+
+    def with_flip(self, flipped: bool) -> "Entry":
+        """The layer with its kernel flipped, or as it is stored. Raises `UsageError` where one that
+        is not a convolution is to be flipped.
+        """
+        if flipped and not isinstance(self.require(), IndexMap):
+            raise UsageError(
+                f"layer {self.name} ({self.op}) is not a convolution: it has no kernel to flip"
+            )
+        return replace(self, flipped=flipped)
 
     def _named(self, error: ConvfcError) -> ConvfcError:
         named = copy(error)

@@ -18,12 +18,14 @@ from convfc_cli.jobs import runtime_check
 from tests.support.cli_models import (
     LENET,
     MIXED,
+    ROOT,
     Ran,
     arrays,
     listing,
     matrix_of,
     net,
     process,
+    rewritten,
     run,
     shell,
     terminal,
@@ -31,7 +33,7 @@ from tests.support.cli_models import (
 
 SHAPE = (2, 6, 5)
 """Of the input of `net`, without the batch."""
-
+LINEAR = ROOT / "sample_models" / "linear.onnx"
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -331,6 +333,19 @@ def test_kernel_index(model: Path) -> None:
     assert "a kernel_index needs each nonzero stored by itself" in told
 
 
+def test_only_convolutions_are_flipped(folder: Path) -> None:
+    told = run("convert", LINEAR, "-l", "fc", "--flip-kernel", "-o", "f.npz").failed(2)
+    assert "layer fc (Gemm) is not a convolution: it has no kernel to flip" in told
+    run("convert", LINEAR, "-l", "fc", "--no-flip-kernel", "-o", "f.npz").succeeded()
+    assert metadata(Path("f.npz"))["origin"]["flipped"] is False
+    record = metadata(Path("f.npz"))
+    record["origin"]["flipped"] = True
+    rewritten(Path("f.npz"), Path("g.npz"), convfc=np.array(json.dumps(record)))
+    done = run("verify", "g.npz", "--model", LINEAR)
+    assert done.code == 1
+    assert "is not a convolution: it has no kernel to flip" in done.err
+
+
 def test_flip_kernel(folder: Path) -> None:
     path, turned = net(folder / "m.onnx"), net(folder / "t.onnx", flipped=True)
     flipped = converted(path, "-o", "f.npz", "--flip-kernel")
@@ -359,7 +374,7 @@ def test_max_bytes_refuses(model: Path, size: str) -> None:
     assert run("convert", model, "--max-bytes", way).succeeded().lines
 
 
-@pytest.mark.parametrize("size", ["", "much", "-1", "1e9", "5QB", "8 GiB please"])
+@pytest.mark.parametrize("size", ["", "much", "-1", "1e999", "5QB", "8 GiB please"])
 def test_max_bytes_that_is_no_size(model: Path, size: str) -> None:
     assert "is not a size" in run("convert", model, "--max-bytes", size).failed(2)
     assert os.listdir() == ["m.onnx"]
@@ -378,6 +393,10 @@ def test_max_bytes_that_is_no_size(model: Path, size: str) -> None:
         ("3kB", 3000),
         ("3KiB", 3072),
         ("7B", 7),
+        ("20gb", 20 * 10**9),
+        ("2tib", 2**41),
+        ("1e9", 10**9),
+        ("1.5E+3", 1500),
     ],
 )
 def test_sizes(text: str, size: int) -> None:
