@@ -27,6 +27,16 @@ def as_float64(weights: Array) -> Array:
         return weights.astype(np.float64)
 
 
+def as_magnitudes(weights: Array) -> Array:
+    """The magnitudes of weights in float64."""
+    return np.abs(as_float64(weights))
+
+
+def as_float_ones(weights: Array) -> Array:
+    """Ones in float64 in the place of weights: to add up what is applied to them."""
+    return np.ones(weights.shape)
+
+
 def bits(array: Array) -> Array:
     """The bit patterns as unsigned integers."""
     return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")

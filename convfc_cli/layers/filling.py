@@ -15,7 +15,7 @@ from math import gcd, prod
 
 import numpy as np
 
-from convfc_cli.arrays import Array
+from convfc_cli.arrays import Array, as_float_ones
 from convfc_cli.errors import GeometryError
 from convfc_cli.geometry import Axis
 from convfc_cli.layers.compose import folds
@@ -154,7 +154,7 @@ class _Rows:
             return
         assert isinstance(layer, Linear)
         counts = self._counts() if self._mixed is None else self._mixed
-        self._mixed = layer.apply(counts, _ones)
+        self._mixed = layer.apply(counts, as_float_ones)
         np.minimum(self._mixed, self._columns, out=self._mixed)
         self._most = int(self._mixed.max(initial=0))
         self._axes = [same(size) for size in self._mixed.shape]
@@ -172,7 +172,3 @@ class _Rows:
         counts: Array = reduce(np.multiply.outer, axes)
         counts *= self._most
         return np.minimum(counts, self._columns, out=counts)
-
-
-def _ones(weights: Array) -> Array:
-    return np.ones(weights.shape)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from convfc_cli.arrays import Array, as_float64
+from convfc_cli.arrays import Array, as_float64, as_float_ones, as_magnitudes
 from convfc_cli.errors import UsageError
 from convfc_cli.layers.slabs import OutputSums, Slab, Weights
 from convfc_cli.layout import Layout
@@ -176,13 +176,14 @@ class Linear(ABC):
     def sums(self, x: Array, layout: Layout, most: int) -> Iterator[OutputSums]:
         """What the outputs for x are sums of, by the oracle, in the order of `slabs`."""
         x, ones = as_float64(x), np.ones(self.input_shape)
-        vector = layout.vector(self.bias_tensor())
+        # Named once: slabs keep what a layer makes of an input, and know it again by identity.
+        magnitudes, vector = np.abs(x), layout.vector(self.bias_tensor())
         for slab in self.slabs(layout, most):
             bias = as_float64(vector[slab.rows.start : slab.rows.stop])
             with np.errstate(all="ignore"):  # untrusted weights may overflow
                 answer = slab.apply(x, as_float64) + bias
-                scale = slab.apply(np.abs(x), lambda w: np.abs(as_float64(w))) + np.abs(bias)
-            terms = slab.apply(ones, lambda w: np.ones(w.shape)) + 1
+                scale = slab.apply(magnitudes, as_magnitudes) + np.abs(bias)
+            terms = slab.apply(ones, as_float_ones) + 1
             yield OutputSums(slab.rows, answer, scale, terms)
 
     def colors(self) -> Array:

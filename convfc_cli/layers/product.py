@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from convfc_cli.arrays import Array, as_float64, as_ones
+from convfc_cli.arrays import Array, as_float64, as_float_ones, as_magnitudes, as_ones
 from convfc_cli.errors import GeometryError, Refused, UsageError
 from convfc_cli.json_values import exactly
 from convfc_cli.layers.blockwise import BlockRows, cuts
@@ -210,9 +210,9 @@ class Product(Linear):
         widths, work, held = np.ones(prod(self.output_shape)), 0.0, None
         for place, factor in reversed(list(enumerate(self.factors))):
             paths = np.ones(factor.input_shape)
-            longest = factor.apply(paths, _ones).max(initial=0.0)
+            longest = factor.apply(paths, as_float_ones).max(initial=0.0)
             for later in self.factors[place:]:
-                paths = later.apply(paths, _ones)
+                paths = later.apply(paths, as_float_ones)
             work += float(longest) * (paths.size if held is None else float(held.sum()))
             held = np.minimum(paths.reshape(-1), prod(factor.input_shape))
             widths = np.maximum(widths, held)
@@ -227,7 +227,7 @@ class Product(Linear):
     def block_with_scale(self, layout: Layout, first: int, last: int) -> tuple[ProductRows, Array]:
         """These rows, and of each entry the magnitudes of its terms, added up."""
         block = self.block(layout, first, last)
-        scale = self._multiplied(layout, first, last, lambda w: np.abs(as_float64(w)))
+        scale = self._multiplied(layout, first, last, as_magnitudes)
         return block, aligned(block, scale)
 
     def _multiplied(self, layout: Layout, first: int, last: int, change: Weights) -> "Sparse":
@@ -280,7 +280,7 @@ class Product(Linear):
             for factor in self.factors:
                 bias = as_float64(factor.bias_tensor())
                 answer = factor.apply(answer, as_float64) + bias
-                scale = factor.apply(scale, lambda w: np.abs(as_float64(w))) + np.abs(bias)
+                scale = factor.apply(scale, as_magnitudes) + np.abs(bias)
         terms *= 1 + terms * 2.0**-22
         vectors = layout.vector(answer), layout.vector(scale)
         for first in range(0, len(vectors[0]), most):
@@ -321,7 +321,3 @@ class ProductOutline(Sized):
 def parts(layer: Linear) -> tuple[Linear, ...]:
     """The factors of a product; of another layer, itself."""
     return layer.factors if isinstance(layer, Product) else (layer,)
-
-
-def _ones(weights: Array) -> Array:
-    return np.ones(weights.shape)

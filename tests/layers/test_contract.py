@@ -19,6 +19,7 @@ from convfc_cli.layers import registry as layer_kinds
 from convfc_cli.layers.blockwise import BlockRows
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.description import described, restored
+from convfc_cli.layers.diagonal import Diagonal
 from convfc_cli.layout import Layout
 from convfc_cli.matrices.matrix import Spec
 from tests.support import brute
@@ -403,6 +404,15 @@ def test_weights_are_changed_each_in_its_place_and_the_bias_with_them(kind, data
     without = case.layer.with_kernel(case.kernel + 1)
     assert without.bias is None
     assert rows_of(without, spec).data.array().tolist() == (own.data + 1).tolist()
+
+
+def test_an_input_is_applied_once_however_many_slabs_there_are(monkeypatch):
+    """For answers, magnitudes and counts of terms: thrice, and not anew for each slab."""
+    layer, applied = Diagonal(np.ones(1, np.float32), (8,)), []
+    apply = Diagonal.apply_kernel
+    monkeypatch.setattr(Diagonal, "apply_kernel", lambda *given: applied.append(1) or apply(*given))
+    assert len(list(layer.sums(np.ones(8), Layout(), 2))) == 4
+    assert len(applied) == 3
 
 
 def test_weights_beyond_float32_become_infinite_without_a_warning():

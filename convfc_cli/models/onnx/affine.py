@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from convfc_cli.arrays import Array, as_float64
+from convfc_cli.arrays import Array, as_float64, as_magnitudes
 from convfc_cli.errors import MalformedInput, Unsupported
 from convfc_cli.layers.dense import Dense
 from convfc_cli.layers.diagonal import Diagonal
@@ -226,4 +226,4 @@ def _times(number: float, array: Array) -> Array:
 
 def _magnitudes(layer: Dense, x: Array) -> Array:
     with np.errstate(all="ignore"):
-        return layer.apply(x, lambda weights: np.abs(as_float64(weights)))
+        return layer.apply(x, as_magnitudes)
