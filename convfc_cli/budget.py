@@ -14,10 +14,10 @@ from time import thread_time
 
 from convfc_cli.errors import Refused
 
-ELEMENTS_A_BYTE = 16
-"""What each byte of a file adds: four times the elements that its weights have in float32."""
+ELEMENTS_PER_BYTE = 16
+"""What each byte of a file adds: 64 elements for each weight of four bytes."""
 
-SECONDS_A_BYTE = 2.5e-7
+SECONDS_PER_BYTE = 2.5e-7
 """The same of CPU time, a second for each 4 MB: dequantizing takes a tenth of it."""
 
 
@@ -39,8 +39,8 @@ class Budget:
 
     def earn(self, size: int) -> None:
         """Add what a file of so many bytes may ask for."""
-        self.elements += size * ELEMENTS_A_BYTE
-        self.seconds += size * SECONDS_A_BYTE
+        self.elements += size * ELEMENTS_PER_BYTE
+        self.seconds += size * SECONDS_PER_BYTE
 
     @contextmanager
     def timed(self, what: str) -> Iterator["Budget"]:

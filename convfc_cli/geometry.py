@@ -378,7 +378,7 @@ def keras_convolution_axis(
     _check_steps(kernel, stride, dilation)
     if padding == "causal":
         low, high = span(kernel, dilation) - 1, 0
-    elif _is_same(padding):
+    elif _is_same(padding, "causal"):
         low, high = same_padding(inputs, kernel, stride, dilation, upper=True)
     else:
         low, high = 0, 0
@@ -706,9 +706,11 @@ def nearest(inputs: int, factor: int, transformation: str, rounding: str) -> tup
     return tuple(min(max(rules[rounding](place), 0), inputs - 1) for place in places)
 
 
-def _is_same(padding: str) -> bool:
+def _is_same(padding: str, *others: str) -> bool:
+    """Whether a padding of Keras is same; `others` are those that were looked for before."""
     if padding not in ("valid", "same"):
-        raise GeometryError(f"padding {padding!r} is not one of valid, same, causal")
+        known = ", ".join(("valid", "same", *others))
+        raise GeometryError(f"padding {padding!r} is not one of {known}")
     return padding == "same"
 
 

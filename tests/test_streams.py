@@ -246,6 +246,16 @@ def test_a_stretch_beyond_the_end_is_refused(start, size):
         stream.write(np.empty(size, np.int64), start)
 
 
+def test_the_row_of_each_entry():
+    """By a search over indptr, with rows that are empty at the ends and between."""
+    lengths = np.array([0, 2, 0, 0, 3, 1, 0])
+    indptr = np.concatenate(([0], np.cumsum(lengths)))
+    entries = Stream(Literal(np.arange(6)), np.dtype(np.int32))
+    rows = SparseRows((7, 6), entries, entries, Stream(Literal(indptr), np.dtype(np.int32)))
+    expected = np.repeat(np.arange(7), lengths)
+    assert [rows.row_of(entry) for entry in range(6)] == expected.tolist()
+
+
 def test_an_empty_stretch_is_nothing():
     stream = Stream(Literal(np.arange(6)), np.dtype(np.int64))
     assert stream.part(6, 6).tolist() == []

@@ -74,8 +74,9 @@ def matrix_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]] | ConvfcE
         if not all(type(entry["bytes"]) is int for entry in entries):
             raise ValueError("it does not say how long a file is")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)[:160]
         raise MalformedInput(
-            f"{folder / MANIFEST} is damaged, or no manifest of convfc's"
+            f"{folder / MANIFEST} is damaged, or no manifest of convfc's ({reason})"
         ) from error
     for name, entry in zip(names, entries, strict=True):
         path = folder / name

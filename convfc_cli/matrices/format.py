@@ -121,8 +121,8 @@ class MatrixFormat(ABC):
     def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any], origin: Origin) -> int:
         """Bound the bytes of the file and its sidecar, before any weight is read.
 
-        The bound is exact to a few thousand bytes where entries are copies of weights, and to a
-        factor of two in text.
+        Where entries are copies of weights it exceeds a binary file by a few thousand bytes. In
+        text it assumes the longest value, so that a file may be a quarter of it.
         """
 
     @abstractmethod

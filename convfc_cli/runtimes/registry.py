@@ -11,7 +11,7 @@ def runtime(name: str) -> Runtime:
     """The runtime of this name. Raises `UsageError` where there is none, or none installed."""
     if name not in RUNTIMES:
         raise UsageError(f"no runtime {name!r}: there are {', '.join(RUNTIMES)}")
-    (chosen,) = (one for one in runtimes() if one.name == name)
+    chosen: Runtime = import_module(f"convfc_cli.runtimes.{name}").RUNTIME
     if missing := chosen.missing():
         raise UsageError(f"{name} is not installed: {missing}")
     return chosen

@@ -79,7 +79,7 @@ class Call:
 
     @property
     def shape(self) -> Shape:
-        """The shape of its output."""
+        """The shape of its input."""
         return self.input.shape
 
     @property
