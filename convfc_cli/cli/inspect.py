@@ -95,22 +95,22 @@ def inspect(
     from convfc_cli.models.registry import read
     from convfc_cli.naming import first_few, shell_command
 
-    found = read(model, request.shapes, request.weights)
-    entries = found.select([], include) or found.others
+    opened = read(model, request.shapes, request.weights)
+    entries = opened.select([], include) or opened.others
     if not entries:
-        operators = found.graph.operators() if found.graph else ()
+        operators = opened.graph.operators() if opened.graph else ()
         holds = f" (it holds {first_few(operators)})" if operators else ""
         raise UsageError(
-            f"{found.name} has no convolution and no other linear layer{holds}: there is nothing "
+            f"{opened.name} has no convolution and no other linear layer{holds}: there is nothing "
             f"to list"
         )
-    head = {"model": found.name, "kind": found.kind}
+    head = {"model": opened.name, "kind": opened.kind}
     if as_json:  # all of the file is read for it
-        head["sha256"] = found.sha256
+        head["sha256"] = opened.sha256
     if chains:
-        _list_chains(found, head, as_json=as_json, quiet=quiet)
+        _list_chains(opened, head, as_json=as_json, quiet=quiet)
         return
-    listed = [_described(found, entry) for entry in entries]
+    listed = [_described(opened, entry) for entry in entries]
     if as_json:
         print_json({**head, "layers": listed})
         return
@@ -129,13 +129,13 @@ def inspect(
     nonzeros, size = (sum(item[key] for item in ready) for key in ("nonzeros", "bytes"))
     sums = f": {nonzeros:,} nonzeros, at most {human(size)} to write" if ready else ""
     say(f"{len(ready)} of {len(listed)} layers ready{sums}", quiet=quiet)
-    if not found.entries and not include:
+    if not opened.entries and not include:
         say(
             "no convolution: these are its other linear layers, which convert takes by -l, or all "
             "by --include linear",
             quiet=quiet,
         )
-    if statuses := _chains_in(found):
+    if statuses := _chains_in(opened):
         say(f"{_counted(statuses)}: --chains lists them", quiet=quiet)
     missing = [entry.error for entry in entries if isinstance(entry.error, SizeMissing)]
     if missing:
@@ -161,12 +161,12 @@ def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: 
     from convfc_cli.models.chain import chains
     from convfc_cli.models.entry import status
 
-    found: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     for chain in chains(model):
         outcome = chain.entry
         error, entry = (outcome, None) if isinstance(outcome, ConvfcError) else (None, outcome)
         outline = entry.outline if entry else None
-        found.append(
+        listed.append(
             {
                 "chain": f"{chain.parts[0].name}:{chain.parts[-1].name}",
                 "operators": [part.op for part in chain.parts],
@@ -179,23 +179,23 @@ def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: 
             }
         )
     if as_json:
-        print_json({**head, "chains": found})
+        print_json({**head, "chains": listed})
         return
     terminal = is_terminal(sys.stdout)
     titles = [column.title for column in CHAINS] if terminal else PIPED_CHAINS
     text = [
         {**item, "operators": (" + " if terminal else "+").join(item["operators"])}
-        for item in found
+        for item in listed
     ]
     rows = [[_cell(item, title) for title in titles] for item in text]
     if terminal:
         say_hidden(print_table(CHAINS, rows), quiet=quiet)
-        _say_reasons([f"{i['chain']}: {i['reason']}" for i in found if i["reason"]], quiet)
+        _say_reasons([f"{i['chain']}: {i['reason']}" for i in listed if i["reason"]], quiet)
     else:
         print_rows(titles, rows)
-    sizes = [item["bytes"] for item in found if item["status"] == "ready"]
+    sizes = [item["bytes"] for item in listed if item["status"] == "ready"]
     note = f"; the largest has at most {human(max(sizes or [0]))}"
-    counted = _counted([item["status"] for item in found])
+    counted = _counted([item["status"] for item in listed])
     say(f"{counted}{note if sizes else ''}", quiet=quiet)
 
 

@@ -35,11 +35,14 @@ from convfc_cli.errors import (
     WeightsAlone,
 )
 
-LEAST_MEMORY = 2**28
+MIN_MEMORY = 2**28
 """Bytes of address space without which NumPy and ONNX are not loaded: where it runs out on the way,
 one of them ends the process as if it had found something wrong."""
 
-LONGEST = 2000
+CAUGHT = {"SIGINT": "interrupted", "SIGHUP": "hung up"}
+"""What is said of a signal; of others, terminated."""
+
+MAX_MESSAGE = 2000
 """Characters of a message: more, and long untrusted names hide what it says."""
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell counts it
@@ -90,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BaseException as error:
         if "--debug" in arguments and isinstance(error, Exception):
             traceback.print_exc()
-        code = _told(error, arguments, signals.caught)
+        code = _explained(error, arguments, signals.caught)
     signals.is_done = True
     # A library may swallow what a signal raises, or turn it into an error of its own.
     sys.exit(128 + signals.caught if signals.caught else code)
@@ -173,17 +176,17 @@ def _check_memory() -> None:
         import resource
 
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
+        if limit != resource.RLIM_INFINITY and limit < MIN_MEMORY:
             raise Refused(
-                f"the limit of {limit} bytes of address space (ulimit -v) is below {LEAST_MEMORY}: "
+                f"the limit of {limit} bytes of address space (ulimit -v) is below {MIN_MEMORY}: "
                 f"raise it"
             )
 
 
-def _told(error: BaseException, arguments: list[str], caught: int) -> int:
+def _explained(error: BaseException, arguments: list[str], caught: int) -> int:
     """Say in one line what went wrong; returns the exit code."""
     if caught:
-        return _line("interrupted" if caught == signal.SIGINT else "terminated", 128 + caught)
+        return _line(CAUGHT.get(signal.Signals(caught).name, "terminated"), 128 + caught)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenPipeError):
@@ -235,8 +238,8 @@ def _discard_output() -> None:
 
 
 def _line(message: str, code: int) -> int:
-    if len(message) > LONGEST:
-        half = LONGEST // 2
+    if len(message) > MAX_MESSAGE:
+        half = MAX_MESSAGE // 2
         more = f" ... ({len(message) - 2 * half} more characters) ... "
         message = message[:half] + more + message[-half:]
     say(f"convfc: {' '.join(message.splitlines())}")

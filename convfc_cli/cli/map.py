@@ -70,16 +70,16 @@ def map_(
     if sum(given is not None for given in (output, source, kernel, entry)) != 1:
         raise UsageError("say what to look up: one of --output, --input, --kernel, --entry")
     operator = load(matrix, layer)
-    found = operator.layer
+    linear = operator.layer
     try:
         if entry is not None:
             taps = _of_entry(operator, entry)
         elif output is not None:
-            taps = found.of_output(output)
+            taps = linear.of_output(output)
         elif source is not None:
-            taps = found.of_input(source)
+            taps = linear.of_input(source)
         else:
-            taps = found.of_weight(kernel or ())
+            taps = linear.of_weight(kernel or ())
         rows = _rows(operator, taps)
         first = list(islice(rows, ON_SCREEN + 1))
     except IndexError as error:
@@ -102,7 +102,7 @@ def map_(
         least = "at least " if more > COUNTED else ""
         say(f"and {least}{more:,} more: pipe it to see them all", quiet=quiet)
     if output is not None:
-        say(f"bias of output {output}: {found.bias_tensor()[output]!s}", quiet=quiet)
+        say(f"bias of output {output}: {linear.bias_tensor()[output]!s}", quiet=quiet)
     if not first:
         say("no entries: this position touches only padding or cropped values", quiet=quiet)
 

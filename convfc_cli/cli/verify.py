@@ -128,12 +128,12 @@ def _files(given: tuple[str, ...]) -> list[File]:
             files.append((place, None))
             continue
         try:
-            found = list(matrix_files(Path(place)))
+            inside = list(matrix_files(Path(place)))
         except ConvfcError as error:
             files.append(error)
             continue
-        files += found
-        listed = [file[0] for file in found if not isinstance(file, ConvfcError)]
+        files += inside
+        listed = [file[0] for file in inside if not isinstance(file, ConvfcError)]
         if others := unlisted(Path(place), listed) if listed else []:
             named = first_few(list(map(str, others)))
             verb = "is" if len(others) == 1 else "are"
