@@ -27,18 +27,16 @@ NOT_VERIFIED = "not verified"
 class Reporter(ProgressBar):
     """Follows a conversion: an observer of `jobs`, used as a context manager.
 
-    On a terminal standard output gets a line for each matrix, in a pipe the path of each file,
-    ended by `end`; nothing where not `paths`. With `verbose` the plan and the report of each matrix
-    go to standard error.
+    On a terminal standard output gets a line for each matrix, in a pipe the path of each file;
+    nothing where not `paths`. With `verbose` the plan and the report of each matrix go to standard
+    error.
     """
 
-    def __init__(
-        self, *, quiet: bool, verbose: bool, paths: bool, verified: bool, end: str = "\n"
-    ) -> None:
+    def __init__(self, *, quiet: bool, verbose: bool, paths: bool, verified: bool) -> None:
         super().__init__(quiet=quiet)
-        self._verbose, self._paths, self._end = verbose and not quiet, paths, end
+        self._verbose, self._paths = verbose and not quiet, paths
         self._passes = 2 if verified else 1  # a file is written, and read back
-        self._in_lines = paths and end == "\n" and not quiet and is_terminal(sys.stdout)
+        self._in_lines = paths and not quiet and is_terminal(sys.stdout)
         self._lines: Lines | None = None
         self._in_folder = False
         self._printed = ""
@@ -73,10 +71,11 @@ class Reporter(ProgressBar):
         if self._lines is not None:
             verdict = report.verdict if report else NOT_VERIFIED
             line = self._lines.line(self._cells(item, result.size, verdict))
-            self.screen(sys.stdout).out(f"  {line}")
+            beside = [f"  {printable(path.name)}  beside it, its metadata" for path in item.beside]
+            self.screen(sys.stdout).out(f"  {line}", *beside, sep="\n")
         elif self._paths and str(item.path) != self._printed:
             self._printed = str(item.path)
-            print(*(item.path, *item.beside), sep=self._end, end=self._end, flush=True)
+            print(item.path, *item.beside, sep="\n", flush=True)
         if report is None:
             return
         for warning in report.warnings:

@@ -94,6 +94,13 @@ class ProgressBar:
             return self._bar.console
         return console(stream)
 
+    def say(self, text: str) -> None:
+        """Print a line on standard error, above the bar."""
+        if self._bar is not None:
+            self._bar.console.out(printable(text))
+        else:
+            say(text)
+
     def stop(self) -> None:
         """Take the bar off the screen."""
         if self._bar is not None:

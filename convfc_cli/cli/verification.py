@@ -71,7 +71,7 @@ class Reporter(ProgressBar):
         if self._in_lines:
             self._print(report)
         if not report.ok:
-            say(f"convfc: {report.file} is WRONG: {report.complaint}")
+            self.say(f"convfc: {report.file} is WRONG: {report.complaint}")
         for warning in report.warnings:
             self._remarks.setdefault(("warning", warning), []).append(report.file)
         undone: dict[str, list[str]] = {}
@@ -83,7 +83,7 @@ class Reporter(ProgressBar):
 
     def failed(self, file: File, error: ConvfcError) -> None:
         """Say why a file cannot be verified."""
-        say(f"convfc: error: {worded(error)}")
+        self.say(f"convfc: error: {worded(error)}")
         self.codes.append(error.exit_code)
         name = None if isinstance(file, ConvfcError) else str(file[0])
         self.records.append({"file": name, "verdict": "error", "error": worded(error)})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli_models import LENET, run, terminal
-from tests.support.screens import SCREENS, WIDTHS, screens
+from tests.support.screens import SCREENS, WIDTHS, screen, screens
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("folder")]
 
@@ -63,6 +63,29 @@ def test_details_come_with_v_and_where_something_is_wrong(folder: Path) -> None:
     assert code == 1
     assert "WRONG" in text
     assert text.count("every bit and every zero") == 1
+
+
+def test_what_lies_beside_a_matrix_is_shown(folder: Path) -> None:
+    _, text, _ = terminal("convert", LENET, "-l", "@0", "-o", "c.mtx", cwd=folder)
+    assert [line.split()[0] for line in text.splitlines()] == [
+        "c.mtx",
+        "node_conv2d",
+        "c.mtx.operator.npz",
+    ]
+
+
+def test_errors_stand_above_the_bar(folder: Path) -> None:
+    """Each in a line of its own, while the bar is on the same terminal."""
+    run("convert", LENET).succeeded()
+    path = folder / "lenet.onnx.fc" / "001-node_conv2d_1.npz"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    columns, both = 200, ("stdout", "stderr")
+    code, text, _ = terminal("verify", cwd=folder, streams=both, columns=columns)
+    assert code == 3
+    first, second, last = screen(text, columns).splitlines()
+    assert first.startswith("proven ")
+    assert second.startswith("convfc: error: ")
+    assert last == "1 of 2 proven"
 
 
 def test_weights_that_are_not_finite_are_warned_of(folder: Path) -> None:

@@ -36,9 +36,14 @@ def shown(*arguments: str, columns: int, cwd: Path) -> str:
     code, text, _ = terminal(*arguments, cwd=cwd, columns=columns, streams=("stdout", "stderr"))
     assert code == 0, text
     text = re.sub(r"(onnxruntime|onnx\.reference) [0-9.]+[0-9]", "onnxruntime", text)
-    screen = pyte.Screen(columns, 200)
-    pyte.Stream(screen).feed(text.replace("\n", "\r\n"))
-    return "\n".join(line.rstrip() for line in screen.display).strip("\n")
+    return screen(text, columns)
+
+
+def screen(text: str, columns: int) -> str:
+    """What a terminal shows in the end of all that it got."""
+    terminal_screen = pyte.Screen(columns, 200)
+    pyte.Stream(terminal_screen).feed(text.replace("\n", "\r\n"))
+    return "\n".join(line.rstrip() for line in terminal_screen.display).strip("\n")
 
 
 def screens(columns: int, cwd: Path) -> dict[str, str]:
