@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from convfc_cli.cli.terminal import console, escaped, printable, say
 
 LEAST = 12
-"""Characters to which a long column may shrink."""
+"""Characters to which a long column of single lines may shrink."""
+
+READABLE = 28
+"""Characters of a long cell in a table that go before other columns: beyond, it takes lines."""
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
@@ -37,12 +40,10 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> 
     screen = console(sys.stdout)
     cells = [[str(cell) for cell in row] for row in rows]
     used = [place for place in range(len(columns)) if any(row[place] for row in cells)]
-    least = {
-        columns[place]: _least(
-            columns[place], [columns[place].title] + [row[place] for row in cells]
-        )
-        for place in used
-    }
+    least = {}
+    for place in used:
+        texts = [columns[place].title] + [row[place] for row in cells]
+        least[columns[place]] = _least(columns[place], texts, READABLE)
     hidden = _left_out(least, screen.width - 2, gap=3)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     shown = [place for place in used if columns[place] not in hidden]
@@ -82,7 +83,7 @@ class Lines:
         self, columns: Sequence[Column], widest: Sequence[Sequence[str]], width: int
     ) -> None:
         cells = {column: [row[place] for row in widest] for place, column in enumerate(columns)}
-        least = {column: _least(column, texts) for column, texts in cells.items()}
+        least = {column: _least(column, texts, LEAST) for column, texts in cells.items()}
         hidden = _left_out(least, width, gap=2)
         spare = width - sum(size + 2 for column, size in least.items() if column not in hidden) + 2
         self._columns = []
@@ -106,10 +107,10 @@ class Lines:
         return "  ".join(cells).rstrip()
 
 
-def _least(column: Column, cells: Sequence[str]) -> int:
-    """The fewest characters that a column with these cells takes."""
+def _least(column: Column, cells: Sequence[str], most: int) -> int:
+    """The fewest characters that a column with these cells takes: `most` where it shrinks."""
     longest = max(map(_length, cells), default=0)
-    return min(longest, max(LEAST, _length(column.title))) if column.shrinks else longest
+    return min(longest, max(most, _length(column.title))) if column.shrinks else longest
 
 
 def _left_out(least: dict[Column, int], width: int, gap: int) -> set[Column]:

@@ -294,7 +294,7 @@ def test_onnxruntime_leaves_nothing_behind_in_the_home_folder(folder: Path) -> N
         capture_output=True,
         text=True,
     )
-    assert "run by onnxruntime" in done.stderr, done
+    assert "agrees with onnxruntime" in done.stderr, done
     assert list(home.rglob("*")) == []
 
 
