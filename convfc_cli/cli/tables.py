@@ -10,7 +10,7 @@ LEAST = 12
 """Characters to which a long column of single lines may shrink."""
 
 READABLE = 28
-"""Characters of a long cell in a table that go before other columns: beyond, it takes lines."""
+"""Characters of a long cell that are worth more than a further column."""
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
@@ -83,8 +83,9 @@ class Lines:
         self, columns: Sequence[Column], widest: Sequence[Sequence[str]], width: int
     ) -> None:
         cells = {column: [row[place] for row in widest] for place, column in enumerate(columns)}
+        wanted = {column: _least(column, texts, READABLE) for column, texts in cells.items()}
         least = {column: _least(column, texts, LEAST) for column, texts in cells.items()}
-        hidden = _left_out(least, width, gap=2)
+        hidden = _left_out(wanted, width, gap=2)
         spare = width - sum(size + 2 for column, size in least.items() if column not in hidden) + 2
         self._columns = []
         for place, column in enumerate(columns):
