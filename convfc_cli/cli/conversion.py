@@ -21,6 +21,12 @@ COLUMNS = (
     Column("verdict"),
 )
 
+IDLE = {
+    "dequantize": "--dequantize changes nothing: no layer here is one of integers",
+    "fold_bn": "--fold-bn changes nothing: no batch normalization reads a convolution here",
+}
+"""What is said of options that change no layer."""
+
 NOT_VERIFIED = "not verified"
 
 
@@ -44,6 +50,8 @@ class Reporter(ProgressBar):
 
     def planned(self, plan: "Plan") -> None:
         """Show the plan, before anything is written."""
+        for field in plan.idle:
+            say(f"warning: {IDLE[field]}", quiet=self.quiet)
         for item in plan.items:
             for note in _notes(item.entry.notes()):
                 self._remark("note", note, item)

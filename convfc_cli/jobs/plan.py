@@ -108,6 +108,8 @@ class Plan:
     items: tuple[Item, ...]
     failures: tuple[tuple[Entry, ConvfcError], ...]
     folder: Path | None
+    idle: tuple[str, ...] = ()
+    """Fields of `Options` and `Selection` that were set and change no layer."""
 
     @property
     def files(self) -> list[list[Item]]:
@@ -151,19 +153,22 @@ def make_plan(
     proof = options.proof if to_disk and form != "operator" else None
     width = max(3, len(str(len(model.entries) - 1)))
     items: list[Item] = []
+    integers, folded = [], []
     failures: list[tuple[Entry, ConvfcError]] = []
     taken: set[tuple[Path, str]] = set()
     for entry in entries:
         layout = Layout(options.layout or entry.layout)
         spec = Spec(layout, form, options.kernel_index, options.transpose)
+        integers.append(entry.matrix_dtype == "int32")
         try:
-            entry = _as_asked(model, entry, options, fold_bn)
+            read, entry = entry, _as_asked(model, entry, options, fold_bn)
             _check_description(model, entry)
         except ConvfcError as reason:
             if not options.keep_going:
                 raise
             failures.append((entry, reason.without_frames()))
             continue
+        folded.append(entry.op != read.op)
         name = f"{stem(entry.position, entry.name, width)}{kind.suffixes[0]}"
         path = file or Path(folder or ".") / name
         if (path, name) in taken:
@@ -173,7 +178,10 @@ def make_plan(
         items.append(_item(model, entry, spec, kind, path, dtype, proof))
     if not items:
         raise _gravest([reason for _, reason in failures])
-    plan = Plan(model, tuple(items), tuple(failures), folder)
+    changing = {"dequantize": any(integers), "fold_bn": any(folded)}
+    given = {"dequantize": options.dequantize, "fold_bn": fold_bn}
+    idle = [name for name in given if given[name] and not changing[name]]
+    plan = Plan(model, tuple(items), tuple(failures), folder, tuple(idle))
     if folder is not None:
         listed = [(item.entry.name, item.entry.output) for item in items]
         check_length(listed + [(entry.name, str(reason)) for entry, reason in failures])

@@ -39,6 +39,9 @@ def compose(model: Model, between: str) -> Entry:
     places = [place for place, letter in enumerate(between) if letter == ":"]
     if not places:
         raise UsageError(f"the chain {between!r}: write FIRST:LAST, two layers or one and the same")
+    if between[0] == ":" or between[-1] == ":":
+        side = "first" if between[0] == ":" else "last"
+        raise UsageError(f"the chain {between!r} lacks its {side} layer: write FIRST:LAST")
     chains: dict[tuple[int, ...], list[Entry]] = {}
     reasons = []
     for place in places:

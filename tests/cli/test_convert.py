@@ -333,6 +333,19 @@ def test_kernel_index(model: Path) -> None:
     assert "a kernel_index needs each nonzero stored by itself" in told
 
 
+@pytest.mark.parametrize("option", ["--dequantize", "--fold-bn"])
+def test_an_option_that_changes_nothing_is_warned_of(model: Path, option: str) -> None:
+    done = run("convert", model, option, "-o", "c.npz").succeeded()
+    assert f"warning: {option} changes nothing" in done.err
+    assert "warning" not in run("convert", model, option, "-o", "d.npz", "-q").succeeded().err
+    assert Path("c.npz").read_bytes() == converted(model, "-o", "e.npz").read_bytes()
+
+
+def test_an_option_that_changes_a_layer_is_not(folder: Path) -> None:
+    done = run("convert", LINEAR, "-l", "conv", "--fold-bn", "-o", "c.npz").succeeded()
+    assert "warning" not in done.err
+
+
 def test_only_convolutions_are_flipped(folder: Path) -> None:
     told = run("convert", LINEAR, "-l", "fc", "--flip-kernel", "-o", "f.npz").failed(2)
     assert "layer fc (Gemm) is not a convolution: it has no kernel to flip" in told

@@ -337,7 +337,7 @@ def interrupted():
         ("one:two", ["'two'", "Relu 'relu'"]),
         ("two:one", ["'one'", "the input 'x'"]),
         ("one", ["FIRST:LAST"]),
-        ("one:", ["empty"]),
+        ("one:", ["lacks its last layer"]),
         ("three:two", ["no layer 'three'"]),
         ("one:three", ["no layer 'three'"]),
     ],
@@ -409,6 +409,12 @@ def test_several_chains_go_into_a_folder_or_a_file_that_holds_several(network):
 def test_a_chain_goes_through_a_pipe(network):
     ran = run("convert", network, "--compose", "pad:pool", "-o", "-").succeeded()
     assert "proven\t" in run("verify", "-", stdin=ran.raw).succeeded().out
+
+
+@pytest.mark.parametrize(("chain", "side"), [("pad:", "last"), (":pad", "first"), (":", "first")])
+def test_a_chain_without_one_of_its_ends_says_so(network, chain, side):
+    said = run("convert", network, "--compose", chain).failed(2)
+    assert f"the chain {chain!r} lacks its {side} layer: write FIRST:LAST" in said
 
 
 def test_the_original_nodes_are_run_one_by_one(network):
