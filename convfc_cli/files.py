@@ -1,14 +1,14 @@
 """What every reader and every writer shares: opening an untrusted file, and replacing a file whole.
 
 Reading: `opened` gives a seekable, regular file whatever was named: a path, a pipe, standard
-input (both copied to an unnamed temporary file, under a ceiling). What kind of file it is, its
-reader finds out from `head`, never from the suffix.
+input (both copied to an unnamed temporary file, under a ceiling). Readers
+recognize the kind of file by `head`, never by the suffix.
 
 Writing: `replacing` builds the file beside its destination, flushes it to the disk and renames
 it. Whatever happens, the destination is absent, the old file, or the new one complete. Of many
 files that are valid by a record of them all, none has to be on the disk before that: `sync`
 flushes them together, and the record is written last. Whatever happens to the process, each is
-absent, old or complete; if the system goes down, there is no record.
+absent, old or complete; after a crash of the system the record is missing.
 """
 
 import hashlib

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 PAUSE = 30.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between lines of progress in a log."""
 
 NARROW = 70
 """Columns of a terminal below which a bar has no room for figures beside it."""

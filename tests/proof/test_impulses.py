@@ -147,7 +147,7 @@ def test_numbers_are_sent_in_parts_of_any_size(part, monkeypatch):
 def test_impulses_name_the_entry_of_which_one_bit_is_wrong(problem, spec, seed):
     data, row, column = changed(problem, spec, seed)
     stored = stored_of(NPZ, Matrix(problem.layer, spec), data)
-    if column < 0:  # there is no entry in it
+    if column < 0:  # the matrix has no entries
         assert walked(stored, by_impulses(ORACLE)).holds
         return
     with pytest.raises(WrongContents) as error:
