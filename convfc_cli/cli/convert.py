@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from convfc_cli.cli import options
+from convfc_cli.cli.command import Command, option
 from convfc_cli.cli.conversion import Reporter
 from convfc_cli.cli.data import print_json
 from convfc_cli.cli.hints import worded
@@ -30,9 +31,9 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG, context_settings=options.CONTEXT)
+@click.command(cls=Command, epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("model", type=options.PATH)
-@click.option(
+@option(
     "-l",
     "--layer",
     "layers",
@@ -41,7 +42,7 @@ Examples:
     help="A layer: its name, its output's or its weights' (layer1.0.conv1), an ending or a part of "
     "these that no other layer has, or @3 for its position. Repeatable; all layers by default.",
 )
-@click.option(
+@option(
     "-o",
     "--output",
     metavar="PATH",
@@ -49,69 +50,67 @@ Examples:
     "By default MODEL.fc/ in the current directory.",
 )
 @options.include
-@click.option(
+@option(
     "--compose",
     multiple=True,
     metavar="FIRST:LAST",
     help="Instead of single layers the chain of linear layers from FIRST to LAST, as one matrix. "
     "FIRST may be the tensor that the first layer reads. Repeatable.",
 )
-@click.option(
+@option(
     "--fold-bn",
     is_flag=True,
     help="Each convolution together with the batch normalization that reads its output.",
 )
 @options.request
-@click.option(
+@option(
     "--form",
     type=click.Choice(FORMS),
     help="csr: the nonzeros (default); csc: the same by columns; coo: with row and column "
     "of each; bsr: in blocks of channels, with --layout channels-last; dense: every entry, as "
     ".npy; operator: what the layer itself keeps and metadata, of a convolution kilobytes.",
 )
-@click.option(
+@option(
     "--layout",
     type=click.Choice(list(ORDERS)),
     help="How rows and columns flatten their tensors; by default as the model has them in memory: "
     "channels-first in ONNX, in Keras as each layer's data_format says.",
 )
-@click.option(
+@option(
     "--transpose",
     is_flag=True,
     help="Write (inputs, outputs), the orientation of a Keras Dense kernel.",
 )
-@click.option(
+@option(
     "--dtype",
     type=click.Choice(FLOATS),
     help="Data type of the matrix entries. Default: the model's; float16 becomes float32, integers "
     "int32.",
 )
-@click.option(
+@option(
     "--dequantize",
     is_flag=True,
     help="Real weights of integer layers, as their scales have them; by default integers, the "
     "scales in the metadata.",
 )
-@click.option(
-    "--kernel-index", is_flag=True, help="Also store each entry's flat index into the kernel."
-)
-@click.option(
+@option("--kernel-index", is_flag=True, help="Also store each entry's flat index into the kernel.")
+@option(
     "--flip-kernel/--no-flip-kernel",
     default=None,
     help="Whether to flip the kernels, for files that store true convolutions, not "
     "cross-correlations. Default: as the file states.",
 )
-@click.option(
+@option(
     "--max-bytes",
     type=options.SizeType(),
     metavar="SIZE",
     help="The most to write, such as 20GB. By default 8 GiB, or half the free disk if less.",
 )
-@click.option("--force", is_flag=True, help="Replace outputs that exist.")
-@click.option(
+@option("--force", is_flag=True, help="Replace outputs that exist.")
+@option(
     "--keep-going", is_flag=True, help="Convert what can be, name what cannot, and fail at the end."
 )
-@click.option("--no-verify", is_flag=True, help="Do not read the files back and prove them.")
+@option("--no-verify", is_flag=True, help="Do not read the files back and prove them.")
 @options.verbose
 @options.common
 @click.pass_context

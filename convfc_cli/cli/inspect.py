@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convfc_cli.cli import options
+from convfc_cli.cli.command import Command, option
 from convfc_cli.cli.data import print_json, print_rows
 from convfc_cli.cli.hints import describing, with_size
 from convfc_cli.cli.tables import Column, print_table, say_hidden, shape
@@ -65,10 +66,10 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG, context_settings=options.CONTEXT)
+@click.command(cls=Command, epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("model", type=options.PATH)
 @options.include
-@click.option(
+@option(
     "--chains",
     is_flag=True,
     help="List the chains of linear layers: what each would cost at most as the one matrix that "

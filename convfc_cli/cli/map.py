@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convfc_cli.cli import options
+from convfc_cli.cli.command import Command, option
 from convfc_cli.cli.data import print_json_list, print_rows
 from convfc_cli.cli.tables import Column, print_table, say_hidden
 from convfc_cli.cli.terminal import is_terminal, say
@@ -37,23 +38,23 @@ Examples:
 """
 
 
-@click.command("map", epilog=EPILOG, context_settings=options.CONTEXT)
+@click.command("map", cls=Command, epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("matrix", type=options.PATH)
-@click.option("-l", "--layer", metavar="NAME", help="Which layer's, where MATRIX holds several.")
-@click.option("--output", type=options.INDEX, metavar="C,Y,X", help="One output element.")
-@click.option("--input", "source", type=options.INDEX, metavar="C,Y,X", help="One input element.")
-@click.option(
+@option("-l", "--layer", metavar="NAME", help="Which layer's, where MATRIX holds several.")
+@option("--output", "element", type=options.INDEX, metavar="C,Y,X", help="One output element.")
+@option("--input", "source", type=options.INDEX, metavar="C,Y,X", help="One input element.")
+@option(
     "--kernel",
     type=options.INDEX,
     metavar="O,I,A,B",
     help="One kernel element (out, in/groups, *spatial; a transposed layer's as its file has it).",
 )
-@click.option("--entry", type=options.INDEX, metavar="ROW,COLUMN", help="One matrix entry.")
+@option("--entry", type=options.INDEX, metavar="ROW,COLUMN", help="One matrix entry.")
 @options.common
 def map_(
     matrix: str,
     layer: str | None,
-    output: tuple[int, ...] | None,
+    element: tuple[int, ...] | None,
     source: tuple[int, ...] | None,
     kernel: tuple[int, ...] | None,
     entry: tuple[int, ...] | None,
@@ -67,15 +68,15 @@ def map_(
     from convfc_cli.errors import UsageError
     from convfc_cli.matrices.operator import load
 
-    if sum(given is not None for given in (output, source, kernel, entry)) != 1:
+    if sum(given is not None for given in (element, source, kernel, entry)) != 1:
         raise UsageError("say what to look up: one of --output, --input, --kernel, --entry")
     operator = load(matrix, layer)
     linear = operator.layer
     try:
         if entry is not None:
             taps = _of_entry(operator, entry)
-        elif output is not None:
-            taps = linear.of_output(output)
+        elif element is not None:
+            taps = linear.of_output(element)
         elif source is not None:
             taps = linear.of_input(source)
         else:
@@ -90,7 +91,7 @@ def map_(
     if not is_terminal(sys.stdout):
         print_rows(HEADER, map(_plain, chain(first, rows)))
         return
-    asked = {"output": output, "input": source, "kernel": kernel}
+    asked = {"output": element, "input": source, "kernel": kernel}
     columns = [
         Column(title, 5 if asked.get(title) else priority, is_number=title not in asked)
         for title, priority in PRIORITIES.items()
@@ -101,8 +102,11 @@ def map_(
         more = 1 + sum(1 for _ in islice(rows, COUNTED))
         least = "at least " if more > COUNTED else ""
         say(f"and {least}{more:,} more: pipe it to see them all", quiet=quiet)
-    if output is not None:
-        say(f"bias of output {output}: {linear.bias_tensor()[output]!s}", quiet=quiet)
+    if element is not None:
+        say(
+            f"bias of output {element}: {linear.bias_tensor()[element]!s}",
+            quiet=quiet,
+        )
     if not first:
         say("no entries: this position touches only padding or cropped values", quiet=quiet)
 

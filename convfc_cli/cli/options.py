@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convfc_cli.cli.command import option
 from convfc_cli.cli.hints import MAX_SHAPE
 from convfc_cli.errors import OutputFailed
 from convfc_cli.vocabulary import PADS
@@ -96,18 +97,18 @@ INDEX = IntegersType("position: write integers, 0,5,5")
 SIZES = IntegersType("size of each axis: write one integer for all, or 2,1")
 
 
-_SHAPE = click.option(
+_SHAPE = option(
     "--input-shape",
     "input_shapes",
     type=ShapeType(),
     multiple=True,
     metavar="[NAME=]N,C,H,W",
     help="Size of a tensor that the model leaves open. Without NAME: the model's only input, or "
-    "with one -l that layer's own input. Repeatable.",
+    "that of the one layer that is picked. Repeatable.",
 )
 
 
-include = click.option(
+include = option(
     "--include",
     multiple=True,
     metavar="OPERATOR",
@@ -137,24 +138,22 @@ _GEOMETRY = ("stride", "pad", "dilation", "groups", "transposed", "output_paddin
 """Fields of `WeightsSpec` whose options bear their names."""
 
 _WEIGHTS = (
-    click.option(
+    option(
         "--weight",
         metavar="DATASET",
         help="The kernel, in an HDF5 file that has weights alone; `convfc inspect` lists what may "
         "be one. It goes with --kernel-order and --input-shape, and with the options below.",
     ),
-    click.option(
+    option(
         "--kernel-order",
         metavar="LETTERS",
         help="What the kernel's axes are: o output and i input channels, d h w spatial ones, m "
         "outputs of each input (depthwise): oihw in PyTorch, hwio in Keras; of a transposed layer "
         "iohw in PyTorch, hwoi in Keras.",
     ),
-    click.option("--bias", metavar="DATASET", help="The bias, or none."),
-    click.option(
-        "--stride", type=SIZES, metavar="N[,N]", help="One for all axes, or one for each."
-    ),
-    click.option(
+    option("--bias", metavar="DATASET", help="The bias, or none."),
+    option("--stride", type=SIZES, metavar="N[,N]", help="One for all axes, or one for each."),
+    option(
         "--pad",
         type=PadType(),
         metavar="PAD",
@@ -162,10 +161,10 @@ _WEIGHTS = (
         "(the default), same (the odd one after), same-lower (before), causal. With --transposed, "
         "what is cropped.",
     ),
-    click.option("--dilation", type=SIZES, metavar="N[,N]", help="As --stride."),
-    click.option("--groups", type=click.IntRange(1, 2**40), metavar="N", help="Groups; 1 if none."),
-    click.option("--transposed", is_flag=True, help="It is a transposed convolution."),
-    click.option(
+    option("--dilation", type=SIZES, metavar="N[,N]", help="As --stride."),
+    option("--groups", type=click.IntRange(1, 2**40), metavar="N", help="Groups; 1 if none."),
+    option("--transposed", is_flag=True, help="It is a transposed convolution."),
+    option(
         "--output-padding",
         type=SIZES,
         metavar="N[,N]",
@@ -208,22 +207,20 @@ def request(command: Command) -> Command:
             raise click.UsageError(f"--{alone[0].replace('_', '-')} goes with --weight")
         return command(*arguments, request=Request(shapes, spec), **rest)
 
-    for option in (*reversed(_WEIGHTS), _SHAPE):
-        requested = option(requested)
+    for add in (*reversed(_WEIGHTS), _SHAPE):
+        requested = add(requested)
     return requested
 
 
-quiet = click.option(
+quiet = option(
     "-q", "--quiet", is_flag=True, help="No messages and no progress: only data and errors."
 )
 
-verbose = click.option("-v", "--verbose", is_flag=True, help="Also every check of every matrix.")
+verbose = option("-v", "--verbose", is_flag=True, help="Also every check of every matrix.")
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+as_json = option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 
-debug = click.option(
-    "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
-)
+debug = option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 
 def common(command: Command) -> Command:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from convfc_cli.cli import options
+from convfc_cli.cli.command import Command, option
 from convfc_cli.cli.data import print_json
 from convfc_cli.cli.terminal import say
 from convfc_cli.cli.verification import File, Reporter
@@ -29,36 +30,36 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG, context_settings=options.CONTEXT)
+@click.command(cls=Command, epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("matrices", nargs=-1, type=options.PATH)
-@click.option(
+@option(
     "--model",
     type=options.PATH,
     metavar="MODEL",
     help="Also prove that kernel and geometry are this model's.",
 )
 @options.request
-@click.option(
+@option(
     "--probes",
     type=click.IntRange(1, MAX_PROBES),
     default=PROBES,
     show_default=True,
     help="Random probes: a wrong file passes with probability at most 2^-32 for each.",
 )
-@click.option(
+@option(
     "--seed",
     type=click.IntRange(0),
     help="Repeat a run. A seed that is known beforehand voids the promise against crafted files: "
     "nothing is proven, and the exit code is 4, unless --exhaustive leaves nothing to it.",
 )
-@click.option(
+@option(
     "--exhaustive",
     is_flag=True,
     help="Also compare every entry and every zero individually with the responses to impulses: of "
     "the runtime that --against names, else onnxruntime where it is installed; of the oracle where "
     "that cannot. Leaves no chance of a missed error, except in a stored kernel_index.",
 )
-@click.option(
+@option(
     "--against",
     type=click.Choice(RUNTIMES),
     help="Also run the layer in another runtime, with --model the model's own node where it is "

@@ -14,6 +14,7 @@ import click
 import numpy as np
 import pytest
 
+from convfc_cli.cli.command import GROUPS
 from convfc_cli.cli.main import cli
 from convfc_cli.errors import Defect, MalformedInput
 from tests.support.cli_models import (
@@ -490,6 +491,42 @@ def test_a_disk_that_is_too_small_is_seen_beforehand(folder: Path) -> None:
 def begun(folder: Path) -> bool:
     """Whether some bytes of a matrix are written."""
     return any(path.stat().st_size for path in folder.rglob("*.part") if path.exists())
+
+
+@pytest.mark.parametrize(
+    ("twice", "named"),
+    [
+        (["--form", "csr", "--form", "dense"], "--form"),
+        (["--form", "csr", "--form=csr"], "--form"),
+        (["-o", "a.npz", "--output", "b.npz"], "--output"),
+        (["--flip-kernel", "--no-flip-kernel"], "--flip-kernel"),
+        (["--force", "--force"], "--force"),
+        (["-q", "--quiet"], "--quiet"),
+        (["--max-bytes", "1GB", "--max-bytes", "2GB"], "--max-bytes"),
+    ],
+)
+def test_an_option_that_is_not_repeatable_is_given_once(
+    model: Path, folder: Path, twice: list[str], named: str
+) -> None:
+    before = listing(folder)
+    assert f"{named} is given 2 times" in run("convert", model, *twice).failed(2)
+    assert listing(folder) == before
+
+
+def test_a_repeatable_option_is_given_twice(folder: Path) -> None:
+    path = net(folder / "m.onnx", names=("a", "b", "c"))
+    done = run("convert", path, "-l", "a", "--layer", "c", "--no-verify").succeeded()
+    assert [Path(line).name for line in done.lines] == ["000-a.npz", "002-c.npz"]
+
+
+def test_every_option_has_its_group(folder: Path) -> None:
+    """By the table, or among the few of the output."""
+    names = {name for names in GROUPS.values() for name in names}
+    for command in cli.commands.values():
+        for param in command.params:
+            if isinstance(param, click.Option):
+                others = ("as_json", "quiet", "verbose", "debug")
+                assert (param.name in names) != (param.name in others), param.name
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import convfc_cli as convfc
 from convfc_cli.models.request import WeightsSpec
 from tests.support.cli_models import listing, run
 from tests.support.hdf5_files import RECORDED, matrix, ramp, recorded, weights
-from tests.support.weights_alone import PLAIN, close, convert, describing, state, stored_as
+from tests.support.weights_alone import PLAIN, close, convert, describing, state, stored_as, varied
 
 pytestmark = pytest.mark.usefixtures("folder", "in_place")
 
@@ -63,7 +63,7 @@ def test_every_order_of_a_depthwise_kernels_axes(folder: Path, letters: str) -> 
 def test_the_letters_may_be_capitals(folder: Path) -> None:
     path = state(folder)
     small = convert(path, *PLAIN, "--bias", "none")
-    large = convert(path, *PLAIN, "--bias", "none", "--kernel-order", "OIHW")
+    large = convert(path, *varied(PLAIN, "--bias", "none", "--kernel-order", "OIHW"))
     assert np.array_equal(small["M"], large["M"])
 
 
@@ -200,8 +200,8 @@ def test_every_option_changes_the_matrix(folder: Path) -> None:
     up = [*base, "--transposed", "--stride", "2"]
     descriptions = {
         "nothing": base,
-        "--kernel-order": [*base, "--kernel-order", "iohw"],
-        "the order of spatial axes": [*base, "--kernel-order", "oiwh"],
+        "--kernel-order": varied(base, "--kernel-order", "iohw"),
+        "the order of spatial axes": varied(base, "--kernel-order", "oiwh"),
         "--stride": [*base, "--stride", "2"],
         "--pad": [*base, "--pad", "1"],
         "--dilation": [*base, "--dilation", "2"],

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.cli_models import COLOR, Ran, run, terminal
 from tests.support.hdf5_files import matrix, ramp, weights
-from tests.support.weights_alone import PLAIN, convert, describing, state
+from tests.support.weights_alone import PLAIN, convert, describing, state, varied
 
 pytestmark = pytest.mark.usefixtures("folder", "in_place")
 
@@ -125,8 +125,8 @@ def test_the_same_description_proves_a_file_and_no_other_does(folder: Path) -> N
     for same in (
         told,
         [*told, "--input-shape", "1,4,5,5"],
-        [*told, "--pad", "1,1", "--stride", "1"],
-        [*told, "--pad", "same"],
+        varied(told, "--pad", "1,1", "--stride", "1"),
+        varied(told, "--pad", "same"),
     ):
         done = verify("--model", path, *same).succeeded()
         assert done.lines[0].startswith("proven\t")
@@ -142,7 +142,7 @@ def test_the_same_description_proves_a_file_and_no_other_does(folder: Path) -> N
         ["--transposed"],
         ["--input-shape", "1,4,6,5"],
     ):
-        done = verify("--model", path, *told, *other)
+        done = verify("--model", path, *varied(told, *other))
         assert (done.code, done.lines[0].split("\t")[0]) == (1, "wrong"), (other, done)
 
 

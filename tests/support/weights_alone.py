@@ -24,6 +24,13 @@ def convert(path: Path, *options: object) -> dict[str, Any]:
     return {**arrays(Path("c.npz")), "M": matrix_of(Path("c.npz"))}
 
 
+def varied(given: list[Any], *more: Any) -> list[Any]:
+    """Options with values, less those of which there is another among `more`; and `more`."""
+    names = {str(option).partition("=")[0] for option in more}
+    pairs = zip(given[::2], given[1::2], strict=True)
+    return [*(part for pair in pairs if pair[0] not in names for part in pair), *more]
+
+
 def describing(letters: str, stored: Any) -> list[object]:
     return ["--weight", stored, "--kernel-order", letters]
 
