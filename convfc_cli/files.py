@@ -320,12 +320,23 @@ def check_replaceable(path: Path, *, force: bool) -> None:
         raise OutputExists(f"{path} exists", Hint(Advice.REPLACE))
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it; raises `OutputFailed`."""
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make a folder and those above it; what it made and stays empty is removed at the end.
+
+    Raises `OutputFailed`.
+    """
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]  # innermost first
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputFailed(f"cannot make the folder {path}: {_reason(error)}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # one that is not empty, and those above it
+            for folder in new:
+                folder.rmdir()
 
 
 @contextmanager
@@ -356,10 +367,23 @@ def claimed(folder: Path) -> Iterator[None]:
 
 def free_space(path: str | os.PathLike[str]) -> int:
     """Bytes free where `path` lies or would lie."""
-    place = Path(path).absolute()
+    return shutil.disk_usage(_existing(Path(path))).free
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
-    return shutil.disk_usage(place).free
+    return place
+
+
+def check_folder(path: Path) -> None:
+    """Raise `OutputExists` where a folder can neither be nor be made."""
+    place = _existing(path)
+    if not place.is_dir():
+        name = path if place == path.absolute() else place
+        raise OutputExists(f"{name} exists and is not a folder", Hint(Advice.ELSEWHERE))
 
 
 def human(size: int) -> str:

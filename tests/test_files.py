@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -272,13 +272,21 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_make_folder(tmp_path: Path) -> None:
-    files.make_folder(tmp_path / "a" / "b")
-    files.make_folder(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
-    (tmp_path / "file").touch()
+def test_made_folder_keeps_what_was_there_and_what_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with files.made_folder(tmp_path / "old" / "a" / "b"):
+        assert (tmp_path / "old" / "a" / "b").is_dir()
+    assert os.listdir(tmp_path / "old") == []
+    with files.made_folder(tmp_path / "old"):
+        pass
+    assert os.listdir(tmp_path) == ["old"]
+    with suppress(KeyError), files.made_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "file").touch()
+        raise KeyError
+    assert os.listdir(tmp_path / "a") == ["file"]
     with pytest.raises(OutputFailed, match="cannot make the folder"):
-        files.make_folder(tmp_path / "file" / "b")
+        with files.made_folder(tmp_path / "a" / "file" / "b"):
+            pass
 
 
 def test_free_space_of_a_place_that_is_not_there_yet(tmp_path: Path) -> None:

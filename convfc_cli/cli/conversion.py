@@ -23,7 +23,7 @@ COLUMNS = (
 
 IDLE = {
     "dequantize": "--dequantize changes nothing: no layer here is one of integers",
-    "fold_bn": "--fold-bn changes nothing: no batch normalization reads a convolution here",
+    "fold_bn": "--fold-bn changes nothing: no batch normalization reads the output of a layer here",
 }
 """What is said of options that change no layer."""
 

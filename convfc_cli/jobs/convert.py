@@ -19,7 +19,7 @@ from convfc_cli.files import (
     Input,
     check_replaceable,
     claimed,
-    make_folder,
+    made_folder,
     remove,
     replacing,
     replacing_all,
@@ -240,26 +240,19 @@ def matrix(
 def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
     folder = plan.folder
     if folder is None:
-        return _write_files(plan, options, observer)
-    new = [path for path in (folder, *folder.parents) if not path.exists()]  # the innermost first
-    make_folder(folder)
-    with claimed(folder):
-        try:
-            # Since the plan was made, another run may have ended here.
-            check_replaceable(folder / MANIFEST, force=options.force)
-            done = _write_files(plan, options, observer)
-            if done.results:
-                items = [result.item for result in done.results]
-                sync([path for item in items for path in (*item.beside, item.path)])
-                described = [result.described() for result in done.results]
-                text = manifest(plan.model, described, done.failed())
-                with replacing(folder / MANIFEST, force=options.force) as out:
-                    write_all(out, text.encode())
-        finally:
-            for path in new:
-                if any(path.iterdir()):
-                    break
-                path.rmdir()
+        with made_folder(plan.items[0].path.parent):
+            return _write_files(plan, options, observer)
+    with made_folder(folder), claimed(folder):
+        # Since the plan was made, another run may have ended here.
+        check_replaceable(folder / MANIFEST, force=options.force)
+        done = _write_files(plan, options, observer)
+        if done.results:
+            items = [result.item for result in done.results]
+            sync([path for item in items for path in (*item.beside, item.path)])
+            described = [result.described() for result in done.results]
+            text = manifest(plan.model, described, done.failed())
+            with replacing(folder / MANIFEST, force=options.force) as out:
+                write_all(out, text.encode())
     return done
 
 

@@ -15,12 +15,11 @@ import numpy as np
 
 from convfc_cli.errors import (
     ConvfcError,
-    OutputExists,
     Refused,
     UsageError,
     gravest,
 )
-from convfc_cli.files import STDIN, check_replaceable, free_space, human
+from convfc_cli.files import STDIN, check_folder, check_replaceable, free_space, human
 from convfc_cli.hints import Advice, Hint
 from convfc_cli.jobs.manifest import MANIFEST, check_length, is_ours
 from convfc_cli.jobs.origin import planned_origin
@@ -277,13 +276,17 @@ def _destination(
     """(folder, None) or (None, file)."""
     if output is None:
         name = "stdin" if model.name == STDIN else Path(model.name).name
-        return Path(f"{name}.fc"), None
+        output = f"{name}.fc/"
     text = os.fspath(output)
     if not text:
         raise UsageError("the output is empty", Hint(Advice.OUTPUT))
-    if text.endswith(("/", os.sep)) or Path(text).is_dir():
-        return Path(text), None
-    return None, Path(text)
+    path = Path(text)
+    if text.endswith(("/", os.sep)) or path.is_dir():
+        check_folder(path)
+        return path, None
+    check_folder(path.parent)
+    check_replaceable(path, force=True)  # a device has no suffix that picks a format
+    return None, path
 
 
 def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
@@ -318,8 +321,6 @@ def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
 def _check_destinations(plan: Plan, options: Options) -> None:
     paths = [path for item in plan.items for path in (item.path, *item.beside)]
     if plan.folder is not None:
-        if plan.folder.exists() and not plan.folder.is_dir():
-            raise OutputExists(f"{plan.folder} exists and is not a folder", ELSEWHERE)
         paths.insert(0, plan.folder / MANIFEST)
     # What `force` does not replace comes first, lest an error hint at it in vain.
     there = {path: identity for path in paths if (identity := _identity(path))}

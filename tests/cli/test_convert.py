@@ -207,6 +207,7 @@ def test_output_is_a_folder(model: Path, existing: bool) -> None:
 
 def test_folders_above_are_made(model: Path) -> None:
     assert run("convert", model, "-o", "a/b/c/").succeeded().lines == ["a/b/c/000-conv.npz"]
+    assert run("convert", model, "-o", "d/e/c.npz").succeeded().lines == ["d/e/c.npz"]
 
 
 def test_the_suffix_picks_the_format(model: Path) -> None:

@@ -346,8 +346,13 @@ def _connected(given: Given) -> ResolvedLayer:
 
 def _normalized(given: Given) -> ResolvedLayer:
     config, shape = given.config, given.shape
-    if given.training or config.get("mode", 0) != 0:
+    if config.get("mode", 0) != 0:
         raise Unsupported("it normalizes by its input's own statistics, which is not linear")
+    if given.training:
+        raise Unsupported(
+            "it is in training mode and normalizes by the statistics of each batch: save a model "
+            "that calls it without training=True"
+        )
     along = _items(config.get("axis", -1))
     along = along[0] if isinstance(along, list) and len(along) == 1 else along
     if isinstance(along, list):

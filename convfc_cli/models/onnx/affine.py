@@ -114,7 +114,10 @@ def batch_normalization(site: LinearNode, shape: Shape) -> ResolvedNode:
     if site.opset < 7:
         trained = not attributes.get("is_test", 0)
     if trained or any(site.node.output[1:]):
-        raise Unsupported("it is in training mode: its statistics are those of the batch")
+        raise Unsupported(
+            "it is in training mode and normalizes by the statistics of each batch: export the "
+            "model in evaluation mode (model.eval() in PyTorch)"
+        )
     if not attributes.get("spatial", 1):
         raise Unsupported("spatial 0, statistics of each element, are not read")
     for place, name in enumerate(("scale", "B", "mean", "var"), 1):

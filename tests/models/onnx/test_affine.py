@@ -165,6 +165,7 @@ def test_batch_normalization_that_is_trained(tmp_path: Path) -> None:
         entry = only(model, tmp_path)
         assert isinstance(entry.error, Unsupported)
         assert "training mode" in str(entry.error)
+        assert "export the model in evaluation mode" in str(entry.error)
     model = one_node("BatchNormalization", (3, 2), *constants, opset=7, spatial=0)
     assert "spatial 0" in str(only(model, tmp_path).error)
     model = one_node("BatchNormalization", (2, 2), *constants)
