@@ -8,22 +8,24 @@ Writing: `replacing` builds the file beside its destination, flushes it to the d
 it. Whatever happens, the destination is absent, the old file, or the new one complete. Of many
 files that are valid by a record of them all, none has to be on the disk before that: `sync`
 flushes them together, and the record is written last. Whatever happens to the process, each is
-absent, old or complete; after a crash of the system the record is missing.
+absent, old or complete; after a crash of the system the record is missing. A temporary file is
+locked while its process lives, so that `remove_unfinished` knows those that died.
 """
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from convfc_cli.errors import MalformedInput, OutputExists, OutputFailed, Refused, UsageError
 from convfc_cli.hints import Advice, Hint
@@ -35,6 +37,9 @@ HEAD = 4096
 
 MAX_SPOOL_BYTES = 8 * 2**30
 """The most that is read from a pipe, unless less than twice that is free."""
+
+_PART = re.compile(r"\.convfc-[0-9a-f]{16}\.part")
+"""What a file is called until it has its name."""
 
 
 class Kept:
@@ -248,17 +253,20 @@ def replacing_all(
     targets = [Path(os.path.realpath(path)) for path in paths]  # links are written through
     parts = [target.with_name(f".convfc-{secrets.token_hex(8)}.part") for target in targets]
     try:
-        with ExitStack() as stack:
-            files: list[BinaryIO] = []
-            for part in parts:
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-                handle = os.open(part, flags, 0o666)
-                files.append(stack.enter_context(open(handle, "w+b", buffering=0)))
-            yield files
-            for file in files if synced else ():
-                os.fsync(file.fileno())
-        for path, part, target in zip(paths, parts, targets, strict=True):
-            _put(part, target, path, force=force)
+        with ExitStack() as locks:
+            with ExitStack() as stack:
+                files: list[BinaryIO] = []
+                for part in parts:
+                    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+                    handle = os.open(part, flags, 0o666)
+                    files.append(stack.enter_context(open(handle, "w+b", buffering=0)))
+                    if _locked(handle):
+                        locks.callback(os.close, os.dup(handle))
+                yield files
+                for file in files if synced else ():
+                    os.fsync(file.fileno())
+            for path, part, target in zip(paths, parts, targets, strict=True):
+                _put(part, target, path, force=force)
         for folder in {target.parent for target in targets} if synced else ():
             _sync_folder(folder)
     except OSError as error:
@@ -280,6 +288,48 @@ def sync(paths: Sequence[Path]) -> None:
             raise OutputFailed(f"cannot write {path}: {_reason(error)}") from error
     for folder in {target.parent for target in targets}:
         _sync_folder(folder)
+
+
+def holds(file: BinaryIO, write: Callable[["_Comparison"], None]) -> bool:
+    """Whether a file has just the bytes that `write` writes. It stands at its beginning."""
+    try:
+        write(_Comparison(file))
+        return not file.read(1)
+    except _Different:
+        return False
+    finally:
+        file.seek(0)
+
+
+class _Comparison:
+    """An output that takes what a file has, and nothing else."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        """Take some bytes; raises `_Different`."""
+        part = bytes(data[: 2**20])
+        if self._file.read(len(part)) != part:
+            raise _Different
+        return len(part)
+
+
+class _Different(Exception):
+    """The file has other bytes."""
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files of processes that ended before they could.
+
+    Where the system cannot lock files, none is removed: it may be that of a living process.
+    """
+    for part in folder.iterdir():
+        if not _PART.fullmatch(part.name) or part.is_symlink() or not part.is_file():
+            continue
+        with suppress(OSError), open(part, "r+b", opener=_without_waiting) as file:
+            if _locked(file.fileno()):
+                part.unlink()
 
 
 def remove(path: Path) -> None:
@@ -304,8 +354,11 @@ def _put(part: Path, target: Path, path: Path, *, force: bool) -> None:
     os.replace(part, target)
 
 
-def check_replaceable(path: Path, *, force: bool) -> None:
-    """Raise unless a file may be put at `path`."""
+REPLACE = Hint(Advice.REPLACE)
+
+
+def check_replaceable(path: Path, *, force: bool, hint: Hint = REPLACE) -> None:
+    """Raise unless a file may be put at `path`; `hint` says what to do where one is there."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -317,7 +370,7 @@ def check_replaceable(path: Path, *, force: bool) -> None:
     if not stat.S_ISREG(mode):
         raise UsageError(f"{path} is not a regular file", Hint(Advice.STREAM))
     if not force:
-        raise OutputExists(f"{path} exists", Hint(Advice.REPLACE))
+        raise OutputExists(f"{path} exists", hint)
 
 
 @contextmanager
@@ -353,16 +406,28 @@ def claimed(folder: Path) -> Iterator[None]:
 
             handle = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, handle)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            locked = _locked(handle)
+            if locked is False:
                 raise UsageError(
                     f"another run is writing into {folder}: wait until it ends",
                     Hint(Advice.ELSEWHERE),
-                ) from error
-            # Not only closed: a child that was forked meanwhile still has it open.
-            stack.callback(fcntl.flock, handle, fcntl.LOCK_UN)
+                )
+            if locked:  # not only closed: a child that was forked meanwhile still has it open
+                stack.callback(fcntl.flock, handle, fcntl.LOCK_UN)
         yield
+
+
+def _locked(handle: int) -> bool | None:
+    """Lock an open file or folder: whether it is locked now, or None where the system cannot."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
 
 
 def free_space(path: str | os.PathLike[str]) -> int:

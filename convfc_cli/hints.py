@@ -10,6 +10,7 @@ class Advice(Enum):
     """
 
     REPLACE = "set Options.force, or choose another output"
+    RESUME = "set Options.resume or Options.force, or choose another output"
     ELSEWHERE = "choose another output"
     STREAM = "choose another output, or stream the bytes"
     LAYERS = "choose layers: the position of one"

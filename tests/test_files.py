@@ -7,7 +7,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from convfc_cli.errors import (
     Refused,
     UsageError,
 )
-from convfc_cli.files import Input, opened, replacing
+from convfc_cli.files import Input, holds, opened, replacing
+from convfc_cli.matrices.stored_zip import write_all
 
 
 def mode(path: Path) -> int:
@@ -272,6 +273,17 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("content", [b"", b"a", b"abcdefg", b"x" * (2**20 + 1)])
+@pytest.mark.parametrize("other", [lambda b: b, lambda b: b[:-1], lambda b: b + b"\0", bytes.upper])
+def test_a_file_is_held_to_what_would_be_written(
+    content: bytes, other: Callable[[bytes], bytes]
+) -> None:
+    file = io.BytesIO(other(content))
+    same = holds(file, lambda out: (write_all(out, content[:3]), write_all(out, content[3:])))
+    assert same is (other(content) == content)
+    assert file.tell() == 0
+
+
 def test_made_folder_keeps_what_was_there_and_what_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     with files.made_folder(tmp_path / "old" / "a" / "b"):
@@ -284,9 +296,11 @@ def test_made_folder_keeps_what_was_there_and_what_is_not_empty(tmp_path: Path) 
         (tmp_path / "a" / "file").touch()
         raise KeyError
     assert os.listdir(tmp_path / "a") == ["file"]
-    with pytest.raises(OutputFailed, match="cannot make the folder"):
-        with files.made_folder(tmp_path / "a" / "file" / "b"):
-            pass
+    with (
+        pytest.raises(OutputFailed, match="cannot make the folder"),
+        files.made_folder(tmp_path / "a" / "file" / "b"),
+    ):
+        pass
 
 
 def test_free_space_of_a_place_that_is_not_there_yet(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ GROUPS = {
     "Matrix": (
         *("form", "layout", "transpose", "dtype", "dequantize", "kernel_index", "flip_kernel"),
     ),
-    "Files": ("output", "max_bytes", "force", "keep_going"),
+    "Files": ("output", "max_bytes", "force", "resume", "keep_going"),
     "Proof": ("no_verify", "model", "probes", "seed", "exhaustive", "against"),
 }
 """What options are about, by the names of their parameters, in the order of the help."""

@@ -144,6 +144,8 @@ def _summary(done: "Conversion") -> str:
         agree = "agrees" if len(results) == 1 else "agree"
         by = " and ".join(dict.fromkeys(runtimes))
         known.append(_share(len(runtimes), len(results), f"{agree} with {by}"))
+    if kept := sum(result.kept for result in results):
+        known.append(_share(kept, len(results), "kept from before"))
     size = human(sum(result.size for result in results))
     what = ", ".join([_matrices(len(results)), size, _orders(done.plan)])
     return f"{what}: {', '.join(known)}"

@@ -108,6 +108,12 @@ Examples:
 )
 @option("--force", is_flag=True, help="Replace outputs that exist.")
 @option(
+    "--resume",
+    is_flag=True,
+    help="Go on with a folder that is incomplete: its files that are just as they would be written "
+    "are kept, and proven; the others are written.",
+)
+@option(
     "--keep-going", is_flag=True, help="Convert what can be, name what cannot, and fail at the end."
 )
 @option("--no-verify", is_flag=True, help="Do not read the files back and prove them.")
@@ -133,6 +139,7 @@ def convert(
     flip_kernel: bool | None,
     max_bytes: int | None,
     force: bool,
+    resume: bool,
     keep_going: bool,
     no_verify: bool,
     as_json: bool,
@@ -163,6 +170,7 @@ def convert(
         dequantize=dequantize,
         max_bytes=max_bytes,
         force=force,
+        resume=resume,
         keep_going=keep_going,
         proof=None if no_verify else USUAL,
     )
@@ -173,8 +181,8 @@ def convert(
                 raise click.UsageError(
                     "-o - would print binary on the terminal: pipe it, or name a file"
                 )
-            if force or keep_going:
-                raise click.UsageError("--force and --keep-going mean nothing with -o -")
+            if force or resume or keep_going:
+                raise click.UsageError("--force, --resume and --keep-going mean nothing with -o -")
             if include:
                 raise click.UsageError("-o - carries one layer: name it with -l, not --include")
             if as_json:
@@ -213,6 +221,7 @@ def _json(done: "Conversion") -> dict[str, object]:
                 **result.described(),
                 "file": str(result.item.path),
                 "beside": [str(path) for path in result.item.beside],
+                "kept": result.kept,
                 "report": result.report.to_json() if result.report else None,
             }
             for result in done.results

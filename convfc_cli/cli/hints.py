@@ -10,6 +10,8 @@ MAX_SHAPE = 1000
 
 WORDS = {
     Advice.REPLACE: "--force replaces it, -o names another place",
+    Advice.RESUME: "--resume keeps what is whole and writes the rest, --force replaces all, "
+    "-o names another place",
     Advice.ELSEWHERE: "-o names another place",
     Advice.STREAM: "-o names another place, and -o - streams the bytes",
     Advice.LAYERS: "-l @{} picks one",

@@ -3,46 +3,50 @@
 Nothing is written before the whole plan stands (`plan`). Then, layer by layer, the original node is
 run against the layer as it was read (`runtime_check`), the file is written beside its destination,
 read back, proven, and renamed. In a folder, all files are then synced together, and `manifest.json`
-comes last (`manifest`).
+comes last (`manifest`). To resume, a file that is there is held byte for byte to what would be
+written, and read back and proven like a new one: the folder ends as if nothing had interrupted it.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from convfc_cli import budget
-from convfc_cli.errors import ConvfcError, Defect, OutputFailed, UsageError
+from convfc_cli.errors import ConvfcError, Defect, MalformedInput, OutputFailed, UsageError
 from convfc_cli.files import (
     HEAD,
     Input,
-    check_replaceable,
     claimed,
+    holds,
     made_folder,
     remove,
+    remove_unfinished,
     replacing,
     replacing_all,
+    sibling,
     sync,
 )
 from convfc_cli.hints import Advice, Hint
 from convfc_cli.jobs.manifest import MANIFEST, manifest
 from convfc_cli.jobs.observer import SILENT, Observer
 from convfc_cli.jobs.origin import origin_of
-from convfc_cli.jobs.plan import Item, Options, Plan, make_plan
+from convfc_cli.jobs.plan import Item, Options, Plan, check_manifest, make_plan
 from convfc_cli.jobs.result import Conversion, Result
 from convfc_cli.jobs.runtime_check import run_original
 from convfc_cli.jobs.selection import Selection, names, select
 from convfc_cli.layers.linear import Linear
 from convfc_cli.layout import Layout
-from convfc_cli.matrices.format import MatrixFormat
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.registry import by_form
-from convfc_cli.matrices.stored_zip import write_all
+from convfc_cli.matrices.stored_zip import Sink, write_all
 from convfc_cli.models.model import Model
 from convfc_cli.models.request import Request, Shapes, WeightsSpec, by_tensor
 from convfc_cli.naming import first_few
-from convfc_cli.proof.report import Finding, Report
+from convfc_cli.proof.report import Finding
 from convfc_cli.proof.verify import Proof
 from convfc_cli.proof.verify import verify as verify_stored
 
@@ -244,14 +248,16 @@ def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:
             return _write_files(plan, options, observer)
     with made_folder(folder), claimed(folder):
         # Since the plan was made, another run may have ended here.
-        check_replaceable(folder / MANIFEST, force=options.force)
+        check_manifest(folder / MANIFEST, plan.model, options)
+        if options.resume:
+            remove_unfinished(folder)
         done = _write_files(plan, options, observer)
         if done.results:
             items = [result.item for result in done.results]
             sync([path for item in items for path in (*item.beside, item.path)])
             described = [result.described() for result in done.results]
             text = manifest(plan.model, described, done.failed())
-            with replacing(folder / MANIFEST, force=options.force) as out:
+            with replacing(folder / MANIFEST, force=options.replaces) as out:
                 write_all(out, text.encode())
     return done
 
@@ -271,7 +277,10 @@ def _write_files(plan: Plan, options: Options, observer: Observer) -> Conversion
                 if not options.keep_going or isinstance(error, OutputFailed | Defect):
                     raise
                 failures.append((item.entry, error.without_frames()))
-        for result in _write(plan, made, options, observer) if made else []:
+        if not made:
+            continue
+        done = _keep(made, options, observer) if options.resume else []
+        for result in done or _write(plan, made, options, observer):
             results.append(result)
             observer.finished(result)
     return Conversion(plan, tuple(results), tuple(failures))
@@ -297,51 +306,67 @@ def _write(
     plan: Plan, made: Sequence[_Made], options: Options, observer: Observer
 ) -> Sequence[Result]:
     """Write one file, prove it, and give it its name."""
-    kind, path = made[0].item.kind, made[0].item.path
-    # What lies beside takes its name first: a matrix never stands without its metadata.
-    paths = [*made[0].item.beside, path]
+    writers = _writers(made, observer)
     in_folder = plan.folder is not None
-    with replacing_all(*paths, force=options.force, synced=not in_folder) as files:
-        for file in files[:-1]:
-            (matrix,) = (one.matrix for one in made)
-            operator = replace(matrix, spec=matrix.spec.operator())
-            by_form("operator").write([operator], file, lambda size: None)
-        kind.write([one.matrix for one in made], files[-1], observer.advanced)
-        reports: Sequence[Report | None] = [None] * len(made)
-        if options.proof is not None:
-            sources = [_reread(path, file) for path, file in zip(paths, files, strict=True)]
-            reports = _read_back(kind, sources, made, options.proof, observer)
-        # From here until the new manifest stands, the folder is incomplete. Without `force` there
-        # was no manifest; one that has appeared is that of another run, and stays.
-        if plan.folder is not None and options.force:
+    with replacing_all(*writers, force=options.replaces, synced=not in_folder) as files:
+        for write, file in zip(writers.values(), files, strict=True):
+            write(file)
+        sources = [_reread(path, file) for path, file in zip(writers, files, strict=True)]
+        results = _read_back(sources, made, options.proof, observer)
+        # From here until the new manifest stands, the folder is incomplete. Where none may be
+        # replaced there was none; one that has appeared is that of another run, and stays.
+        if plan.folder is not None and options.replaces:
             remove(plan.folder / MANIFEST)
-        size = files[-1].seek(0, os.SEEK_END)
-        sizes = [size] if len(made) == 1 else [one.item.size for one in made]
-        return [
-            Result(one.item, size, report)
-            for one, size, report in zip(made, sizes, reports, strict=True)
-        ]
+        return results
+
+
+def _keep(made: Sequence[_Made], options: Options, observer: Observer) -> Sequence[Result]:
+    """Prove the file that is there, if it has just the bytes that would be written."""
+    writers = _writers(made, observer)
+    with ExitStack() as stack:
+        try:
+            sources = [stack.enter_context(sibling(path)) for path in writers]
+        except MalformedInput:
+            return []
+        for source, write in zip(sources, writers.values(), strict=True):
+            if not holds(source.file, write):
+                return []
+        results = _read_back(sources, made, options.proof, observer)
+        return [replace(result, kept=True) for result in results]
+
+
+def _writers(made: Sequence[_Made], observer: Observer) -> dict[Path, Callable[[Sink], None]]:
+    """What writes the file of these matrices, and what lies beside it. That takes its name first: a
+    matrix never stands without its metadata.
+    """
+    item, matrices = made[0].item, [one.matrix for one in made]
+    operators = [replace(matrix, spec=matrix.spec.operator()) for matrix in matrices]
+    write = partial(by_form("operator").write, operators, progress=observer.advanced)
+    beside = dict.fromkeys(item.beside, write)
+    return {**beside, item.path: partial(item.kind.write, matrices, progress=observer.advanced)}
 
 
 def _read_back(
-    kind: MatrixFormat,
-    sources: list[Input],
-    made: Sequence[_Made],
-    proof: Proof,
-    observer: Observer,
-) -> list[Report]:
-    """Prove the file that was just written, before it takes its name."""
-    reports = []
-    for one, stored in zip(made, kind.open(sources[-1], *sources[:-1]), strict=True):
-        report = verify_stored(stored, proof, original=one.matrix, progress=observer.advanced)
+    sources: Sequence[Input], made: Sequence[_Made], proof: Proof | None, observer: Observer
+) -> list[Result]:
+    """Prove the last of these files, unless it is not to be proven; the others lie beside it."""
+    size = sources[-1].size
+    sizes = [size] if len(made) == 1 else [one.item.size for one in made]
+    if proof is None:
+        return [Result(one.item, size, None) for one, size in zip(made, sizes, strict=True)]
+    results = []
+    stored = made[0].item.kind.open(sources[-1], *sources[:-1])
+    for one, size, matrix in zip(made, sizes, stored, strict=True):
+        report = verify_stored(matrix, proof, original=one.matrix, progress=observer.advanced)
         if not report.ok:
             raise Defect(
-                f"{stored.name} was not written as computed ({report.complaint}): the disk, the "
+                f"{matrix.name} was not written as computed ({report.complaint}): the disk, the "
                 f"memory or a bug in convfc; the output was not created"
             )
         runtime = [one.runtime] if one.runtime is not None else []
-        reports.append(replace(report, findings=(*report.findings, *runtime)))
-    return reports
+        report = replace(report, findings=(*report.findings, *runtime))
+        results.append(Result(one.item, size, report))
+    return results
 
 
 def _reread(path: Path, file: BinaryIO) -> Input:

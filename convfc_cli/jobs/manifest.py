@@ -56,7 +56,36 @@ def matrix_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]] | ConvfcE
         raise MalformedInput(
             f"{folder} has no {MANIFEST}: it is incomplete, or not a folder that convfc wrote"
         )
-    with sibling(folder / MANIFEST) as source:
+    entries, sha256 = _read(folder / MANIFEST)
+    for entry in entries:
+        name = entry["file"]
+        path = folder / name
+        if Path(name).name != name or name == os.pardir:
+            yield Refused(f"{folder / MANIFEST} names {name!r}, which is outside the folder")
+        elif _size(path) != entry["bytes"]:
+            size = str(entry["bytes"])[:80]
+            yield MalformedInput(
+                f"{str(path)[:200]} is missing or not {size} bytes: the folder is incomplete"
+            )
+        else:
+            yield path, {**entry, "sha256": sha256}
+
+
+def lists(path: Path, model: Model) -> bool:
+    """Whether a manifest can be read and is of the matrices of this model."""
+    try:
+        _, sha256 = _read(path)
+    except MalformedInput:
+        return False
+    return sha256 == model.sha256
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], object]:
+    """What a manifest says of each matrix, and the digest of the model.
+
+    Raises `MalformedInput` for one that cannot be read.
+    """
+    with sibling(path) as source:
         if source.size > MAX_BYTES:
             raise MalformedInput(
                 f"{source.name} has {source.size} bytes; at most {MAX_BYTES} are read"
@@ -75,20 +104,8 @@ def matrix_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]] | ConvfcE
             raise ValueError("it does not say how long a file is")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)[:160]
-        raise MalformedInput(
-            f"{folder / MANIFEST} is damaged, or no manifest of convfc's ({reason})"
-        ) from error
-    for name, entry in zip(names, entries, strict=True):
-        path = folder / name
-        if Path(name).name != name or name == os.pardir:
-            yield Refused(f"{folder / MANIFEST} names {name!r}, which is outside the folder")
-        elif _size(path) != entry["bytes"]:
-            size = str(entry["bytes"])[:80]
-            yield MalformedInput(
-                f"{str(path)[:200]} is missing or not {size} bytes: the folder is incomplete"
-            )
-        else:
-            yield path, {**entry, "sha256": sha256}
+        raise MalformedInput(f"{path} is damaged, or no manifest of convfc's ({reason})") from error
+    return entries, sha256
 
 
 def check_length(entries: Sequence[tuple[str, str]]) -> None:

@@ -15,13 +15,14 @@ import numpy as np
 
 from convfc_cli.errors import (
     ConvfcError,
+    OutputExists,
     Refused,
     UsageError,
     gravest,
 )
-from convfc_cli.files import STDIN, check_folder, check_replaceable, free_space, human
+from convfc_cli.files import REPLACE, STDIN, check_folder, check_replaceable, free_space, human
 from convfc_cli.hints import Advice, Hint
-from convfc_cli.jobs.manifest import MANIFEST, check_length, is_ours
+from convfc_cli.jobs.manifest import MANIFEST, check_length, is_ours, lists
 from convfc_cli.jobs.origin import planned_origin
 from convfc_cli.layout import ORDERS, Layout
 from convfc_cli.matrices import registry as matrix_formats
@@ -37,6 +38,7 @@ from convfc_cli.proof.verify import USUAL, Proof
 from convfc_cli.vocabulary import FLOATS, FORMS
 
 ELSEWHERE = Hint(Advice.ELSEWHERE)
+RESUME = Hint(Advice.RESUME)
 
 MAX_BYTES = 8 * 2**30
 """The most that is written by default; half the free disk if less."""
@@ -66,6 +68,9 @@ class Options:
 
     max_bytes: int | None = None
     force: bool = False
+    resume: bool = False
+    """Keep the files of a folder that have the bytes that would be written; write the others."""
+
     keep_going: bool = False
     proof: Proof | None = USUAL
     """What each file is read back and proven by; None: it is not."""
@@ -76,6 +81,13 @@ class Options:
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise UsageError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+        if self.force and self.resume:
+            raise UsageError("force replaces what resume would keep: choose one of them")
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a file may take the place of another."""
+        return self.force or self.resume
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,8 @@ def make_plan(
     `Refused`.
     """
     folder, file = _destination(model, output)
+    if options.resume and folder is None:
+        raise UsageError(f"only a folder can be resumed: {file} is written whole or not at all")
     kind, form = _resolve_format(entries, file, options)
     if options.flip_kernel is not None and (fold_bn or any(entry.parts for entry in entries)):
         raise UsageError("kernels of single layers are flipped, not those of chains")
@@ -292,6 +306,9 @@ def _destination(
 def _check_ceiling(plan: Plan, options: Options, *, to_disk: bool) -> None:
     place = plan.folder or plan.items[0].path
     free = free_space(place) if to_disk else 2**63
+    if options.resume:  # what is there already takes no further room
+        there = filter(Path.is_file, (item.path for item in plan.items))
+        free += sum(path.stat().st_size for path in there)
     most = options.max_bytes
     if most is None:
         most = min(MAX_BYTES, free // 2)
@@ -335,9 +352,24 @@ def _check_destinations(plan: Plan, options: Options) -> None:
             raise UsageError(
                 f"{path} is not a manifest that convfc wrote, and is never replaced", ELSEWHERE
             )
-    for force in (True, options.force):
-        for path in paths:
-            check_replaceable(path, force=force)
+    for path in paths:
+        check_replaceable(path, force=True)
+    if plan.folder is not None:
+        check_manifest(plan.folder / MANIFEST, model, options)
+    for path in paths:
+        check_replaceable(path, force=options.replaces, hint=RESUME if plan.folder else REPLACE)
+
+
+def check_manifest(path: Path, model: Model, options: Options) -> None:
+    """Raise unless a new manifest may be put at `path`: to resume, in the place of one of the same
+    model.
+    """
+    if not path.exists():
+        return
+    same = options.force or lists(path, model)
+    if options.resume and not same:
+        raise OutputExists(f"{path} is damaged, or of another model", REPLACE)
+    check_replaceable(path, force=options.replaces, hint=RESUME if same else REPLACE)
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:

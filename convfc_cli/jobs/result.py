@@ -11,7 +11,7 @@ from convfc_cli.proof.report import Report
 
 @dataclass(frozen=True)
 class Result:
-    """One matrix written, with its report; None where it was not verified.
+    """One matrix written or kept, with its report; None where it was not verified.
 
     `size` is that of its file in bytes; of one of several in a file, about its share.
     """
@@ -19,6 +19,8 @@ class Result:
     item: Item
     size: int
     report: Report | None
+    kept: bool = False
+    """Whether its file was there already, with the bytes that would have been written."""
 
     def described(self) -> dict[str, Any]:
         """The result as plain values."""

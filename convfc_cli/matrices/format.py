@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from convfc_cli.errors import MalformedInput
 from convfc_cli.files import Input
 from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.matrices.stored_zip import Sink
 from convfc_cli.outline import Outline
 
 Progress = Callable[[int], None]
@@ -126,7 +127,7 @@ class MatrixFormat(ABC):
         """
 
     @abstractmethod
-    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
+    def write(self, matrices: Sequence[Matrix], out: Sink, progress: Progress) -> None:
         """Write a file of these matrices (one, unless `multi_layer`) in bounded memory.
 
         In one pass, to an output that need not seek.

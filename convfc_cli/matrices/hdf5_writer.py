@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from convfc_cli.errors import Defect
 from convfc_cli.hdf5.tree import library
 from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.schema import ArrayMember
-from convfc_cli.matrices.stored_zip import write_all
+from convfc_cli.matrices.stored_zip import Sink, write_all
 
 Attributes = Mapping[str, str | list[int]]
 
@@ -57,9 +57,7 @@ class Folder:
     links: Mapping[str, str]
 
 
-def write(
-    out: BinaryIO, attributes: Attributes, folders: Sequence[Folder], progress: Progress
-) -> None:
+def write(out: Sink, attributes: Attributes, folders: Sequence[Folder], progress: Progress) -> None:
     """Write a file of these groups; `attributes` are those of its root."""
     # In a thread of its own, where signals raise nothing: h5py would make it another error.
     with ThreadPoolExecutor(1) as thread:

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ from convfc_cli.matrices.matrix import (
     stated_digest,
 )
 from convfc_cli.matrices.npy_header import KINDS, header, read_header
-from convfc_cli.matrices.stored_zip import Chunk, StoredZip, ZipMember, skeleton
+from convfc_cli.matrices.stored_zip import Chunk, Sink, StoredZip, ZipMember, skeleton
 from convfc_cli.outline import Outline
 from convfc_cli.zips import open_zip
 
@@ -88,7 +88,7 @@ class NpzFormat(MatrixFormat):
         text = 4 * longest(outline, origin) + 128
         return schema.size(spec, outline, dtype, entries, extra, text)
 
-    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
+    def write(self, matrices: Sequence[Matrix], out: Sink, progress: Progress) -> None:
         (matrix,) = matrices
         container = StoredZip(out)
         for member in self._members(matrix):

@@ -7,7 +7,7 @@ line, no comment, no sign, zero or digit more than is written.
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from convfc_cli.matrices.blocks import Block
 from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.sidecar import StoredWithSidecar, WithoutMetadata
-from convfc_cli.matrices.stored_zip import write_all
+from convfc_cli.matrices.stored_zip import Sink, write_all
 from convfc_cli.outline import Outline
 from convfc_cli.streams import CHUNK
 
@@ -62,7 +62,7 @@ class Lines(WithoutMetadata):
         line = places + decimals.longest(dtype) + len("  \n")
         return 128 + outline.nnz * line
 
-    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
+    def write(self, matrices: Sequence[Matrix], out: Sink, progress: Progress) -> None:
         (matrix,) = matrices
         write_all(out, self.header(matrix))
         swapped, texts = self.column_first(matrix.spec), decimals.Texts()

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from math import prod
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ from convfc_cli.matrices.matrix import (
     restore,
     stated_digest,
 )
+from convfc_cli.matrices.stored_zip import Sink
 from convfc_cli.naming import stem
 from convfc_cli.outline import Outline
 
@@ -79,7 +80,7 @@ class Hdf5(MatrixFormat):
         text = GROUP + longest(outline, origin)
         return schema.size(spec, outline, dtype, entries, extra, text)
 
-    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
+    def write(self, matrices: Sequence[Matrix], out: Sink, progress: Progress) -> None:
         names = _group_names([matrix.origin for matrix in matrices])
         folders = list(map(_folder, names, matrices))
         hdf5_writer.write(out, {"convfc": SCHEMA}, folders, progress)

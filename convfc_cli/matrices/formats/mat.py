@@ -10,7 +10,7 @@ Source: MathWorks, MAT-File Format (R2024a), chapter 1, Level 5 MAT-File Format.
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from convfc_cli.matrices.blocks import Block, CsrReader
 from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.sidecar import StoredWithSidecar, WithoutMetadata
-from convfc_cli.matrices.stored_zip import write_all
+from convfc_cli.matrices.stored_zip import Sink, write_all
 from convfc_cli.outline import Outline
 
 MAGIC = b"MATLAB 5.0 MAT-file"
@@ -71,7 +71,7 @@ class Mat(WithoutMetadata):
     def own_size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any]) -> int:
         return _parts(spec, outline)[-1].stop
 
-    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
+    def write(self, matrices: Sequence[Matrix], out: Sink, progress: Progress) -> None:
         (matrix,) = matrices
         columns = matrix.transposed().rows_of.matrix(matrix.layout)
         for part in _parts(matrix.spec, matrix.layer.outline):

@@ -5,7 +5,7 @@ The metadata are in the operator file beside it (`sidecar`).
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from convfc_cli.matrices.format import Progress
 from convfc_cli.matrices.matrix import Matrix, Spec
 from convfc_cli.matrices.npy_header import header, read_header
 from convfc_cli.matrices.sidecar import StoredWithSidecar, WithoutMetadata
-from convfc_cli.matrices.stored_zip import write_all
+from convfc_cli.matrices.stored_zip import Sink, write_all
 from convfc_cli.outline import Outline
 
 
@@ -36,7 +36,7 @@ class Npy(WithoutMetadata):
         shape = spec.shape(outline)
         return len(header(shape, dtype)) + prod(shape) * dtype.itemsize
 
-    def write(self, matrices: Sequence[Matrix], out: BinaryIO, progress: Progress) -> None:
+    def write(self, matrices: Sequence[Matrix], out: Sink, progress: Progress) -> None:
         (matrix,) = matrices
         write_all(out, header(matrix.shape, matrix.layer.dtype))
         for rows in dense_chunks(matrix):
