@@ -1,5 +1,6 @@
-"""Values of untrusted JSON, each of exactly the type that it should have."""
+"""Values of JSON: untrusted ones, each of exactly the type that it should have; and numbers."""
 
+from math import isfinite
 from typing import Any, TypeVar
 
 from convfc_cli.errors import GeometryError
@@ -35,3 +36,12 @@ def sizes(value: object) -> tuple[int, ...]:
 def member(content: dict[str, Any], name: str, kind: type[T]) -> T:
     """A member of an object. Raises `KeyError`, `ValueError`."""
     return exactly(kind, content[name])
+
+
+def json_number(number: float) -> float | str:
+    """A number as JSON has it, which has none for nan and the infinities.
+
+    >>> json_number(0.5), json_number(float("inf"))
+    (0.5, 'inf')
+    """
+    return number if isfinite(number) else str(number)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from convfc_cli.cli.progress import ProgressBar
+from convfc_cli.cli.records import NOT_VERIFIED
 from convfc_cli.cli.reports import print_report
 from convfc_cli.cli.tables import Column, Lines
 from convfc_cli.cli.terminal import console, is_terminal, printable, say
@@ -26,8 +27,6 @@ IDLE = {
     "fold_bn": "--fold-bn changes nothing: no batch normalization reads the output of a layer here",
 }
 """What is said of options that change no layer."""
-
-NOT_VERIFIED = "not verified"
 
 
 class Reporter(ProgressBar):
@@ -86,8 +85,8 @@ class Reporter(ProgressBar):
             print(item.path, *item.beside, sep="\n", flush=True)
         if report is None:
             return
-        for warning in report.warnings:
-            self._remark("warning", warning, item)
+        for caution in report.warnings:
+            self._remark("warning", caution.message, item)
         for finding in report.findings:
             if finding.check == "runtime" and finding.holds is None:
                 self._remark("note", finding.detail, item)

@@ -7,9 +7,10 @@ import click
 
 from convfc_cli.cli import options
 from convfc_cli.cli.command import Command, option
-from convfc_cli.cli.conversion import Reporter
+from convfc_cli.cli.conversion import IDLE, Reporter
 from convfc_cli.cli.data import print_json
 from convfc_cli.cli.hints import worded
+from convfc_cli.cli.records import of_conversion, warning
 from convfc_cli.cli.terminal import is_terminal, say
 from convfc_cli.layout import ORDERS
 from convfc_cli.vocabulary import FLOATS, FORMS
@@ -153,10 +154,8 @@ def convert(
     """
     from convfc_cli.errors import SizeMissing
     from convfc_cli.jobs.convert import convert_selected, stream
-    from convfc_cli.jobs.manifest import unlisted
     from convfc_cli.jobs.plan import Options
     from convfc_cli.jobs.selection import Selection
-    from convfc_cli.naming import first_few
     from convfc_cli.proof.verify import USUAL
 
     selection = Selection(layers, include, compose, fold_bn)
@@ -192,19 +191,18 @@ def convert(
             say("convfc: not verified: nothing is read back from a stream", quiet=quiet)
             return
         done = convert_selected(model, output, selection, request, chosen, reporter)
+    warnings = [warning("no-effect", IDLE[field]) for field in done.plan.idle]
+    if others := _unlisted(done):
+        warnings.append(warning("unlisted", others))
     if as_json:
-        print_json(_json(done))
+        print_json(of_conversion(done, warnings))
     open_ones = [error for _, error in done.failures if isinstance(error, SizeMissing)]
     hint = open_ones[0].hint if open_ones else ""
     for _, error in done.failures:
         way = f" (such as --input-shape {hint})" if hint and error is open_ones[0] else ""
         say(f"convfc: error: {worded(error)}{way}")
-    if done.plan.folder is not None and done.results:  # without any there is no manifest
-        others = unlisted(done.plan.folder, [result.item.path for result in done.results])
-        if others:
-            named = first_few(list(map(str, others)))
-            verb, are = ("was", "is") if len(others) == 1 else ("were", "are")
-            say(f"convfc: {named} {verb} there before and {are} not in the manifest", quiet=quiet)
+    if others:
+        say(f"convfc: {others}", quiet=quiet)
     reporter.summarize(done)
     if done.failures:
         count = len(done.failures) + len(done.results)
@@ -212,19 +210,15 @@ def convert(
     ctx.exit(done.exit_code)
 
 
-def _json(done: "Conversion") -> dict[str, object]:
-    return {
-        "model": done.plan.model.name,
-        "sha256": done.plan.model.sha256,
-        "matrices": [
-            {
-                **result.described(),
-                "file": str(result.item.path),
-                "beside": [str(path) for path in result.item.beside],
-                "kept": result.kept,
-                "report": result.report.to_json() if result.report else None,
-            }
-            for result in done.results
-        ],
-        "failed": done.failed(),
-    }
+def _unlisted(done: "Conversion") -> str:
+    """What is said of matrix files that lay in the folder before; empty where there are none."""
+    from convfc_cli.jobs.manifest import unlisted
+    from convfc_cli.naming import first_few
+
+    if done.plan.folder is None or not done.results:  # without any there is no manifest
+        return ""
+    others = unlisted(done.plan.folder, [result.item.path for result in done.results])
+    if not others:
+        return ""
+    verb, are = ("was", "is") if len(others) == 1 else ("were", "are")
+    return f"{first_few(list(map(str, others)))} {verb} there before and {are} not in the manifest"

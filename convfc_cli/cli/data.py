@@ -8,17 +8,24 @@ from convfc_cli.cli.terminal import printable
 
 def print_json(value: object) -> None:
     """A JSON document on standard output."""
-    print(json.dumps(value, indent=1, allow_nan=False))
+    print(_text(value))
 
 
-def print_json_list(items: Iterable[object]) -> None:
-    """A JSON list on standard output, each item as it comes."""
-    before = "["
+def print_json_stream(head: dict[str, object], name: str, items: Iterable[object]) -> None:
+    """A JSON object on standard output, `head` and a last member `name`: a list, each item as it
+    comes.
+    """
+    print(_text(head).removesuffix("\n}"), end=f',\n "{name}": [')
+    between, end = "", ""
     for item in items:
-        text = json.dumps(item, indent=1, allow_nan=False).replace("\n", "\n ")
-        print(f"{before}\n {text}", end="")
-        before = ","
-    print("[]" if before == "[" else "\n]")
+        text = _text(item).replace("\n", "\n  ")
+        print(f"{between}\n  {text}", end="")
+        between, end = ",", "\n "
+    print(f"{end}]\n}}")
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, indent=1, allow_nan=False)
 
 
 def print_rows(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

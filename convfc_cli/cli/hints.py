@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from convfc_cli.errors import ConvfcError
+from convfc_cli.errors import ConvfcError, SizeMissing, WeightsAlone
 from convfc_cli.hints import Advice
 
 MAX_SHAPE = 1000
@@ -32,8 +32,23 @@ WORDS = {
 
 def worded(error: ConvfcError) -> str:
     """The message of an error, with its hints."""
-    ways = [WORDS[hint.advice].format(*hint.values) for hint in error.hints]
-    return f"{error}: {'; '.join(ways)}" if ways else str(error)
+    advice = _advice(error)
+    return f"{error}: {'; '.join(advice)}" if advice else str(error)
+
+
+def _advice(error: ConvfcError) -> list[str]:
+    return [WORDS[hint.advice].format(*hint.values) for hint in error.hints]
+
+
+def ways(error: ConvfcError) -> list[str]:
+    """What helps against an error; options that would do, for instance, begin with `--`."""
+    from convfc_cli.naming import shell_command
+
+    if isinstance(error, SizeMissing) and 0 < len(error.hint) <= MAX_SHAPE:
+        return [*_advice(error), shell_command(["--input-shape", error.hint])]
+    if isinstance(error, WeightsAlone) and error.example is not None:
+        return [*_advice(error), shell_command(describing(error.example, sized=False))]
+    return _advice(error)
 
 
 def with_size(arguments: Sequence[str], size: str) -> str:

@@ -1,7 +1,7 @@
 """`convfc inspect`: what a model holds."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +9,7 @@ from convfc_cli.cli import options
 from convfc_cli.cli.command import Command, option
 from convfc_cli.cli.data import print_json, print_rows
 from convfc_cli.cli.hints import describing, with_size
+from convfc_cli.cli.records import Record, head, of_error, of_model, of_outline
 from convfc_cli.cli.tables import Column, print_table, say_hidden, shape
 from convfc_cli.cli.terminal import is_terminal, say
 
@@ -105,15 +106,12 @@ def inspect(
             f"{opened.name} has no convolution and no other linear layer{holds}: there is nothing "
             f"to list"
         )
-    head = {"model": opened.name, "kind": opened.kind}
-    if as_json:  # all of the file is read for it
-        head["sha256"] = opened.sha256
     if chains:
-        _list_chains(opened, head, as_json=as_json, quiet=quiet)
+        _list_chains(opened, as_json=as_json, quiet=quiet)
         return
     listed = [_described(opened, entry) for entry in entries]
     if as_json:
-        print_json({**head, "layers": listed})
+        print_json({**head("inspect"), "model": of_model(opened), "layers": listed})
         return
     if is_terminal(sys.stdout):
         alike = all(item["status"] == "ready" for item in listed)
@@ -122,7 +120,7 @@ def inspect(
         say_hidden(print_table(columns, rows), quiet=quiet)
         failed = [item for item in listed if item["status"] == "unsupported"]
         _say_reasons(
-            [f"@{item['position']} {item['layer']}: {item['reason']}" for item in failed], quiet
+            [f"@{item['position']} {item['layer']}: {_reason(item)}" for item in failed], quiet
         )
     else:
         print_rows(PIPED, ([_cell(item, column) for column in PIPED] for item in listed))
@@ -155,43 +153,37 @@ def inspect(
         )
 
 
-def _list_chains(model: "Model", head: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+def _list_chains(model: "Model", *, as_json: bool, quiet: bool) -> None:
     """The chains, as the layers are listed."""
     from convfc_cli.errors import ConvfcError
     from convfc_cli.files import human
     from convfc_cli.models.chain import chains
     from convfc_cli.models.entry import status
 
-    listed: list[dict[str, Any]] = []
+    listed: list[Record] = []
     for chain in chains(model):
         outcome = chain.entry
         error, entry = (outcome, None) if isinstance(outcome, ConvfcError) else (None, outcome)
         outline = entry.outline if entry else None
         listed.append(
             {
-                "chain": f"{chain.parts[0].name}:{chain.parts[-1].name}",
-                "operators": [part.op for part in chain.parts],
+                "layer": f"{chain.parts[0].name}:{chain.parts[-1].name}",
+                "op": "+".join(part.op for part in chain.parts),
                 "status": status(error),
-                "reason": str(error) if error else None,
-                "input_shape": outline.input_shape if outline else None,
-                "output_shape": outline.output_shape if outline else None,
-                "nonzeros": outline.nnz if outline else None,
+                "error": of_error(error) if error else None,
+                **of_outline(outline),
                 "bytes": _size(model, entry) if entry else None,
             }
         )
     if as_json:
-        print_json({**head, "chains": listed})
+        print_json({**head("inspect"), "model": of_model(model), "chains": listed})
         return
     terminal = is_terminal(sys.stdout)
     titles = [column.title for column in CHAINS] if terminal else PIPED_CHAINS
-    text = [
-        {**item, "operators": (" + " if terminal else "+").join(item["operators"])}
-        for item in listed
-    ]
-    rows = [[_cell(item, title) for title in titles] for item in text]
+    rows = [[_cell(item, title) for title in titles] for item in listed]
     if terminal:
         say_hidden(print_table(CHAINS, rows), quiet=quiet)
-        _say_reasons([f"{i['chain']}: {i['reason']}" for i in listed if i["reason"]], quiet)
+        _say_reasons([f"{i['layer']}: {_reason(i)}" for i in listed if i["error"]], quiet)
     else:
         print_rows(titles, rows)
     sizes = [item["bytes"] for item in listed if item["status"] == "ready"]
@@ -246,8 +238,8 @@ def _size(model: "Model", entry: "Entry") -> int:
     return by_form("csr").size(Spec(), entry.require(), dtype, planned_origin(model, entry))
 
 
-def _described(model: "Model", entry: "Entry") -> dict[str, Any]:
-    """All that is listed of a layer, as plain values."""
+def _described(model: "Model", entry: "Entry") -> Record:
+    """All that is listed of a layer, as JSON."""
     outline = entry.outline
     return {
         "position": entry.position,
@@ -256,12 +248,10 @@ def _described(model: "Model", entry: "Entry") -> dict[str, Any]:
         "weight": entry.weight or None,
         "op": entry.op,
         "status": entry.status,
-        "reason": str(entry.error) if entry.error else None,
-        "input_shape": outline.input_shape if outline else None,
-        "output_shape": outline.output_shape if outline else None,
+        "error": of_error(entry.error) if entry.error else None,
+        **of_outline(outline),
         "kernel_shape": (outline.kernel_shape or None) if outline else entry.stored,
         "groups": outline.groups if outline else None,
-        "nonzeros": outline.nnz if outline else None,
         "bytes": None if outline is None else _size(model, entry),
         "dtype": entry.dtype or None,
         "layout": entry.layout,
@@ -269,10 +259,16 @@ def _described(model: "Model", entry: "Entry") -> dict[str, Any]:
     }
 
 
-def _cell(item: dict[str, Any], column: str) -> str:
+def _reason(item: Record) -> str:
+    """Why a layer or a chain is not ready; empty for one that is."""
+    return str(item["error"]["message"]) if item["error"] else ""
+
+
+def _cell(item: Record, column: str) -> str:
     """What stands in a column, for people and in a pipe."""
     from convfc_cli.files import human
 
+    terminal = is_terminal(sys.stdout)
     if column in ("input", "output", "kernel"):
         sizes = item[f"{column}_shape"]
         return shape(sizes) if sizes else ""
@@ -280,11 +276,11 @@ def _cell(item: dict[str, Any], column: str) -> str:
         return str(item["position"])
     if column == "size":
         return human(item["bytes"]) if item["bytes"] else ""
-    if column == "status" and item["reason"]:
-        return (
-            f"{item['status']}: {item['reason']}" if not is_terminal(sys.stdout) else item["status"]
-        )
-    value = item[column]
-    if column == "nonzeros" and value is not None and is_terminal(sys.stdout):
+    if column == "operators":
+        return " + ".join(item["op"].split("+")) if terminal else str(item["op"])
+    if column == "status" and item["error"] and not terminal:
+        return f"{item['status']}: {_reason(item)}"
+    value = item["layer" if column == "chain" else column]
+    if column == "nonzeros" and value is not None and terminal:
         return f"{value:,}"
     return "" if value is None else str(value)

@@ -3,16 +3,17 @@
 import sys
 from collections.abc import Iterator
 from itertools import chain, islice
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from convfc_cli.cli import options
 from convfc_cli.cli.command import Command, option
-from convfc_cli.cli.data import print_json_list, print_rows
+from convfc_cli.cli.data import print_json_stream, print_rows
+from convfc_cli.cli.records import Row, head, of_entry
 from convfc_cli.cli.tables import Column, print_table, say_hidden
 from convfc_cli.cli.terminal import is_terminal, say
+from convfc_cli.json_values import json_number
 
 if TYPE_CHECKING:
     from convfc_cli.matrices.operator import MatrixOperator
@@ -66,6 +67,7 @@ def map_(
     Give one of the four options. A table on a terminal, tab-separated lines in a pipe.
     """
     from convfc_cli.errors import UsageError
+    from convfc_cli.files import STDIN
     from convfc_cli.matrices.operator import load
 
     if sum(given is not None for given in (element, source, kernel, entry)) != 1:
@@ -86,7 +88,10 @@ def map_(
     except IndexError as error:
         raise UsageError(f"{matrix}: {error}") from error
     if as_json:
-        print_json_list(dict(zip(HEADER, _finite(row), strict=True)) for row in chain(first, rows))
+        bias = None if element is None else json_number(linear.bias_tensor()[element].item())
+        where = {"file": STDIN if matrix == "-" else matrix, "layer": operator.origin.layer}
+        begin = {**head("map"), **where, "bias": bias}
+        print_json_stream(begin, "entries", map(of_entry, chain(first, rows)))
         return
     if not is_terminal(sys.stdout):
         print_rows(HEADER, map(_plain, chain(first, rows)))
@@ -111,9 +116,6 @@ def map_(
         say("no entries: this position touches only padding or cropped values", quiet=quiet)
 
 
-Row = tuple[int, int, tuple[int, ...], tuple[int, ...], tuple[int, ...] | None, float]
-
-
 def _of_entry(operator: "MatrixOperator", entry: tuple[int, ...]) -> "Iterator[tuple[Tap, Any]]":
     from convfc_cli.errors import UsageError
 
@@ -129,11 +131,6 @@ def _rows(operator: "MatrixOperator", taps: "Iterator[tuple[Tap, Any]]") -> Iter
             yield row, column, tap.output, tap.input, None, 0.0
         else:
             yield row, column, tap.output, tap.input, tap.kernel, weight.item()
-
-
-def _finite(row: Row) -> tuple[object, ...]:
-    """The row with a weight that JSON has no number for as a text: nan, inf, -inf."""
-    return (*row[:5], row[5] if isfinite(row[5]) else str(row[5]))
 
 
 def _plain(row: Row) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from convfc_cli.cli.hints import worded
 from convfc_cli.cli.progress import ProgressBar
+from convfc_cli.cli.records import Record, of_unread, of_verified
 from convfc_cli.cli.reports import print_report
 from convfc_cli.cli.tables import Column, Lines
 from convfc_cli.cli.terminal import console, is_terminal, printable, say
@@ -39,8 +40,8 @@ class Reporter(ProgressBar):
         self._verbose, self._in_lines = verbose, in_lines
         self._for_people = in_lines and not quiet and is_terminal(sys.stdout)
         self._reports: list[Report] = []
-        self.records: list[dict[str, Any]] = []
-        """What there is to say of each matrix, as plain values."""
+        self.records: list[Record] = []
+        """What there is to say of each matrix, as JSON."""
         self.codes: list[int] = []
         """The exit code that each would have alone."""
         self._remarks: dict[tuple[str, str], list[str]] = {}
@@ -66,14 +67,14 @@ class Reporter(ProgressBar):
         """Print the line of a matrix."""
         self.done(self._share)
         self._reports.append(report)
-        self.records.append(report.to_json())
+        self.records.append(of_verified(report))
         self.codes.append(_exit_code(report))
         if self._in_lines:
             self._print(report)
         if not report.ok:
             self.say(f"convfc: {report.file} is WRONG: {report.complaint}")
-        for warning in report.warnings:
-            self._remarks.setdefault(("warning", warning), []).append(report.file)
+        for caution in report.warnings:
+            self._remarks.setdefault(("warning", caution.message), []).append(report.file)
         undone: dict[str, list[str]] = {}
         for finding in report.undone:
             undone.setdefault(finding.detail, []).append(finding.check)
@@ -86,7 +87,7 @@ class Reporter(ProgressBar):
         self.say(f"convfc: error: {worded(error)}")
         self.codes.append(error.exit_code)
         name = None if isinstance(file, ConvfcError) else str(file[0])
-        self.records.append({"file": name, "verdict": "error", "error": worded(error)})
+        self.records.append(of_unread(name, error))
 
     def summarize(self) -> None:
         """Say what was not checked, and how many of how many are proven."""

@@ -11,6 +11,7 @@ import click
 from convfc_cli.cli import options
 from convfc_cli.cli.command import Command, option
 from convfc_cli.cli.data import print_json
+from convfc_cli.cli.records import Record, head, of_model, warning
 from convfc_cli.cli.terminal import say
 from convfc_cli.cli.verification import File, Reporter
 from convfc_cli.errors import ConvfcError, UsageError, gravest
@@ -95,7 +96,7 @@ def verify(
     proof = Proof(probes, seed, exhaustive, against)
     if (request.shapes or request.weights) and model is None:
         raise UsageError("--input-shape and --weight are of a model's: they go with --model")
-    files = _files(matrices)
+    files, warnings = _files(matrices)
     opened = model if model is None else read(model, request.shapes, request.weights)
     with Reporter(files, quiet=quiet, verbose=verbose, in_lines=not as_json) as reporter:
         for file in files:
@@ -112,17 +113,22 @@ def verify(
                     raise
                 reporter.failed(file, error)
     if as_json:
-        print_json(reporter.records)
+        origin = {"model": of_model(opened) if opened else None}
+        found = {"matrices": reporter.records, "warnings": warnings}
+        print_json({**head("verify"), **origin, **found})
     reporter.summarize()
     ctx.exit(gravest(reporter.codes))
 
 
-def _files(given: tuple[str, ...]) -> list[File]:
-    """The files to check; an error in place of what a folder should hold and does not."""
+def _files(given: tuple[str, ...]) -> tuple[list[File], list[Record]]:
+    """The files to check, an error in place of what a folder should hold and does not; and what
+    lies in the folders besides.
+    """
     from convfc_cli.jobs.manifest import matrix_files, unlisted
     from convfc_cli.naming import first_few
 
     files: list[File] = []
+    warnings: list[Record] = []
     places = list(given) or _default()
     for place in places:
         if place == "-" or not Path(place).is_dir():
@@ -138,10 +144,12 @@ def _files(given: tuple[str, ...]) -> list[File]:
         if others := unlisted(Path(place), listed) if listed else []:
             named = first_few(list(map(str, others)))
             verb = "is" if len(others) == 1 else "are"
-            say(f"convfc: {named} {verb} not in the manifest, and not looked at")
+            text = f"{named} {verb} not in the manifest, and not looked at"
+            warnings.append(warning("unlisted", text))
+            say(f"convfc: {text}")
     if not files:
         raise UsageError(f"{', '.join(places)}: no matrix in it, nothing to verify")
-    return files
+    return files, warnings
 
 
 def _default() -> list[str]:

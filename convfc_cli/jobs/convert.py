@@ -352,11 +352,17 @@ def _read_back(
     """Prove the last of these files, unless it is not to be proven; the others lie beside it."""
     size = sources[-1].size
     sizes = [size] if len(made) == 1 else [one.item.size for one in made]
+    kind = made[0].item.kind
+    groups = kind.groups([one.matrix.origin for one in made])
+    written = [
+        Result(one.item, size, None, group)
+        for one, size, group in zip(made, sizes, groups, strict=True)
+    ]
     if proof is None:
-        return [Result(one.item, size, None) for one, size in zip(made, sizes, strict=True)]
+        return written
     results = []
-    stored = made[0].item.kind.open(sources[-1], *sources[:-1])
-    for one, size, matrix in zip(made, sizes, stored, strict=True):
+    stored = kind.open(sources[-1], *sources[:-1])
+    for one, result, matrix in zip(made, written, stored, strict=True):
         report = verify_stored(matrix, proof, original=one.matrix, progress=observer.advanced)
         if not report.ok:
             raise Defect(
@@ -365,7 +371,7 @@ def _read_back(
             )
         runtime = [one.runtime] if one.runtime is not None else []
         report = replace(report, findings=(*report.findings, *runtime))
-        results.append(Result(one.item, size, report))
+        results.append(replace(result, report=report))
     return results
 
 

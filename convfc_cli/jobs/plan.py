@@ -98,6 +98,9 @@ class Item:
     spec: Spec
     kind: MatrixFormat
     path: Path
+    dtype: np.dtype[Any]
+    """That of the entries."""
+
     size: int
 
     @property
@@ -258,9 +261,8 @@ def _item(
         stored = spec.transposed() if kind.stores_transpose else spec
         rows, columns = stored.shape(outline)
         check_size(columns, rows, proof.vectors)
-    return Item(
-        entry, spec, kind, path, kind.size(spec, outline, dtype, planned_origin(model, entry))
-    )
+    size = kind.size(spec, outline, dtype, planned_origin(model, entry))
+    return Item(entry, spec, kind, path, dtype, size)
 
 
 def _gravest(reasons: Sequence[ConvfcError]) -> ConvfcError:

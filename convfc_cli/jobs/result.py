@@ -19,6 +19,9 @@ class Result:
     item: Item
     size: int
     report: Report | None
+    group: str
+    """What it is called in its file, where that holds several."""
+
     kept: bool = False
     """Whether its file was there already, with the bytes that would have been written."""
 

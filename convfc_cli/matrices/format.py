@@ -25,6 +25,9 @@ class StoredMatrix(ABC):
     name: str
     """What to call it: the file, and where in it."""
 
+    group: str = ""
+    """Its group, in a file that holds several."""
+
     matrix: Matrix
     """What the file says it holds: the layer, restored from it, and how it is laid out."""
 
@@ -105,6 +108,10 @@ class MatrixFormat(ABC):
         otherwise.
         """
         return self.sidecar(path)
+
+    def groups(self, origins: Sequence[Origin]) -> list[str]:
+        """What the matrices of a file are called in it; empty in one that holds one alone."""
+        return [""] * len(origins)
 
     def check_holds(self, matrix: Matrix, name: str) -> None:
         """Raise `MalformedInput` where the metadata of a file of this kind say another form."""

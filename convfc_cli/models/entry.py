@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from typing import Any
 
 from convfc_cli.errors import (
@@ -25,15 +24,6 @@ from convfc_cli.naming import Label
 from convfc_cli.outline import Outline
 from convfc_cli.runtimes.runtime import RunnableLayer
 from convfc_cli.taps import IndexMap
-
-
-def json_number(number: float) -> float | str:
-    """A number as JSON has it, which has none for nan and the infinities.
-
-    >>> json_number(0.5), json_number(float("inf"))
-    (0.5, 'inf')
-    """
-    return number if isfinite(number) else str(number)
 
 
 def status(error: ConvfcError | None) -> str:

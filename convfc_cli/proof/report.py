@@ -1,6 +1,6 @@
 """What is known of a matrix file: findings, and the report that they make."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 EVERY_ENTRY = "every entry"
@@ -38,6 +38,18 @@ class WrongEntry:
             f"{where}, expected {expected}, found {found}"
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """The entry as plain values."""
+        return {
+            "row": self.row,
+            "column": self.column,
+            "output_element": self.output,
+            "input_element": self.input,
+            "kernel_element": self.kernel,
+            "expected": self.expected,
+            "found": self.found,
+        }
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -69,6 +81,27 @@ class Finding:
     entry: WrongEntry | None = None
     """The first wrong entry, where one is known."""
 
+    def to_json(self) -> dict[str, Any]:
+        """The finding as plain values."""
+        return {
+            "check": self.check,
+            "holds": self.holds,
+            "detail": self.detail,
+            "strength": self.strength or None,
+            "against": self.against or None,
+            "worst": self.worst,
+            "seconds": self.seconds,
+            "entry": self.entry.to_json() if self.entry else None,
+        }
+
+
+@dataclass(frozen=True)
+class Caution:
+    """What holds, and still may surprise."""
+
+    kind: str
+    message: str
+
 
 @dataclass(frozen=True)
 class Report:
@@ -94,10 +127,12 @@ class Report:
 
     findings: tuple[Finding, ...] = ()
     trusted: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    """What holds, and still may surprise."""
+    warnings: tuple[Caution, ...] = ()
     seconds: float = field(default=0.0, compare=False)
     """What the whole check cost, the reading of the file with it."""
+
+    group: str = ""
+    """The group of the matrix, in a file that holds several; `file` ends in it."""
 
     @property
     def ok(self) -> bool:
@@ -124,9 +159,25 @@ class Report:
         return f"{wrong[0].check}: {wrong[0].detail}" if wrong else ""
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain values."""
-        derived = {"ok": self.ok, "verdict": self.verdict}
-        return {**asdict(self), "seed": str(self.seed), **derived}  # JSON's numbers have 53 bits
+        """The report as plain values: `matrices` of the schema `convfc.verify/1`."""
+        known = bool(self.form)
+        return {
+            "file": self.file.removesuffix(f"/{self.group}") if self.group else self.file,
+            "group": self.group or None,
+            "layer": self.layer if known else None,
+            "form": self.form if known else None,
+            "shape": self.shape if known else None,
+            "nonzeros": self.nonzeros if known else None,
+            "verdict": self.verdict,
+            "report": {
+                "strength": self.strength or None,
+                "seed": str(self.seed) if known else None,  # JSON's numbers have 53 bits
+                "findings": [finding.to_json() for finding in self.findings],
+                "trusted": self.trusted,
+                "warnings": [vars(caution) for caution in self.warnings],
+                "seconds": self.seconds,
+            },
+        }
 
 
 def wrong(file: str, check: str, detail: str) -> Report:

@@ -35,7 +35,7 @@ from convfc_cli.proof.levels import of_entries
 from convfc_cli.proof.metadata import digest_finding, manifest_finding, origin_finding
 from convfc_cli.proof.probes import check_size, uniform
 from convfc_cli.proof.reals import Reals
-from convfc_cli.proof.report import EVERY_ENTRY, SEEDED, Finding, Report, WrongEntry
+from convfc_cli.proof.report import EVERY_ENTRY, SEEDED, Caution, Finding, Report, WrongEntry
 from convfc_cli.proof.structure import Structure
 from convfc_cli.runtimes.oracle import RUNTIME as ORACLE
 from convfc_cli.runtimes.registry import runtime, runtimes
@@ -131,6 +131,7 @@ def verify(
         findings.append(Finding("promise", None, _KNOWN_SEED))
     return Report(
         file=stored.name,
+        group=stored.group,
         layer=matrix.origin.layer,
         shape=matrix.shape,
         nonzeros=matrix.nonzeros,
@@ -144,7 +145,9 @@ def verify(
     )
 
 
-NOT_FINITE = "some weights are NaN or infinite, so what they feed is not a number"
+NOT_FINITE = Caution(
+    "not-finite", "some weights are NaN or infinite, so what they feed is not a number"
+)
 """What is said of a matrix with such weights, which may be right all the same."""
 
 _KNOWN_SEED = (

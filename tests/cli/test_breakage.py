@@ -80,8 +80,10 @@ def test_an_operator_file_is_called_consistent_not_proven(model: Path) -> None:
 def test_a_flipped_kernel_is_not_called_the_models_bit_for_bit(model: Path) -> None:
     done = run("convert", model, "--flip-kernel", "-v", "-o", "c.npz").succeeded()
     assert "; the kernel was flipped after that" in " ".join(done.err.split())
-    (report,) = json.loads(run("verify", "c.npz", "--model", model, "--json").succeeded().out)
-    (origin,) = (f["detail"] for f in report["findings"] if f["check"] == "origin")
+    (report,) = json.loads(run("verify", "c.npz", "--model", model, "--json").succeeded().out)[
+        "matrices"
+    ]
+    (origin,) = (f["detail"] for f in report["report"]["findings"] if f["check"] == "origin")
     assert origin == "geometry, kernel and bias are the model's, flipped"
 
 

@@ -114,10 +114,14 @@ def test_each_layer_is_reported_and_the_last_line_counts(file: Path) -> None:
     ]
     assert done.err == "2 of 2 proven\n"
     found = json.loads(run("verify", "--json", file, "--model", LENET).succeeded().out)
-    assert [report["layer"] for report in found] == ["node_conv2d", "node_conv2d_1"]
-    for report in found:
+    reports = found["matrices"]
+    assert [report["layer"] for report in reports] == ["node_conv2d", "node_conv2d_1"]
+    assert [(report["file"], report["group"]) for report in reports] == [
+        ("all.h5", name) for name in GROUPS
+    ]
+    for report in reports:
         assert {"digest", "origin", "bias", "structure", "entries"} <= {
-            finding["check"] for finding in report["findings"]
+            finding["check"] for finding in report["report"]["findings"]
         }
 
 

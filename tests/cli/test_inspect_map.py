@@ -61,16 +61,16 @@ def test_inspect_as_json(folder: Path) -> None:
     path = net(folder / "m.onnx", names=("a", "b"), unsupported=("bad",), transposed=True)
     done = run("inspect", "--json", path).succeeded()
     content = json.loads(done.out)
-    assert content["kind"] == "onnx"
-    assert len(content["sha256"]) == 64
+    assert content["model"]["kind"] == "onnx"
+    assert len(content["model"]["sha256"]) == 64
     first, second, bad = content["layers"]
     assert (first["position"], first["layer"], first["output"]) == (0, "a", "y0")
-    assert (first["op"], first["status"], first["reason"]) == ("ConvTranspose", "ready", None)
+    assert (first["op"], first["status"], first["error"]) == ("ConvTranspose", "ready", None)
     assert (first["input_shape"], first["output_shape"]) == ([2, 6, 5], [3, 6, 5])
     assert (first["kernel_shape"], first["groups"], first["dtype"]) == ([2, 3, 3, 3], 1, "float32")
     assert second["input_shape"] == [3, 6, 5]
     assert (bad["status"], bad["nonzeros"], bad["bytes"]) == ("unsupported", None, None)
-    assert "channels last" in bad["reason"]
+    assert "channels last" in bad["error"]["message"]
 
 
 def test_inspect_of_open_sizes() -> None:
@@ -187,15 +187,14 @@ def matrix(folder: Path) -> Path:
 def looked_up(*arguments: object) -> list[dict[str, Any]]:
     """The rows that `map` gives as JSON, which must be those that it gives in a pipe."""
     out = run("map", "--json", *arguments).succeeded().out
-    listed = json.loads(out)
-    assert out == json.dumps(listed, indent=1) + "\n"
+    listed = json.loads(out)["entries"]
     for row, plain in zip(listed, table(run("map", *arguments).succeeded().out), strict=True):
         assert [row["row"], row["column"]] == [int(plain["row"]), int(plain["column"])]
         for key in ("output", "input"):
-            assert ",".join(map(str, row[key])) == plain[key]
-        kernel = row["kernel"]
+            assert ",".join(map(str, row[f"{key}_element"])) == plain[key]
+        kernel = row["kernel_element"]
         assert plain["kernel"] == (",".join(map(str, kernel)) if kernel else "structural zero")
-        assert float(plain["weight"]) == pytest.approx(row["weight"], rel=1e-8)
+        assert float(plain["weight"]) == pytest.approx(row["value"], rel=1e-8)
     return listed
 
 
@@ -210,9 +209,9 @@ def test_map_of_every_kind(folder: Path, more: list[str], transposed: bool) -> N
     for given, of in (("--output", (2, 3, 4)), ("--input", (1, 0, 2)), ("--kernel", (1, 1, 0, 2))):
         listed = looked_up("c.npz", given, ",".join(map(str, of)))
         for row in listed:
-            assert row["weight"] == matrix[row["row"], row["column"]] != 0
-            assert row["weight"] == kernel[tuple(row["kernel"])]
-            assert row[given[2:]] == list(of)
+            assert row["value"] == matrix[row["row"], row["column"]] != 0
+            assert row["value"] == kernel[tuple(row["kernel_element"])]
+            assert row[f"{given[2:]}_element"] == list(of)
         assert len({(row["row"], row["column"]) for row in listed}) == len(listed)
         found[given] = listed
     sides = ("column", "row") if "--transpose" in more else ("row", "column")
@@ -229,15 +228,15 @@ def test_map_of_an_entry(matrix: Path) -> None:
     dense = matrix_of(matrix)
     row, column = (int(i[7]) for i in np.nonzero(dense))
     (found,) = looked_up(matrix, "--entry", f"{row},{column}")
-    assert found["weight"] == dense[row, column]
-    assert found["kernel"] is not None
+    assert found["value"] == dense[row, column]
+    assert found["kernel_element"] is not None
 
 
 def test_map_of_a_structural_zero(matrix: Path) -> None:
     (found,) = looked_up(matrix, "--entry", "0,29")
     assert (found["row"], found["column"]) == (0, 29)
-    assert (found["output"], found["input"]) == ([0, 0, 0], [0, 5, 4])
-    assert (found["kernel"], found["weight"]) == (None, 0)
+    assert (found["output_element"], found["input_element"]) == ([0, 0, 0], [0, 5, 4])
+    assert (found["kernel_element"], found["value"]) == (None, 0)
     assert "structural zero" in run("map", matrix, "--entry", "0,29").succeeded().out
 
 

@@ -248,7 +248,7 @@ def test_every_layer_gives_what_the_framework_recorded(
             output, _, input_shape, output_shape = expected
             assert written["output"] == output
             assert written["position"] == position
-            assert written["report"]["ok"] is True
+            assert written["verdict"] == "proven"
             checks = {f["check"]: f["holds"] for f in written["report"]["findings"]}
             assert checks["entries"] is True
             assert checks["origin"] is True

@@ -57,7 +57,7 @@ def test_the_files_are_of_every_form_and_format() -> None:
 
 def report(name: str) -> Any:
     """What `verify` says of the first matrix of a file."""
-    return json.loads(run("verify", WRITTEN / name, "--json").succeeded().out)[0]
+    return json.loads(run("verify", WRITTEN / name, "--json").succeeded().out)["matrices"][0]
 
 
 @pytest.mark.slow

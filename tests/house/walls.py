@@ -56,7 +56,7 @@ APART = {
 }
 """(one, other): rooms of which the one does not reach the other, not even through a third."""
 
-LIGHT = ("errors", "hints", "layout", "vocabulary")
+LIGHT = ("errors", "hints", "json_values", "layout", "vocabulary")
 """What a command may import before it knows what to do: modules without NumPy."""
 
 

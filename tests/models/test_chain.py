@@ -171,8 +171,8 @@ def test_a_normalization_behind_a_transposed_convolution_of_groups_goes_into_its
 
 def test_the_chains_of_a_model_are_listed_with_what_they_cost_at_most(network):
     (found,) = json.loads(run("inspect", network, "--chains", "--json").succeeded().out)["chains"]
-    assert found["chain"] == "pad:fc"
-    assert found["operators"][:3] == ["Pad", "Conv", "BatchNormalization"]
+    assert found["layer"] == "pad:fc"
+    assert found["op"].split("+")[:3] == ["Pad", "Conv", "BatchNormalization"]
     assert (found["input_shape"], found["output_shape"]) == ([2, 9, 11], [5])
     (chain,) = chains(read(network))
     assert not isinstance(chain.entry, ConvfcError)
@@ -225,12 +225,14 @@ def test_a_chain_that_does_not_compose_is_listed_with_the_reason(
     path = save(change(linear_network()), tmp_path)
     done = run("inspect", path, "--chains", "--json").succeeded()
     (found,) = json.loads(done.out)["chains"]
-    assert (found["chain"], found["status"]) == ("pad:fc", status)
-    assert reason in found["reason"]
+    assert (found["layer"], found["status"]) == ("pad:fc", status)
+    assert reason in found["error"]["message"]
     assert (found["input_shape"], found["nonzeros"], found["bytes"]) == (None, None, None)
     done = run("inspect", path, "--chains").succeeded()
     header, line = (line.split("\t") for line in done.lines)
-    assert dict(zip(header, line, strict=True))["status"] == f"{status}: {found['reason']}"
+    assert (
+        dict(zip(header, line, strict=True))["status"] == f"{status}: {found['error']['message']}"
+    )
     told = f"no chains of linear layers compose, {counted}"
     assert done.err == f"{told}\n"
     assert f"\n{told}: --chains lists them\n" in f"\n{run('inspect', path).succeeded().err}"
@@ -274,7 +276,7 @@ def without_convolutions():
 def test_a_chain_without_a_convolution_is_listed_too(tmp_path):
     path = save(without_convolutions(), tmp_path)
     (found,) = json.loads(run("inspect", path, "--chains", "--json").succeeded().out)["chains"]
-    assert (found["chain"], found["status"], found["reason"]) == ("gap:fc", "ready", None)
+    assert (found["layer"], found["status"], found["error"]) == ("gap:fc", "ready", None)
     assert (found["input_shape"], found["output_shape"]) == ([2, 3, 4], [5])
     assert found["nonzeros"] == convfc_cli.matrix(path, compose="gap:fc").nnz == 5 * 24
     assert "1 chain of linear layers composes" in run("inspect", path).succeeded().err

@@ -209,7 +209,7 @@ def test_a_pipe_gives_what_the_file_does(kind, name, make, folder):
     model = read_back(make, folder / name)
     piped = process("inspect", "-", "--json", cwd=folder, stdin=(folder / name).read_bytes())
     listed = json.loads(piped.succeeded().out)
-    assert listed["sha256"] == model.sha256
+    assert listed["model"]["sha256"] == model.sha256
     assert [layer["layer"] for layer in listed["layers"]] == NAMES
     done = process(
         *("convert", "-", "-l", "second", "-o", "p.npz"),

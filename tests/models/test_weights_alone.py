@@ -257,7 +257,7 @@ def test_every_kernel_of_a_state_dict_is_listed_and_no_bias(folder: Path) -> Non
     for item in listed:
         name = item["layer"].removesuffix(".weight")
         bias = "none" if name == "grouped" else f"{name}.bias"
-        assert f"(bias: {bias})" in item["reason"]
+        assert f"(bias: {bias})" in item["error"]["message"]
 
 
 # Numbers

@@ -168,7 +168,7 @@ def test_a_kernel_out_of_a_whole_keras_model(folder: Path) -> None:
     wanted = matrix(kernel.transpose(3, 2, 0, 1), (5, 4))[0]
     assert np.array_equal(convert(path, *told)["M"], wanted)
     found = json.loads(run("inspect", path, *told, "--json").succeeded().out)
-    assert found["kind"] == "keras"
+    assert found["model"]["kind"] == "keras"
 
 
 def test_a_kernel_out_of_a_zip_of_keras(folder: Path) -> None:

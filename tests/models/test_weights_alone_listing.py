@@ -57,11 +57,11 @@ def test_candidates_are_listed_with_what_is_missing(folder: Path) -> None:
 
 def test_candidates_as_json(folder: Path) -> None:
     found = json.loads(run("inspect", many(folder), "--json").succeeded().out)
-    assert (found["kind"], found["model"]) == ("hdf5", str(folder / "w.h5"))
+    assert (found["model"]["kind"], found["model"]["file"]) == ("hdf5", str(folder / "w.h5"))
     first = found["layers"][0]
     assert (first["kernel_shape"], first["dtype"]) == ([3, 2, 3], "float32")
     assert (first["status"], first["input_shape"]) == ("weights alone", None)
-    assert "the size of its input (bias" in first["reason"]
+    assert "the size of its input (bias" in first["error"]["message"]
     assert [item["dtype"] for item in found["layers"]] == ["float32", "float64", "float16"]
 
 

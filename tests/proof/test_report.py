@@ -98,10 +98,11 @@ def test_the_first_wrong_entry_is_in_the_json():
     contents = crafted.arrays(rendered(NPZ, example()))
     contents["data"][5] = np.nan
     report = crafted.checked(saved(contents))
-    (wrong,) = (finding for finding in report.to_json()["findings"] if finding["holds"] is False)
+    findings = report.to_json()["report"]["findings"]
+    (wrong,) = (finding for finding in findings if finding["holds"] is False)
     assert json.loads(json.dumps(wrong["entry"], allow_nan=False)) == {
-        **{"row": 1, "column": 2, "output": [0, 0, 1], "input": [0, 0, 2]},
-        **{"kernel": [0, 0, 1, 1], "expected": "0.5", "found": "nan (0x7fc00000)"},
+        **{"row": 1, "column": 2, "output_element": [0, 0, 1], "input_element": [0, 0, 2]},
+        **{"kernel_element": [0, 0, 1, 1], "expected": "0.5", "found": "nan (0x7fc00000)"},
     }
 
 
@@ -123,17 +124,22 @@ def test_nans_are_told_apart():
     assert (shown(one), shown(other)) == ("nan (0x7fc00000)", "nan (0xffc12345)")
 
 
+def findings_of(out: str) -> dict[str, Any]:
+    """The findings on the one matrix, by the names of the checks."""
+    (matrix,) = json.loads(out)["matrices"]
+    return {finding["check"]: finding for finding in matrix["report"]["findings"]}
+
+
 def test_the_command_holds_the_models_own_node_to_the_file(model: Path):
     run("convert", model, "-o", "c.npz").succeeded()
     done = run("verify", "c.npz", "--model", model, "--against", "reference", "--json").succeeded()
-    (report,) = json.loads(done.out)
-    told = {finding["check"]: finding for finding in report["findings"]}
+    told = findings_of(done.out)
     for name in ("integers", "reals"):
         assert told[name]["holds"] is True
         assert told[name]["against"].startswith("onnx.reference ")
         assert told[name]["detail"].startswith("the original node and the matrix")
     alone = run("verify", "c.npz", "--against", "reference", "--json").succeeded()
-    told = {finding["check"]: finding for finding in json.loads(alone.out)[0]["findings"]}
+    told = findings_of(alone.out)
     assert told["integers"]["detail"].startswith("the layer and the matrix")
 
 
@@ -143,8 +149,7 @@ def test_the_node_of_another_layer_is_not_put_beside_the_file(model: Path, trans
     run("convert", large, "-o", "c.npz", *transpose).succeeded()
     done = run("verify", "c.npz", "--model", model, "--against", "reference", "--json")
     assert done.code == 1, done
-    (report,) = json.loads(done.out)
-    told = {finding["check"]: finding for finding in report["findings"]}
+    told = findings_of(done.out)
     assert told["origin"]["holds"] is False
     assert told["reals"]["detail"].startswith("the layer and the matrix")
 
@@ -164,7 +169,7 @@ def test_a_layer_of_which_no_output_can_be_compared_is_converted_all_the_same(fo
 def test_a_matrix_of_another_kernel_than_the_nodes_is_held_to_the_layer(model: Path, change):
     run("convert", model, "-o", "c.npz", *change).succeeded()
     done = run("verify", "c.npz", "--model", model, "--against", "reference", "--json").succeeded()
-    told = {finding["check"]: finding for finding in json.loads(done.out)[0]["findings"]}
+    told = findings_of(done.out)
     what = "the layer" if change == ("--flip-kernel",) else "the original node"
     assert told["reals"]["holds"] is True
     assert told["reals"]["detail"].startswith(what)
@@ -186,9 +191,9 @@ def test_the_json_of_what_cannot_be_read_says_so(model: Path):
     for files in (("none.npz",), ("c.npz", "none.npz")):
         done = run("verify", *files, "--json")
         assert done.code == 2
-        *good, bad = json.loads(done.out)
+        *good, bad = json.loads(done.out)["matrices"]
         assert (bad["file"], bad["verdict"]) == ("none.npz", "error")
-        assert bad["error"] in done.err
+        assert bad["error"]["message"] in done.err
         assert [report["verdict"] for report in good] == ["proven"] * len(good)
 
 

@@ -28,6 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from convfc_cli.cli.main import main
 from tests.support.paths import ROOT
+from tests.support.schemas import held
 
 LENET = ROOT / "sample_models" / "lenet.onnx"
 MIXED = ROOT / "sample_models" / "mixed.onnx"
@@ -108,7 +109,10 @@ def run(*arguments: object, stdin: bytes | None = None) -> Ran:
             signal.signal(signal.SIGTERM, handler)
     code = ended.value.code
     assert isinstance(code, int)
-    return Ran(code, out.held.getvalue(), err.held.getvalue().decode())
+    done = Ran(code, out.held.getvalue(), err.held.getvalue().decode())
+    if "--json" in arguments and done.raw:
+        held(done.out)
+    return done
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

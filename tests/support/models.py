@@ -5,7 +5,6 @@ what a test writes down is what the file says.
 """
 
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from convfc_cli.models.entry import Entry
 from convfc_cli.models.model import Model
 from convfc_cli.models.registry import read
 from convfc_cli.rounding import RuntimeResult
+from tests.support.schemas import held
 
 Array = NDArray[Any]
 Dims = Sequence[int | str | None]
@@ -154,7 +154,7 @@ class Outcome:
 
     def json(self) -> Any:
         """Standard output, as JSON."""
-        return json.loads(self.out)
+        return held(self.out)
 
 
 def convfc(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome:

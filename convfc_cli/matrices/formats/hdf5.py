@@ -80,8 +80,13 @@ class Hdf5(MatrixFormat):
         text = GROUP + longest(outline, origin)
         return schema.size(spec, outline, dtype, entries, extra, text)
 
+    def groups(self, origins: Sequence[Origin]) -> list[str]:
+        """In order of name as in the model's order."""
+        width = max([3, *(len(str(origin.position)) for origin in origins)])
+        return [stem(origin.position, origin.layer, width) for origin in origins]
+
     def write(self, matrices: Sequence[Matrix], out: Sink, progress: Progress) -> None:
-        names = _group_names([matrix.origin for matrix in matrices])
+        names = self.groups([matrix.origin for matrix in matrices])
         folders = list(map(_folder, names, matrices))
         hdf5_writer.write(out, {"convfc": SCHEMA}, folders, progress)
 
@@ -93,12 +98,12 @@ class Hdf5(MatrixFormat):
             group = root.group(name)
             if group is None:
                 raise MalformedInput(f"{source.name}: {name!r} is not the group of a layer")
-            matrices.append(_StoredHdf5(f"{source.name}/{name}", group))
+            matrices.append(_StoredHdf5(source.name, name, group))
         if not matrices:
             raise MalformedInput(f"{source.name} holds no matrix")
-        names = _group_names([stored.matrix.origin for stored in matrices])
+        names = self.groups([stored.matrix.origin for stored in matrices])
         for stored, name in zip(matrices, names, strict=True):
-            if stored.name != f"{source.name}/{name}":
+            if stored.group != name:
                 raise MalformedInput(
                     f"{stored.name} holds the layer of a group {name!r}, by its metadata"
                 )
@@ -106,12 +111,6 @@ class Hdf5(MatrixFormat):
 
 
 FORMAT = Hdf5()
-
-
-def _group_names(origins: Sequence[Origin]) -> list[str]:
-    """What the groups of a file are called: in order of name as in the model's order."""
-    width = max([3, *(len(str(origin.position)) for origin in origins)])
-    return [stem(origin.position, origin.layer, width) for origin in origins]
 
 
 def _attributes(matrix: Matrix, dtypes: dict[str, np.dtype[Any]]) -> Attributes:
@@ -158,17 +157,17 @@ class _StoredHdf5(StoredMatrix):
     for: a group that is wrong says nothing of the others.
     """
 
-    def __init__(self, name: str, group: Group) -> None:
-        self.name, self._group = name, group
+    def __init__(self, file: str, name: str, group: Group) -> None:
+        self.name, self.group, self._group = f"{file}/{name}", name, group
         self._datasets: dict[str, Dataset] = {}
         for member in group.names():
             dataset = group.dataset(member)
             if dataset is None:
-                raise MalformedInput(f"{name}: {member!r} is not an array")
+                raise MalformedInput(f"{self.name}: {member!r} is not an array")
             self._datasets[member] = dataset
         text = self._text()
-        self.matrix = restore(text, name, lambda member: self._dataset(member).read())
-        FORMAT.check_holds(self.matrix, name)
+        self.matrix = restore(text, self.name, lambda member: self._dataset(member).read())
+        FORMAT.check_holds(self.matrix, self.name)
         self.stated_digest = stated_digest(text)
         self.explicit_zeros = self.matrix.form != "dense"
         self._check_members()

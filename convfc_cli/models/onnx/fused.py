@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from convfc_cli.errors import MalformedInput
-from convfc_cli.models.entry import json_number
+from convfc_cli.json_values import json_number
 
 _FUSED = {
     "activation": onnx.AttributeProto.STRING,

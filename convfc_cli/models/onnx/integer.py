@@ -21,8 +21,8 @@ import onnx
 
 from convfc_cli.arrays import Array
 from convfc_cli.errors import ConvfcError, MalformedInput, Unsupported
+from convfc_cli.json_values import json_number
 from convfc_cli.layers.convolution import Convolution
-from convfc_cli.models.entry import json_number
 from convfc_cli.models.onnx.constants import dynamic, value
 from convfc_cli.models.onnx.scope import Scope
 from convfc_cli.taps import IndexMap

@@ -697,9 +697,9 @@ def test_convert_and_verify(folder: Path, form, transpose):
     done = run("convert", model, "-o", "a.npz", *more).succeeded()
     assert done.lines == ["a.npz"]
     asked = ["--json", "--model", model, "--exhaustive", "--against", "reference"]
-    (found,) = json.loads(run("verify", "a.npz", *asked).succeeded().out)
-    assert (found["ok"], found["form"]) == (True, form)
-    held = {finding["check"] for finding in found["findings"] if finding["holds"]}
+    (found,) = json.loads(run("verify", "a.npz", *asked).succeeded().out)["matrices"]
+    assert (found["verdict"], found["form"]) == ("proven", form)
+    held = {finding["check"] for finding in found["report"]["findings"] if finding["holds"]}
     assert held >= {"structure", "entries", "impulses", "integers", "reals", "origin"}
     run("convert", model, "-o", "b.npz", *more[2:]).succeeded()
     ours, csr = scipy.sparse.load_npz("a.npz"), scipy.sparse.load_npz("b.npz")

@@ -43,7 +43,7 @@ def test_graphs_that_nir_wrote(folder: Path, file: str, layer: str, kind: str) -
 def test_a_graph_is_listed_whole(folder: Path) -> None:
     recorded("nir", folder)
     found = json.loads(run("inspect", "conv1d.nir", "--json").succeeded().out)
-    assert found["kind"] == "hdf5"
+    assert found["model"]["kind"] == "hdf5"
     assert [(item["layer"], item["op"], item["status"]) for item in found["layers"]] == [
         ("inner/first", "Conv", "ready"),
         ("inner/second", "Conv", "ready"),

@@ -45,9 +45,9 @@ def naming(folder: Path, name: Any) -> Path:
 def test_files_are_read_as_one(folder: Path) -> None:
     path = two(folder)
     found = json.loads(run("inspect", path, "--json").succeeded().out)
-    assert found["kind"] == "hdf5"
+    assert found["model"]["kind"] == "hdf5"
     assert [item["layer"] for item in found["layers"]] == ["a/vars/0", "b/vars/0"]
-    assert "(bias: a/vars/1)" in found["layers"][0]["reason"]
+    assert "(bias: a/vars/1)" in found["layers"][0]["error"]["message"]
     assert "a/vars/1 lies beside a/vars/0" in run("convert", path, *TOLD).failed(2)
     run("convert", path, *TOLD, "--bias", "a/vars/1", "-o", "c.npz").succeeded()
     assert np.array_equal(matrix_of(Path("c.npz")), matrix(KERNEL, (5, 4))[0])

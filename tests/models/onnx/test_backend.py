@@ -258,7 +258,7 @@ def check(case: Case, folder: Path, capsys: pytest.CaptureFixture[str]) -> int:
     written = [told for told in done.json()["matrices"] if told["op"] in LAYERS]
     compared = 0
     for node, told in zip(nodes, written, strict=True):
-        assert told["report"]["ok"] is True
+        assert told["verdict"] == "proven"
         assert {finding["check"] for finding in told["report"]["findings"]} >= {
             "entries",
             "runtime",

@@ -112,7 +112,7 @@ def test_json_has_the_digest_of_the_file(path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main()
     listed = json.loads(capsys.readouterr().out)
-    assert listed["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert listed["model"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_layer_reads_its_own_weights_alone(path, spans):

@@ -445,7 +445,7 @@ def test_other_convolutions_are_listed_with_a_reason(
     assert done.code == 0, done.err
     (layer,) = done.json()["layers"]
     assert layer["status"] == "unsupported"
-    assert part in layer["reason"]
+    assert part in layer["error"]["message"]
     done = convfc(capsys, "convert", tmp_path / "model.onnx", "-o", tmp_path / "out.npz")
     assert done.code == 4
     assert f"layer conv ({op})" in done.err
@@ -491,8 +491,8 @@ def test_what_can_be_is_converted_beside_what_cannot(
     assert [matrix["layer"] for matrix in told["matrices"]] == ["fine"]
     (failed,) = told["failed"]
     assert failed["layer"] == "conv"
-    assert "NHWC" in failed["reason"]
-    assert failed["exit_code"] == 4
+    assert "NHWC" in failed["error"]["message"]
+    assert failed["error"]["exit_code"] == 4
 
 
 def test_a_model_without_a_convolution(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
