@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from convfc_cli.cli.progress import ProgressBar
@@ -45,6 +46,8 @@ class Reporter(ProgressBar):
         self._lines: Lines | None = None
         self._in_folder = False
         self._printed = ""
+        self.unprinted: OSError | None = None
+        """Why something could not be printed on standard output: to be raised in the end."""
         self._remarks: dict[tuple[str, str], list[str]] = {}
 
     def planned(self, plan: "Plan") -> None:
@@ -75,14 +78,8 @@ class Reporter(ProgressBar):
         """Print the line of a matrix whose file has its name."""
         item, report = result.item, result.report
         self.done(self._passes * item.size)
-        if self._lines is not None:
-            verdict = report.verdict if report else NOT_VERIFIED
-            line = self._lines.line(self._cells(item, result.size, verdict))
-            beside = [f"  {printable(path.name)}  beside it, its metadata" for path in item.beside]
-            self.screen(sys.stdout).out(f"  {line}", *beside, sep="\n")
-        elif self._paths and str(item.path) != self._printed:
-            self._printed = str(item.path)
-            print(item.path, *item.beside, sep="\n", flush=True)
+        with self.printing():
+            self._print(result)
         if report is None:
             return
         for caution in report.warnings:
@@ -91,7 +88,29 @@ class Reporter(ProgressBar):
             if finding.check == "runtime" and finding.holds is None:
                 self._remark("note", finding.detail, item)
         if self._verbose:
-            print_report(report, self.screen(sys.stderr), head=self._lines is None)
+            with suppress(OSError):  # as `say`
+                print_report(report, self.screen(sys.stderr), head=self._lines is None)
+
+    @contextmanager
+    def printing(self) -> Iterator[None]:
+        """Print on standard output in the block. Where nobody reads it the job goes on, and the
+        error is kept for its end.
+        """
+        try:
+            yield
+        except OSError as error:
+            self.unprinted = error
+
+    def _print(self, result: "Result") -> None:
+        item, report = result.item, result.report
+        if self._lines is not None:
+            verdict = report.verdict if report else NOT_VERIFIED
+            line = self._lines.line(self._cells(item, result.size, verdict))
+            beside = [f"  {printable(path.name)}  beside it, its metadata" for path in item.beside]
+            self.screen(sys.stdout).out(f"  {line}", *beside, sep="\n")
+        elif self._paths and str(item.path) != self._printed:
+            self._printed = str(item.path)
+            print(item.path, *item.beside, sep="\n", flush=True)
 
     def summarize(self, done: "Conversion | None" = None) -> None:
         """Say what is to be noted of some layers, and what became of them all."""

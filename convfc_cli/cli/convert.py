@@ -195,7 +195,9 @@ def convert(
     if others := _unlisted(done):
         warnings.append(warning("unlisted", others))
     if as_json:
-        print_json(of_conversion(done, warnings))
+        with reporter.printing():
+            print_json(of_conversion(done, warnings))
+            sys.stdout.flush()
     open_ones = [error for _, error in done.failures if isinstance(error, SizeMissing)]
     hint = open_ones[0].hint if open_ones else ""
     for _, error in done.failures:
@@ -207,6 +209,8 @@ def convert(
     if done.failures:
         count = len(done.failures) + len(done.results)
         say(f"convfc: {len(done.failures)} of {count} layers failed")
+    if reporter.unprinted is not None:
+        raise reporter.unprinted
     ctx.exit(done.exit_code)
 
 

@@ -5,7 +5,7 @@ rich is imported when a table or a bar is drawn, and not before.
 
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,15 @@ def console(stream: TextIO) -> "Console":
     """A rich console on a stream, without emoji and without guessing at numbers."""
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, emoji=False)
+    screen = Console(file=stream, highlight=False, emoji=False)
+    # Its own ends the process with code 1.
+    screen.on_broken_pipe = _raise  # type: ignore[method-assign]
+    return screen
+
+
+def _raise() -> NoReturn:
+    """Raise the error that is being handled."""
+    raise
 
 
 def escaped(text: str) -> str:

@@ -636,6 +636,59 @@ def test_a_pipe_that_breaks(folder: Path) -> None:
         assert done.err == ""
 
 
+@pytest.mark.parametrize("options", [(), ("-q",), ("-v",), ("--json",), ("--keep-going",)])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_job_outlives_the_reader_of_its_listing(
+    folder: Path, options: tuple[str, ...], both: bool
+) -> None:
+    """As with `| head -1`, and `2>&1 | head -1`."""
+    net(
+        folder / "m.onnx", names=("a", "b"), unsupported=("u",) if "--keep-going" in options else ()
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    more = {"stderr": writer} if both else {}
+    child = started("convert", "m.onnx", *options, cwd=folder, stdout=writer, **more)
+    os.close(writer)
+    _, err = child.communicate(timeout=PATIENCE)
+    assert child.returncode == 141
+    run("verify", "m.onnx.fc").succeeded()
+    assert sorted(os.listdir("m.onnx.fc")) == ["000-a.npz", "001-b.npz", "manifest.json"]
+    if both:
+        return
+    said = [line.split(":")[0] for line in err.decode().splitlines()[-3:]]
+    summary = "2 matrices, 40.1 kB, channels-first"
+    if "--keep-going" in options:
+        assert said == ["convfc", summary, "convfc"]
+    else:
+        assert said[-1:] == ([] if "-q" in options else [summary])
+
+
+def test_a_listing_that_finds_no_room_does_not_cost_the_job(folder: Path) -> None:
+    net(folder / "m.onnx", names=("a", "b"))
+    with open("/dev/full", "wb") as full:
+        child = started("convert", "m.onnx", cwd=folder, stdout=full)
+        _, err = child.communicate(timeout=PATIENCE)
+    assert child.returncode == 6
+    assert (
+        err.splitlines()[-1] == b"convfc: error: cannot write the output: no space left on device"
+    )
+    run("verify", "m.onnx.fc").succeeded()
+
+
+@pytest.mark.parametrize("command", [("inspect", "m.onnx"), ("verify", "m.onnx.fc", "-v")])
+def test_a_reader_that_is_gone_ends_what_only_prints(
+    folder: Path, command: tuple[str, ...]
+) -> None:
+    run("convert", net(folder / "m.onnx")).succeeded()
+    reader, writer = os.pipe()
+    os.close(reader)
+    child = started(*command, cwd=folder, stdout=writer)
+    os.close(writer)
+    _, err = child.communicate(timeout=PATIENCE)
+    assert child.returncode == 141, err
+
+
 # Defects
 
 
