@@ -205,8 +205,8 @@ def test_convert_map_verify_and_compose_pick_by_the_weights_alike(
     run("convert", path, "--compose", f"{wanted}:{wanted}", "-o", "chain.npz").succeeded()
     assert Path("chain.npz").read_bytes() == Path("by_number.npz").read_bytes()
     run("convert", path, "--include", "linear", "-o", "all.h5").succeeded()
-    told = run("map", "all.h5", "-l", wanted, "--output", "0" if position > 2 else "0,0,0")
-    expected = run("map", "by_number.npz", "--output", "0" if position > 2 else "0,0,0")
+    told = run("map", "all.h5", "-l", wanted, "--output-at", "0" if position > 2 else "0,0,0")
+    expected = run("map", "by_number.npz", "--output-at", "0" if position > 2 else "0,0,0")
     assert told.succeeded().lines == expected.succeeded().lines
     report = convfc.verify("all.h5", wanted, model=path)
     assert (report.verdict, report.layer) == ("proven", convfc.read(path).layer(wanted).name)

@@ -7,7 +7,7 @@ import click
 
 GROUPS = {
     "Layers": ("layers", "layer", "include", "compose", "fold_bn", "chains", "input_shapes"),
-    "Look-up": ("element", "source", "kernel", "entry"),
+    "Look-up": ("output_at", "input_at", "kernel_at", "entry_at"),
     "Weights alone": (
         *("weight", "kernel_order", "bias", "stride", "pad", "dilation", "groups", "transposed"),
         "output_padding",

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from convfc_cli.jobs.result import Conversion
     from convfc_cli.models.request import Request
 
+HELP = """\
+Write the matrix of every convolution of MODEL, and prove it.
+
+MODEL is an ONNX, Keras or HDF5 file, or - for standard input. The paths written go to standard
+output.
+"""
+
 EPILOG = """\b
 Examples:
   convfc convert model.onnx
@@ -32,7 +39,7 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=EPILOG, context_settings=options.CONTEXT)
+@click.command(cls=Command, help=HELP, epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("model", type=options.PATH)
 @option(
     "-l",
@@ -147,11 +154,7 @@ def convert(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Write the matrix of every convolution of MODEL, and prove it.
-
-    MODEL is an ONNX, Keras or HDF5 file, or - for standard input. The paths written go to standard
-    output.
-    """
+    """Run `convfc convert`; `HELP` says what it does."""
     from convfc_cli.errors import SizeMissing
     from convfc_cli.jobs.convert import convert_selected, stream
     from convfc_cli.jobs.plan import Options

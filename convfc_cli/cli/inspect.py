@@ -56,6 +56,14 @@ PIPED_CHAINS = ("chain", "operators", "input", "output", "nonzeros", "bytes", "s
 REASONS = 8
 """Reasons that a terminal shows; a pipe and --json have them all."""
 
+HELP = """\
+List the convolutions of MODEL: shapes, nonzeros, and the bytes of each matrix.
+
+A table on a terminal, tab-separated lines in a pipe. No weight of a convolution is read; --json
+has the digest of the file, for which all of it is. Where MODEL has no convolution its other
+linear layers are listed.
+"""
+
 EPILOG = """\b
 Examples:
   convfc inspect model.onnx
@@ -67,7 +75,7 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=EPILOG, context_settings=options.CONTEXT)
+@click.command(cls=Command, help=HELP, epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("model", type=options.PATH)
 @options.include
 @option(
@@ -86,12 +94,7 @@ def inspect(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """List the convolutions of MODEL: shapes, nonzeros, and the bytes of each matrix.
-
-    A table on a terminal, tab-separated lines in a pipe. No weight of a convolution is read; --json
-    has the digest of the file, for which all of it is. Where MODEL has no convolution its other
-    linear layers are listed.
-    """
+    """Run `convfc inspect`; `HELP` says what it does."""
     from convfc_cli.errors import SizeMissing, UsageError, WeightsAlone
     from convfc_cli.files import human
     from convfc_cli.models.registry import read

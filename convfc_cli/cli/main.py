@@ -47,6 +47,22 @@ MAX_MESSAGE = 2000
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell counts it
 
+HELP = """\
+The fully connected weight matrix of a convolution, proven right.
+
+Reads the convolutions of a trained network and writes, for each, the sparse matrix M with
+vec(conv(x)) = M vec(x) + b, which output, input and kernel element each nonzero is, and a
+proof.
+
+\b
+Start here:
+  convfc convert model.onnx          every layer into model.onnx.fc/, verified
+  convfc inspect model.onnx          what there is, and how large it would be
+  convfc verify                      prove the files again
+  convfc map FILE --output-at 0,5,5  what feeds an output, through which weights
+"""
+"""Not a docstring: `python -OO` drops those."""
+
 EPILOG = """\b
 Exit codes:
   0    done (and verified)
@@ -61,22 +77,10 @@ Exit codes:
 """
 
 
-@click.group(context_settings=options.CONTEXT, epilog=EPILOG)
+@click.group(context_settings=options.CONTEXT, help=HELP, epilog=EPILOG)
 @click.version_option(__version__, prog_name="convfc")
 def cli() -> None:
-    """The fully connected weight matrix of a convolution, proven right.
-
-    Reads the convolutions of a trained network and writes, for each, the sparse matrix M with
-    vec(conv(x)) = M vec(x) + b, which output, input and kernel element each nonzero is, and a
-    proof.
-
-    \b
-    Start here:
-      convfc convert model.onnx       every layer into model.onnx.fc/, verified
-      convfc inspect model.onnx       what there is, and how large it would be
-      convfc verify                   prove the files again
-      convfc map FILE --output 0,5,5  what feeds an output, through which weights
-    """
+    """Run `convfc`; `HELP` says what it does."""
 
 
 for command in (inspect, convert, verify, map_):

@@ -30,65 +30,70 @@ ON_SCREEN = 40
 COUNTED = 100_000
 """Lines beyond them that are counted: a second."""
 
+HELP = """\
+Look up how inputs, outputs and weights of MATRIX are connected.
+
+Give one of the four options. A table on a terminal, tab-separated lines in a pipe.
+"""
+
 EPILOG = """\b
 Examples:
-  convfc map conv1.npz --output 0,5,5     what output channel 0 at (5, 5) reads
-  convfc map conv1.npz --input 0,0,0      what one input feeds
-  convfc map conv1.npz --kernel 0,0,1,1   where one kernel element stands
-  convfc map conv1.npz --entry 33,4       what one matrix entry is
+  convfc map conv1.npz --output-at 0,5,5     what output channel 0 at (5, 5) reads
+  convfc map conv1.npz --input-at 0,0,0      what one input feeds
+  convfc map conv1.npz --kernel-at 0,0,1,1   where one kernel element stands
+  convfc map conv1.npz --entry-at 33,4       what one matrix entry is
 """
 
 
-@click.command("map", cls=Command, epilog=EPILOG, context_settings=options.CONTEXT)
+@click.command("map", cls=Command, help=HELP, epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("matrix", type=options.PATH)
 @option("-l", "--layer", metavar="NAME", help="Which layer's, where MATRIX holds several.")
-@option("--output", "element", type=options.INDEX, metavar="C,Y,X", help="One output element.")
-@option("--input", "source", type=options.INDEX, metavar="C,Y,X", help="One input element.")
+@option("--output-at", type=options.INDEX, metavar="C,Y,X", help="One output element.")
+@option("--input-at", type=options.INDEX, metavar="C,Y,X", help="One input element.")
 @option(
-    "--kernel",
+    "--kernel-at",
     type=options.INDEX,
     metavar="O,I,A,B",
     help="One kernel element (out, in/groups, *spatial; a transposed layer's as its file has it).",
 )
-@option("--entry", type=options.INDEX, metavar="ROW,COLUMN", help="One matrix entry.")
+@option("--entry-at", type=options.INDEX, metavar="ROW,COLUMN", help="One matrix entry.")
 @options.common
 def map_(
     matrix: str,
     layer: str | None,
-    element: tuple[int, ...] | None,
-    source: tuple[int, ...] | None,
-    kernel: tuple[int, ...] | None,
-    entry: tuple[int, ...] | None,
+    output_at: tuple[int, ...] | None,
+    input_at: tuple[int, ...] | None,
+    kernel_at: tuple[int, ...] | None,
+    entry_at: tuple[int, ...] | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Look up how inputs, outputs and weights of MATRIX are connected.
-
-    Give one of the four options. A table on a terminal, tab-separated lines in a pipe.
-    """
+    """Run `convfc map`; `HELP` says what it does."""
     from convfc_cli.errors import UsageError
     from convfc_cli.files import STDIN
     from convfc_cli.matrices.operator import load
 
-    if sum(given is not None for given in (element, source, kernel, entry)) != 1:
-        raise UsageError("say what to look up: one of --output, --input, --kernel, --entry")
+    if sum(given is not None for given in (output_at, input_at, kernel_at, entry_at)) != 1:
+        raise UsageError(
+            "say what to look up: one of --output-at, --input-at, --kernel-at, --entry-at"
+        )
     operator = load(matrix, layer)
     linear = operator.layer
     try:
-        if entry is not None:
-            taps = _of_entry(operator, entry)
-        elif element is not None:
-            taps = linear.of_output(element)
-        elif source is not None:
-            taps = linear.of_input(source)
+        if entry_at is not None:
+            taps = _of_entry(operator, entry_at)
+        elif output_at is not None:
+            taps = linear.of_output(output_at)
+        elif input_at is not None:
+            taps = linear.of_input(input_at)
         else:
-            taps = linear.of_weight(kernel or ())
+            taps = linear.of_weight(kernel_at or ())
         rows = _rows(operator, taps)
         first = list(islice(rows, ON_SCREEN + 1))
     except IndexError as error:
         raise UsageError(f"{matrix}: {error}") from error
     if as_json:
-        bias = None if element is None else json_number(linear.bias_tensor()[element].item())
+        bias = None if output_at is None else json_number(linear.bias_tensor()[output_at].item())
         where = {"file": STDIN if matrix == "-" else matrix, "layer": operator.origin.layer}
         begin = {**head("map"), **where, "bias": bias}
         print_json_stream(begin, "entries", map(of_entry, chain(first, rows)))
@@ -96,7 +101,7 @@ def map_(
     if not is_terminal(sys.stdout):
         print_rows(HEADER, map(_plain, chain(first, rows)))
         return
-    asked = {"output": element, "input": source, "kernel": kernel}
+    asked = {"output": output_at, "input": input_at, "kernel": kernel_at}
     columns = [
         Column(title, 5 if asked.get(title) else priority, is_number=title not in asked)
         for title, priority in PRIORITIES.items()
@@ -107,9 +112,9 @@ def map_(
         more = 1 + sum(1 for _ in islice(rows, COUNTED))
         least = "at least " if more > COUNTED else ""
         say(f"and {least}{more:,} more: pipe it to see them all", quiet=quiet)
-    if element is not None:
+    if output_at is not None:
         say(
-            f"bias of output {element}: {linear.bias_tensor()[element]!s}",
+            f"bias of output {output_at}: {linear.bias_tensor()[output_at]!s}",
             quiet=quiet,
         )
     if not first:
@@ -120,7 +125,7 @@ def _of_entry(operator: "MatrixOperator", entry: tuple[int, ...]) -> "Iterator[t
     from convfc_cli.errors import UsageError
 
     if len(entry) != 2:
-        raise UsageError("--entry takes two numbers, ROW,COLUMN")
+        raise UsageError("--entry-at takes two numbers, ROW,COLUMN")
     return iter([operator.tap(*entry)])
 
 

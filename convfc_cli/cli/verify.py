@@ -20,6 +20,13 @@ from convfc_cli.vocabulary import MAX_PROBES, PROBES, RUNTIMES
 if TYPE_CHECKING:
     from convfc_cli.models.request import Request
 
+HELP = """\
+Prove that MATRICES are what they say they are.
+
+MATRICES are files, folders that `convert` wrote, or - for standard input. Every stored bit and
+every zero is held to the stored kernel and geometry, applied in another way.
+"""
+
 EPILOG = """\b
 Examples:
   convfc verify                             the *.fc/ folders of the current directory
@@ -31,7 +38,7 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=EPILOG, context_settings=options.CONTEXT)
+@click.command(cls=Command, help=HELP, epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("matrices", nargs=-1, type=options.PATH)
 @option(
     "--model",
@@ -84,11 +91,7 @@ def verify(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Prove that MATRICES are what they say they are.
-
-    MATRICES are files, folders that `convert` wrote, or - for standard input. Every stored bit and
-    every zero is held to the stored kernel and geometry, applied in another way.
-    """
+    """Run `convfc verify`; `HELP` says what it does."""
     from convfc_cli.jobs.verify import verify_all
     from convfc_cli.models.registry import read
     from convfc_cli.proof.verify import Proof

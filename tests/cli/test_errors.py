@@ -14,7 +14,6 @@ import click
 import numpy as np
 import pytest
 
-from convfc_cli.cli.command import GROUPS
 from convfc_cli.cli.main import cli
 from convfc_cli.errors import Defect, MalformedInput
 from tests.support.cli_models import (
@@ -188,7 +187,7 @@ def test_every_command_reads_models_alike(folder: Path, command: str) -> None:
     [
         (["convert", ""], "'MODEL'"),
         (["inspect", ""], "'MODEL'"),
-        (["map", "", "--entry", "0,0"], "'MATRIX'"),
+        (["map", "", "--entry-at", "0,0"], "'MATRIX'"),
         (["verify", ""], "'[MATRICES]...'"),
         (["verify", "c.npz", ""], "'[MATRICES]...'"),
         (["verify", "c.npz", "--model", ""], "'--model'"),
@@ -357,7 +356,7 @@ def test_standard_output_is_full(folder: Path, arguments: list[str]) -> None:
         f"convert {LENET} -l @0 -o -",
         "verify old",
         "verify old --json",
-        "map old/000-node_conv2d.npz --output 0,0,0",
+        "map old/000-node_conv2d.npz --output-at 0,0,0",
     ],
 )
 def test_standard_output_is_closed(folder: Path, arguments: str) -> None:
@@ -419,7 +418,7 @@ def test_a_pipe_that_cannot_be_spooled(folder: Path, source: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["convert -", "inspect -", "verify -", "map - --entry 0,0"])
+@pytest.mark.parametrize("command", ["convert -", "inspect -", "verify -", "map - --entry-at 0,0"])
 def test_a_closed_standard_input(folder: Path, command: str) -> None:
     assert "standard input is closed" in shell(f"convfc {command} <&-", folder).failed(2)
 
@@ -491,42 +490,6 @@ def test_a_disk_that_is_too_small_is_seen_beforehand(folder: Path) -> None:
 def begun(folder: Path) -> bool:
     """Whether some bytes of a matrix are written."""
     return any(path.stat().st_size for path in folder.rglob("*.part") if path.exists())
-
-
-@pytest.mark.parametrize(
-    ("twice", "named"),
-    [
-        (["--form", "csr", "--form", "dense"], "--form"),
-        (["--form", "csr", "--form=csr"], "--form"),
-        (["-o", "a.npz", "--output", "b.npz"], "--output"),
-        (["--flip-kernel", "--no-flip-kernel"], "--flip-kernel"),
-        (["--force", "--force"], "--force"),
-        (["-q", "--quiet"], "--quiet"),
-        (["--max-bytes", "1GB", "--max-bytes", "2GB"], "--max-bytes"),
-    ],
-)
-def test_an_option_that_is_not_repeatable_is_given_once(
-    model: Path, folder: Path, twice: list[str], named: str
-) -> None:
-    before = listing(folder)
-    assert f"{named} is given 2 times" in run("convert", model, *twice).failed(2)
-    assert listing(folder) == before
-
-
-def test_a_repeatable_option_is_given_twice(folder: Path) -> None:
-    path = net(folder / "m.onnx", names=("a", "b", "c"))
-    done = run("convert", path, "-l", "a", "--layer", "c", "--no-verify").succeeded()
-    assert [Path(line).name for line in done.lines] == ["000-a.npz", "002-c.npz"]
-
-
-def test_every_option_has_its_group(folder: Path) -> None:
-    """By the table, or among the few of the output."""
-    names = {name for names in GROUPS.values() for name in names}
-    for command in cli.commands.values():
-        for param in command.params:
-            if isinstance(param, click.Option):
-                others = ("as_json", "quiet", "verbose", "debug")
-                assert (param.name in names) != (param.name in others), param.name
 
 
 @pytest.mark.slow
@@ -629,7 +592,7 @@ def spooling(number: int) -> str:
 def test_a_pipe_that_breaks(folder: Path) -> None:
     net(folder / "m.onnx", shape=(1, 2, 80, 80))
     run("convert", "m.onnx", "-o", "c.npz", "--no-verify").succeeded()
-    for command in ("convert -q m.onnx -o -", "map c.npz --kernel 0,0,1,1"):
+    for command in ("convert -q m.onnx -o -", "map c.npz --kernel-at 0,0,1,1"):
         script = f"convfc {command} | head -c 10; code=${{PIPESTATUS[0]}}; echo; echo $code"
         done = shell(script, folder)
         assert done.raw.splitlines()[-1] == b"141", done
@@ -872,7 +835,11 @@ def test_progress_only_on_a_terminal(folder: Path) -> None:
 @pytest.mark.slow
 def test_nothing_is_colored_in_a_pipe(model: Path, folder: Path) -> None:
     process("convert", model, "-o", "c.npz", cwd=folder).succeeded()
-    for arguments in (["inspect", model], ["verify", "c.npz"], ["map", "c.npz", "--entry", "0,0"]):
+    for arguments in (
+        ["inspect", model],
+        ["verify", "c.npz"],
+        ["map", "c.npz", "--entry-at", "0,0"],
+    ):
         done = process(*arguments, cwd=folder).succeeded()
         assert "\x1b" not in done.out + done.err
 

@@ -155,14 +155,16 @@ def test_standard_input(file: Path, folder: Path, way: str) -> None:
 
 
 def test_map_asks_for_the_layer(file: Path) -> None:
-    text = run("map", file, "--output", "0,0,0").failed(2)
+    text = run("map", file, "--output-at", "0,0,0").failed(2)
     assert text == "all.h5 holds 2 matrices: say which layer's (node_conv2d, node_conv2d_1)"
-    assert "did you mean" in run("map", file, "-l", "node_conv2d_2", "--output", "0,0,0").failed(2)
+    assert "did you mean" in run("map", file, "-l", "node_conv2d_2", "--output-at", "0,0,0").failed(
+        2
+    )
     run("convert", LENET, "-l", "@1", "-o", "one.npz", "--no-verify").succeeded()
-    expected = run("map", "one.npz", "--output", "3,2,1").succeeded().lines
+    expected = run("map", "one.npz", "--output-at", "3,2,1").succeeded().lines
     assert len(expected) == 1 + 6 * 5 * 5
     for layer in ("node_conv2d_1", "conv2d_1", "@1"):
-        assert run("map", file, "-l", layer, "--output", "3,2,1").succeeded().lines == expected
+        assert run("map", file, "-l", layer, "--output-at", "3,2,1").succeeded().lines == expected
 
 
 def test_the_api_loads_and_verifies_one_of_several(file: Path) -> None:
@@ -230,7 +232,7 @@ def test_layers_of_every_kind_in_one_file(folder: Path) -> None:
 def test_what_is_no_file_of_ours(folder: Path) -> None:
     with h5py.File("plain.h5", "w") as opened:
         opened["x"] = [1]
-    for command in (["verify"], ["map", "--output", "0,0,0"]):
+    for command in (["verify"], ["map", "--output-at", "0,0,0"]):
         text = run(command[0], "plain.h5", *command[1:]).failed(3)
         assert "plain.h5 is HDF5, but not a matrix file that convfc writes" in text
     Path("text.h5").write_text("some text")

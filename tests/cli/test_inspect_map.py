@@ -206,68 +206,75 @@ def test_map_of_every_kind(folder: Path, more: list[str], transposed: bool) -> N
     run("convert", "m.onnx", "-o", "c.npz", *more).succeeded()
     matrix, kernel = matrix_of(Path("c.npz")), arrays(Path("c.npz"))["kernel"]
     found = {}
-    for given, of in (("--output", (2, 3, 4)), ("--input", (1, 0, 2)), ("--kernel", (1, 1, 0, 2))):
+    for given, of in (
+        ("--output-at", (2, 3, 4)),
+        ("--input-at", (1, 0, 2)),
+        ("--kernel-at", (1, 1, 0, 2)),
+    ):
         listed = looked_up("c.npz", given, ",".join(map(str, of)))
         for row in listed:
             assert row["value"] == matrix[row["row"], row["column"]] != 0
             assert row["value"] == kernel[tuple(row["kernel_element"])]
-            assert row[f"{given[2:]}_element"] == list(of)
+            assert row[f"{given[2:].removesuffix('-at')}_element"] == list(of)
         assert len({(row["row"], row["column"]) for row in listed}) == len(listed)
         found[given] = listed
     sides = ("column", "row") if "--transpose" in more else ("row", "column")
-    for given, side in zip(("--output", "--input"), sides, strict=True):
+    for given, side in zip(("--output-at", "--input-at"), sides, strict=True):
         at = {row[side] for row in found[given]}
         assert len(at) == 1
         line = matrix[at.pop()] if side == "row" else matrix[:, at.pop()]
         assert len(found[given]) == np.count_nonzero(line)
     value = kernel[1, 1, 0, 2]
-    assert len(found["--kernel"]) == np.count_nonzero(matrix == value)
+    assert len(found["--kernel-at"]) == np.count_nonzero(matrix == value)
 
 
 def test_map_of_an_entry(matrix: Path) -> None:
     dense = matrix_of(matrix)
     row, column = (int(i[7]) for i in np.nonzero(dense))
-    (found,) = looked_up(matrix, "--entry", f"{row},{column}")
+    (found,) = looked_up(matrix, "--entry-at", f"{row},{column}")
     assert found["value"] == dense[row, column]
     assert found["kernel_element"] is not None
 
 
 def test_map_of_a_structural_zero(matrix: Path) -> None:
-    (found,) = looked_up(matrix, "--entry", "0,29")
+    (found,) = looked_up(matrix, "--entry-at", "0,29")
     assert (found["row"], found["column"]) == (0, 29)
     assert (found["output_element"], found["input_element"]) == ([0, 0, 0], [0, 5, 4])
     assert (found["kernel_element"], found["value"]) == (None, 0)
-    assert "structural zero" in run("map", matrix, "--entry", "0,29").succeeded().out
+    assert "structural zero" in run("map", matrix, "--entry-at", "0,29").succeeded().out
 
 
 def test_map_of_an_operator_a_dense_file_and_a_pipe(matrix: Path) -> None:
-    expected = run("map", matrix, "--output", "0,0,0").succeeded().out
+    expected = run("map", matrix, "--output-at", "0,0,0").succeeded().out
     for name, form in (("o.npz", "operator"), ("d.npy", "dense")):
         run("convert", "m.onnx", "-o", name, "--form", form).succeeded()
-        assert run("map", name, "--output", "0,0,0").succeeded().out == expected
-    piped = run("map", "-", "--output", "0,0,0", stdin=matrix.read_bytes()).succeeded()
+        assert run("map", name, "--output-at", "0,0,0").succeeded().out == expected
+    piped = run("map", "-", "--output-at", "0,0,0", stdin=matrix.read_bytes()).succeeded()
     assert piped.out == expected
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--output", "3,0,0"], "output (3, 0, 0) is not within (3, 6, 5)"),
-        (["--output", "0,0"], "output (0, 0) is not within (3, 6, 5)"),
-        (["--input", "0,6,0"], "input (0, 6, 0) is not within (2, 6, 5)"),
-        (["--input", "0,0,0,0"], "is not within (2, 6, 5)"),
-        (["--kernel", "0,2,0,0"], "is not within (3, 2, 3, 3)"),
-        (["--kernel", "0,0"], "is not within (3, 2, 3, 3)"),
-        (["--entry", "90,0"], "90 is not in [0, 90)"),
-        (["--entry", "0,60"], "60 is not in [0, 60)"),
-        (["--entry", "5"], "--entry takes two numbers"),
-        (["--entry", "5,5,5"], "--entry takes two numbers"),
-        (["--entry", "-1,0"], "not a position"),
-        (["--output", "a,b"], "not a position"),
-        (["--output", "1;2;3"], "not a position"),
-        (["--output", ""], "not a position"),
-        ([], "one of --output, --input, --kernel, --entry"),
-        (["--output", "0,0,0", "--entry", "0,0"], "one of --output, --input, --kernel, --entry"),
+        (["--output-at", "3,0,0"], "output (3, 0, 0) is not within (3, 6, 5)"),
+        (["--output-at", "0,0"], "output (0, 0) is not within (3, 6, 5)"),
+        (["--input-at", "0,6,0"], "input (0, 6, 0) is not within (2, 6, 5)"),
+        (["--input-at", "0,0,0,0"], "is not within (2, 6, 5)"),
+        (["--kernel-at", "0,2,0,0"], "is not within (3, 2, 3, 3)"),
+        (["--kernel-at", "0,0"], "is not within (3, 2, 3, 3)"),
+        (["--entry-at", "90,0"], "90 is not in [0, 90)"),
+        (["--entry-at", "0,60"], "60 is not in [0, 60)"),
+        (["--entry-at", "5"], "--entry-at takes two numbers"),
+        (["--entry-at", "5,5,5"], "--entry-at takes two numbers"),
+        (["--entry-at", "-1,0"], "not a position"),
+        (["--output-at", "a,b"], "not a position"),
+        (["--output-at", "1;2;3"], "not a position"),
+        (["--output-at", ""], "not a position"),
+        ([], "one of --output-at, --input-at, --kernel-at, --entry-at"),
+        (
+            ["--output-at", "0,0,0", "--entry-at", "0,0"],
+            "one of --output-at, --input-at, --kernel-at, --entry-at",
+        ),
     ],
 )
 def test_map_of_what_is_not_there(matrix: Path, arguments: list[str], told: str) -> None:
@@ -276,31 +283,31 @@ def test_map_of_what_is_not_there(matrix: Path, arguments: list[str], told: str)
 
 
 def test_map_of_a_file_that_is_no_matrix(folder: Path) -> None:
-    assert "not a matrix file" in run("map", LENET, "--entry", "0,0").failed(3)
-    assert "no such file" in run("map", "nowhere.npz", "--entry", "0,0").failed(2)
+    assert "not a matrix file" in run("map", LENET, "--entry-at", "0,0").failed(3)
+    assert "no such file" in run("map", "nowhere.npz", "--entry-at", "0,0").failed(2)
     (folder / "t.npz").write_text("text")
-    assert "text file" in run("map", "t.npz", "--entry", "0,0").failed(3)
+    assert "text file" in run("map", "t.npz", "--entry-at", "0,0").failed(3)
 
 
 @pytest.mark.slow
 def test_map_on_a_terminal(matrix: Path, folder: Path) -> None:
-    code, shown, others = terminal("map", matrix, "--output", "1,2,2", cwd=folder)
+    code, shown, others = terminal("map", matrix, "--output-at", "1,2,2", cwd=folder)
     assert code == 0
     assert "\t" not in shown
     assert len(shown.strip().splitlines()) >= 18
     bias = arrays(matrix)["bias"][42]
     assert f"bias of output (1, 2, 2): {bias!s}" in others["stderr"]
-    arguments = ["--kernel", "0,0,1,1"]
+    arguments = ["--kernel-at", "0,0,1,1"]
     assert len(looked_up(matrix, *arguments)) == 30
     run("convert", LENET, "-l", "@0", "-o", "l.npz", "--no-verify").succeeded()
-    code, shown, others = terminal("map", "l.npz", "--kernel", "0,0,2,2", cwd=folder)
+    code, shown, others = terminal("map", "l.npz", "--kernel-at", "0,0,2,2", cwd=folder)
     assert "and 744 more: pipe it to see them all" in others["stderr"]
     assert len(shown.splitlines()) < 50
     large = ["--input-shape", "1,2,400,400", "--form", "operator", "--no-verify", "-o", "large.npz"]
     run("convert", net(folder / "free.onnx", shape=(1, 2, "h", "w")), *large).succeeded()
-    _, _, others = terminal("map", "large.npz", "--kernel", "0,0,1,1", cwd=folder)
+    _, _, others = terminal("map", "large.npz", "--kernel-at", "0,0,1,1", cwd=folder)
     assert "and at least 100,001 more: pipe" in others["stderr"]
-    _, _, others = terminal("map", "-q", "l.npz", "--kernel", "0,0,2,2", cwd=folder)
+    _, _, others = terminal("map", "-q", "l.npz", "--kernel-at", "0,0,2,2", cwd=folder)
     assert others["stderr"] == ""
 
 
@@ -315,13 +322,13 @@ def test_weights_that_are_not_finite_are_json_all_the_same(folder: Path) -> None
     def refused(constant: str) -> None:
         raise AssertionError(f"{constant} is not a JSON")
 
-    done = run("map", "c.npz", "--output", "0,0,0", "--json").succeeded()
+    done = run("map", "c.npz", "--output-at", "0,0,0", "--json").succeeded()
     assert json.loads(done.out, parse_constant=refused)
 
 
 def test_neither_writes_anything(matrix: Path, folder: Path) -> None:
     before = listing(folder)
-    run("map", matrix, "--entry", "0,0").succeeded()
+    run("map", matrix, "--entry-at", "0,0").succeeded()
     run("inspect", "m.onnx").succeeded()
     assert listing(folder) == before
     assert stat.S_IMODE(matrix.stat().st_mode) & 0o111 == 0

@@ -107,13 +107,13 @@ OUTPUTS: dict[str, list[tuple[str, int]]] = {
         (f"{DATA}/written_by_0.1/operator.npz --exhaustive", 4),
     ],
     "map": [
-        ("m/000-a.npz --output 0,0,0", 0),
-        ("m/000-a.npz --input 0,0,0", 0),
-        ("m/000-a.npz --kernel 0,0,1,1", 0),
-        ("m/000-a.npz --entry 0,29", 0),
-        ("nan.npz --output 0,0,0", 0),
-        ("chain.npz --output 0", 0),
-        ("all.h5 -l b --input 0,0,0", 0),
+        ("m/000-a.npz --output-at 0,0,0", 0),
+        ("m/000-a.npz --input-at 0,0,0", 0),
+        ("m/000-a.npz --kernel-at 0,0,1,1", 0),
+        ("m/000-a.npz --entry-at 0,29", 0),
+        ("nan.npz --output-at 0,0,0", 0),
+        ("chain.npz --output-at 0", 0),
+        ("all.h5 -l b --input-at 0,0,0", 0),
     ],
 }
 """Words for each command, and how it ends."""

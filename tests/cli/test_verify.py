@@ -286,7 +286,7 @@ def zipped(path: Path) -> None:
         zipped,
     ],
 )
-@pytest.mark.parametrize("command", [["verify"], ["map", "--entry", "0,0"]])
+@pytest.mark.parametrize("command", [["verify"], ["map", "--entry-at", "0,0"]])
 def test_an_npz_of_another_tool(
     folder: Path, write: Callable[[Path], None], command: list[str]
 ) -> None:
@@ -296,7 +296,7 @@ def test_an_npz_of_another_tool(
     assert told == "f.npz has no member convfc: it is a zip that convfc did not write"
 
 
-@pytest.mark.parametrize("command", [["verify"], ["map", "--entry", "0,0"]])
+@pytest.mark.parametrize("command", [["verify"], ["map", "--entry-at", "0,0"]])
 def test_an_npz_of_ours_that_was_compressed(matrix: Path, command: list[str]) -> None:
     np.savez_compressed("f.npz", **arrays(matrix))
     assert "write it again with numpy.savez" in run(*command, "f.npz").failed(3)

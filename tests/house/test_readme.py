@@ -48,8 +48,12 @@ def test_the_readme_leads_to_every_page():
     assert len(README.read_text().splitlines()) < 260
 
 
-def test_both_tables_are_there():
-    assert re.findall(r"<!-- table: (\w+) -->\n\|", TEXT) == ["models", "matrices"]
+def test_the_tables_are_there():
+    assert re.findall(r"<!-- table: (\w+) -->\n\|", TEXT) == [
+        "models",
+        "matrices",
+        "options",
+    ]
 
 
 def test_every_command_has_its_help_in_it():

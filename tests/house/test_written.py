@@ -81,7 +81,7 @@ def test_it_is_loaded_and_mapped(name: str) -> None:
         np.testing.assert_allclose(operator @ x, rows @ x, rtol=1e-5, atol=1e-3)
         row = int(np.diff(rows.indptr).argmax())
         column, value = rows.indices[rows.indptr[row]], rows.data[rows.indptr[row]]
-        done = run("map", path, *picked, "--entry", f"{row},{column}").succeeded()
+        done = run("map", path, *picked, "--entry-at", f"{row},{column}").succeeded()
         assert done.lines[1].split("\t")[:2] == [str(row), str(column)]
         assert value == pytest.approx(float(done.lines[1].split("\t")[-1]))
 

@@ -145,20 +145,20 @@ def test_the_command_proves_and_maps_every_kind(name, folder):
     else:
         assert done.succeeded().out == f"proven\t{path}\tevery entry\n"
     output = next(o for o in brute.indices(layer.output_shape) if list(layer.of_output(o)))
-    told = run("map", path, "--output", ",".join(map(str, output)), "--json").succeeded()
+    told = run("map", path, "--output-at", ",".join(map(str, output)), "--json").succeeded()
     found = json.loads(told.out)["entries"]
     expected = list(layer.of_output(output))
     assert [tuple(line["input_element"]) for line in found] == [tap.input for tap, _ in expected]
     assert [line["value"] for line in found] == [value.item() for _, value in expected]
     source = ",".join(map(str, expected[0][0].input))
-    fed = run("map", path, "--input", source, "--json").succeeded()
+    fed = run("map", path, "--input-at", source, "--json").succeeded()
     assert list(output) in [line["output_element"] for line in json.loads(fed.out)["entries"]]
     row = Layout().flatten(output, layer.output_shape)
     column = Layout().flatten(expected[0][0].input, layer.input_shape)
-    one = run("map", path, "--entry", f"{row},{column}").succeeded()
+    one = run("map", path, "--entry-at", f"{row},{column}").succeeded()
     assert ("\ta sum\t" in one.out) == (name == "product")
     kernel = ",".join(map(str, expected[0][0].kernel)) or "0"
-    stands = run("map", path, "--kernel", kernel, "--json")
+    stands = run("map", path, "--kernel-at", kernel, "--json")
     if name == "product":
         assert stands.code == 2
         assert "copies of no weight" in stands.err

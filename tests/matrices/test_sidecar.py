@@ -52,7 +52,7 @@ def older(request: pytest.FixtureRequest, model: Path) -> str:
 
 def test_an_operator_file_of_the_older_name_is_read(older: str, model: Path) -> None:
     run("verify", older, "--model", model).succeeded()
-    run("map", older, "--entry", "0,0").succeeded()
+    run("map", older, "--entry-at", "0,0").succeeded()
     assert convfc.load(older).shape == (90, 60)
 
 
@@ -127,7 +127,7 @@ def test_an_operator_file_that_is_no_file_is_not_waited_for(strange, name, sidec
     run("convert", model, "-o", name, "--no-verify").succeeded()
     Path(f"{name}.operator.npz").unlink()
     strange(Path(sidecar.format(name)))
-    for command in (("verify", name), ("map", name, "--entry", "0,0")):
+    for command in (("verify", name), ("map", name, "--entry-at", "0,0")):
         assert sidecar.format(name) in run(*command).failed(3)
 
 

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterable, Sequence
 
+import click
 from click.testing import CliRunner
 
+from convfc_cli.cli.command import GROUPS
 from convfc_cli.cli.main import cli
 from convfc_cli.matrices import registry as matrices
 from convfc_cli.models import registry as models
@@ -32,7 +34,12 @@ def help_text(command: str) -> str:
 
 
 def table(name: str) -> str:
-    """The formats that are registered, as a table."""
+    """The formats that are registered, or the options that commands have, as a table."""
+    if name == "options":
+        return _rows(
+            ("Option", *(f"`{command}`" for command in cli.commands)),
+            ((names, *("x" if has else "" for has in marks)) for names, marks in options().items()),
+        )
     if name == "models":
         return _rows(
             ("Kind", "What is read"),
@@ -52,6 +59,21 @@ def table(name: str) -> str:
             for kind in matrices.formats().values()
         ),
     )
+
+
+def options() -> dict[str, list[bool]]:
+    """The options, in the order of the help, and which commands have each."""
+    order = [name for names in GROUPS.values() for name in names]
+    places: dict[str, int] = {}
+    commands: dict[str, set[str]] = {}
+    for command, found in cli.commands.items():
+        for option in found.params:
+            if isinstance(option, click.Option):
+                names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+                places[names] = [*order, option.name].index(option.name)
+                commands.setdefault(names, set()).add(command)
+    in_order = sorted(commands, key=lambda names: places[names])
+    return {names: [command in commands[names] for command in cli.commands] for names in in_order}
 
 
 def _rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -20,7 +20,7 @@ COMMANDS = (
     ("convert", "lenet.onnx", "-l", "@0", "-o", "one.npz"),
     ("convert", "digits.onnx"),
     ("verify",),
-    ("map", "one.npz", "--output", "0,0,0"),
+    ("map", "one.npz", "--output-at", "0,0,0"),
 )
 """In this order in one folder: what one writes, another reads."""
 

@@ -707,7 +707,9 @@ def test_convert_and_verify(folder: Path, form, transpose):
     assert (scipy.sparse.csr_matrix(ours) != csr).nnz == 0
     operator, x = load("a.npz"), np.arange(csr.shape[1], dtype=np.float32)
     np.testing.assert_allclose(operator @ x, csr @ x, rtol=1e-4, atol=1e-3)
-    by_map = [run("map", path, "--output", "0,1,1").succeeded().out for path in ("a.npz", "b.npz")]
+    by_map = [
+        run("map", path, "--output-at", "0,1,1").succeeded().out for path in ("a.npz", "b.npz")
+    ]
     assert by_map[0] == by_map[1]
 
 

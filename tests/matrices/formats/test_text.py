@@ -418,7 +418,7 @@ def test_the_command_writes_proves_and_explains_it(model, name):
     run("convert", model, "-o", "c.npz").succeeded()
     assert "proven" in run("verify", name).succeeded().out
     run("verify", name, "--exhaustive", "--model", model).succeeded()
-    rows = [run("map", file, "--output", "0,0,0").succeeded().out for file in (name, "c.npz")]
+    rows = [run("map", file, "--output-at", "0,0,0").succeeded().out for file in (name, "c.npz")]
     assert rows[0] == rows[1]
     told = run("convert", model, "-o", name, "--kernel-index", "--force").failed(2)
     assert told.endswith(" has no room for a kernel_index: name it *.h5 or *.npz")

@@ -71,7 +71,7 @@ def test_the_matrix_is_of_integers(integer_model: Path, tmp_path: Path) -> None:
     assert ((operator @ x) == matrix.astype(np.int64) @ x).all()
     assert (operator @ x.astype(np.float32) == (matrix @ x).astype(np.float64)).all()
     assert ((operator.T @ (operator @ x)) == matrix.T.astype(np.int64) @ (matrix @ x)).all()
-    told = run("map", tmp_path / "m.npz", "--output", "0,1,1", "--json").succeeded()
+    told = run("map", tmp_path / "m.npz", "--output-at", "0,1,1", "--json").succeeded()
     for entry in json.loads(told.out)["entries"]:
         assert entry["value"] == matrix[entry["row"], entry["column"]]
         assert isinstance(entry["value"], int)
