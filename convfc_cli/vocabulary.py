@@ -11,6 +11,9 @@ FORMS = (*SPARSE, "dense", "operator")
 dense: every entry; operator: kernel, bias and geometry alone.
 """
 
+FORMATS = ("npz", "h5", "mtx", "mat", "csv", "npy")
+"""The formats of matrix files, by the usual suffix of each."""
+
 FLOATS = ("float32", "float64")
 """The data types that the entries of a matrix may be given."""
 

@@ -13,7 +13,16 @@ GROUPS = {
         "output_padding",
     ),
     "Matrix": (
-        *("form", "layout", "transpose", "dtype", "dequantize", "kernel_index", "flip_kernel"),
+        *(
+            "form",
+            "file_format",
+            "layout",
+            "transpose",
+            "dtype",
+            "dequantize",
+            "kernel_index",
+            "flip_kernel",
+        ),
     ),
     "Files": ("output", "max_bytes", "force", "resume", "keep_going"),
     "Proof": ("no_verify", "model", "probes", "seed", "exhaustive", "against"),

@@ -13,7 +13,7 @@ from convfc_cli.cli.hints import worded
 from convfc_cli.cli.records import of_conversion, warning
 from convfc_cli.cli.terminal import is_terminal, say
 from convfc_cli.layout import ORDERS
-from convfc_cli.vocabulary import FLOATS, FORMS
+from convfc_cli.vocabulary import FLOATS, FORMATS, FORMS
 
 if TYPE_CHECKING:
     from convfc_cli.jobs.result import Conversion
@@ -35,6 +35,7 @@ Examples:
   convfc convert model.onnx --compose conv1:bn1
   convfc convert model.onnx -l conv1 -o - | convfc verify -
   convfc convert model.keras -o all.h5
+  convfc convert model.onnx --format mat -o matlab/
   convfc convert state.h5 --weight c1.weight --kernel-order oihw --input-shape 1,3,32,32
 """
 
@@ -77,6 +78,13 @@ Examples:
     help="csr: the nonzeros (default); csc: the same by columns; coo: with row and column "
     "of each; bsr: in blocks of channels, with --layout channels-last; dense: every entry, as "
     ".npy; operator: what the layer itself keeps and metadata, of a convolution kilobytes.",
+)
+@option(
+    "--format",
+    "file_format",
+    type=click.Choice(FORMATS),
+    help="The format of each file in a folder, or of what goes to standard output: npz by default, "
+    "npy for --form dense. A file named by -o has that of its suffix.",
 )
 @option(
     "--layout",
@@ -139,6 +147,7 @@ def convert(
     fold_bn: bool,
     request: "Request",
     form: str | None,
+    file_format: str | None,
     layout: str | None,
     transpose: bool,
     dtype: str | None,
@@ -164,6 +173,7 @@ def convert(
     selection = Selection(layers, include, compose, fold_bn)
     chosen = Options(
         form=form,
+        format=file_format,
         layout=layout,
         transpose=transpose,
         dtype=dtype,

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from convfc_cli import budget
-from convfc_cli.errors import ConvfcError, Defect, MalformedInput, OutputFailed, UsageError
+from convfc_cli.errors import (
+    ConvfcError,
+    Defect,
+    MalformedInput,
+    OutputFailed,
+    Refused,
+    Unsupported,
+    UsageError,
+)
 from convfc_cli.files import (
     HEAD,
     Input,
@@ -150,19 +158,23 @@ def stream(
     options: Options,
     observer: Observer,
 ) -> None:
-    """Write one layer's npz to an output that need not seek. Nothing is read back."""
-    if options.form == "dense":
-        raise UsageError("a stream carries an npz: the form dense needs a file, NAME.npy")
+    """Write the file of one layer to an output that need not seek. Nothing is read back."""
     opened, entries = select(model, selection, request)
     if len(entries) > 1:
         raise UsageError(
             f"a stream carries one layer, not {len(entries)}",
             Hint(Advice.LAYERS, (entries[0].position,)),
         )
-    folded = selection.fold_bn
-    plan = make_plan(opened, entries, "stream.npz", options, fold_bn=folded, to_disk=False)
-    observer.planned(plan)
+    form = by_form(options.form or "csr")
+    name = f"stream.{options.format}" if options.format else f"stream{form.suffixes[0]}"
+    plan = make_plan(opened, entries, name, options, fold_bn=selection.fold_bn, to_disk=False)
     item = plan.items[0]
+    if item.beside:
+        raise UsageError(
+            f"a stream carries one file, and the metadata of a {item.path.suffix} are in another "
+            f"beside it: name a file or a folder, or take *.npz or *.h5"
+        )
+    observer.planned(plan)
     observer.started(item.entry.name, item.size)
     layer = _rounded(item.entry.load(), options.dtype)
     matrix = Matrix(layer, item.spec, origin_of(plan.model, item.entry))
@@ -279,8 +291,16 @@ def _write_files(plan: Plan, options: Options, observer: Observer) -> Conversion
                 failures.append((item.entry, error.without_frames()))
         if not made:
             continue
-        done = _keep(made, options, observer) if options.resume else []
-        for result in done or _write(plan, made, options, observer):
+        try:
+            done = _keep(made, options, observer) if options.resume else []
+            done = done or _write(plan, made, options, observer)
+        except (Refused, Unsupported) as error:  # values or sizes that the format does not have
+            named = made[0].item.entry.named(error) if len(made) == 1 else error
+            if not options.keep_going:
+                raise named from error
+            failures += [(one.item.entry, named.without_frames()) for one in made]
+            continue
+        for result in done:
             results.append(result)
             observer.finished(result)
     return Conversion(plan, tuple(results), tuple(failures))

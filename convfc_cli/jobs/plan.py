@@ -35,7 +35,7 @@ from convfc_cli.models.model import Model
 from convfc_cli.naming import stem
 from convfc_cli.proof.probes import check_size
 from convfc_cli.proof.verify import USUAL, Proof
-from convfc_cli.vocabulary import FLOATS, FORMS
+from convfc_cli.vocabulary import FLOATS, FORMATS, FORMS
 
 ELSEWHERE = Hint(Advice.ELSEWHERE)
 RESUME = Hint(Advice.RESUME)
@@ -55,6 +55,9 @@ class Options:
     """
 
     form: str | None = None
+    format: str | None = None
+    """The format of each file in a folder, or of a stream, by its suffix; a file has its own."""
+
     layout: str | None = None
     """One of `layout.ORDERS`; by default the order in which the model flattens the layer."""
 
@@ -76,7 +79,7 @@ class Options:
     """What each file is read back and proven by; None: it is not."""
 
     def __post_init__(self) -> None:
-        choices = {"form": FORMS, "layout": tuple(ORDERS), "dtype": FLOATS}
+        choices = {"form": FORMS, "format": FORMATS, "layout": tuple(ORDERS), "dtype": FLOATS}
         for name, allowed in choices.items():
             value = getattr(self, name)
             if value is not None and value not in allowed:
@@ -179,19 +182,20 @@ def make_plan(
         try:
             read, entry = entry, _as_asked(model, entry, options, fold_bn)
             _check_description(model, entry)
+            name = f"{stem(entry.position, entry.name, width)}{kind.suffixes[0]}"
+            path = file or Path(folder or ".") / name
+            dtype = np.dtype(options.dtype or entry.matrix_dtype)
+            item = _item(model, entry, spec, kind, path, dtype, proof)
         except ConvfcError as reason:
             if not options.keep_going:
                 raise
             failures.append((entry, reason.without_frames()))
             continue
         folded.append(entry.op != read.op)
-        name = f"{stem(entry.position, entry.name, width)}{kind.suffixes[0]}"
-        path = file or Path(folder or ".") / name
         if (path, name) in taken:
             raise UsageError(f"two of the matrices would be called {name}: write one at a time")
         taken.add((path, name))
-        dtype = np.dtype(options.dtype or entry.matrix_dtype)
-        items.append(_item(model, entry, spec, kind, path, dtype, proof))
+        items.append(item)
     if not items:
         raise _gravest([reason for _, reason in failures])
     changing = {"dequantize": any(integers), "fold_bn": any(folded)}
@@ -211,10 +215,14 @@ def _resolve_format(
     entries: Sequence[Entry], file: Path | None, options: Options
 ) -> tuple[MatrixFormat, str]:
     """The format and the form that the matrices are written in."""
-    if file is None:
-        kind = matrix_formats.by_form(options.form or "csr")
-    else:
+    if file is not None:
         kind = matrix_formats.by_suffix(file, options.form)
+        if options.format is not None and f".{options.format}" not in kind.suffixes:
+            raise UsageError(f"{file}: its suffix picks the format, and is not .{options.format}")
+    elif options.format is not None:
+        kind = matrix_formats.by_suffix(Path(f"matrix.{options.format}"), options.form)
+    else:
+        kind = matrix_formats.by_form(options.form or "csr")
     suffix = kind.suffixes[0]
     if file is not None and len(entries) > 1 and not kind.multi_layer:
         roomy = _suffixes(lambda kind: kind.multi_layer)
@@ -226,10 +234,10 @@ def _resolve_format(
     form = options.form or kind.forms[0]
     if form not in kind.forms:
         wanted = matrix_formats.by_form(form).suffixes[0]
-        raise UsageError(f"a {suffix} file does not hold the form {form}: name it *{wanted}")
+        raise UsageError(f"a {suffix} file does not hold the form {form}: take *{wanted}")
     if options.kernel_index and not kind.has_kernel_index and form == "csr":
         roomy = _suffixes(lambda kind: kind.has_kernel_index)
-        raise UsageError(f"a {suffix} file has no room for a kernel_index: name it {roomy}")
+        raise UsageError(f"a {suffix} file has no room for a kernel_index: take {roomy}")
     return kind, form
 
 
@@ -261,7 +269,10 @@ def _item(
         stored = spec.transposed() if kind.stores_transpose else spec
         rows, columns = stored.shape(outline)
         check_size(columns, rows, proof.vectors)
-    size = kind.size(spec, outline, dtype, planned_origin(model, entry))
+    try:
+        size = kind.size(spec, outline, dtype, planned_origin(model, entry))
+    except Refused as error:
+        raise entry.named(error) from error
     return Item(entry, spec, kind, path, dtype, size)
 
 

@@ -190,7 +190,7 @@ class Entry:
     def _required(self) -> ResolvedLayer:
         if self.resolved is None:
             assert self.error is not None
-            raise self._named(self.error) from self.error
+            raise self.named(self.error) from self.error
         return self.resolved
 
     def require(self) -> Outline:
@@ -210,7 +210,7 @@ class Entry:
                 )
             layer = resolved.load()
         except ConvfcError as error:
-            raise self._named(error) from error
+            raise self.named(error) from error
         return layer.flipped() if self.flipped and isinstance(layer, Convolution) else layer
 
     def with_flip(self, flipped: bool) -> "Entry":
@@ -223,7 +223,8 @@ class Entry:
             )
         return replace(self, flipped=flipped)
 
-    def _named(self, error: ConvfcError) -> ConvfcError:
+    def named(self, error: ConvfcError) -> ConvfcError:
+        """The error with the name of the layer in front."""
         named = copy(error)
         named.args = (f"layer {self.name} ({self.op}): {error}",)
         return named
@@ -267,7 +268,7 @@ class Entry:
         try:
             real = resolved.as_real()
         except ConvfcError as error:
-            raise self._named(error) from error
+            raise self.named(error) from error
         if real is None:
             raise UsageError(
                 f"layer {self.name} ({self.op}) states no scale: its matrix can only be "

@@ -14,7 +14,11 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from convfc_cli.cli.options import ShapeType, SizeType
+from convfc_cli.files import opened
 from convfc_cli.jobs import runtime_check
+from convfc_cli.matrices.formats import mat
+from convfc_cli.matrices.registry import by_suffix, formats, stored
+from convfc_cli.vocabulary import FORMATS
 from tests.support.cli_models import (
     LENET,
     MIXED,
@@ -244,11 +248,112 @@ def test_a_stream_is_verified_at_the_other_end(model: Path, folder: Path) -> Non
     ("more", "told"),
     [
         (["--json"], "--json and -o - both want standard output"),
-        (["--form", "dense"], "a stream carries an npz"),
+        (["--form", "dense"], "the metadata of a .npy are in another beside it"),
+        (["--format", "mat"], "the metadata of a .mat are in another beside it"),
     ],
 )
 def test_what_a_stream_cannot_carry(model: Path, more: list[str], told: str) -> None:
     assert told in run("convert", model, "-o", "-", *more).failed(2)
+
+
+# The format of each file in a folder
+
+
+@pytest.fixture
+def two(folder: Path) -> Path:
+    """A model of two layers, and one that is not read."""
+    return net(folder / "two.onnx", names=("a", "b"), unsupported=("no",))
+
+
+def test_the_formats_are_those_of_the_registry() -> None:
+    assert {f".{name}" for name in FORMATS} == {kind.suffixes[0] for kind in formats().values()}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_whole_model_in_one_format(two: Path, name: str) -> None:
+    form = "dense" if name == "npy" else "csr"
+    kind = by_suffix(Path(f"m.{name}"), form)
+    arguments = [two, "-l", "a", "-l", "b", "--format", name, "-o", "to/"]
+    done = run("convert", *arguments).succeeded()
+    matrices = [Path("to") / f"{stem}.{name}" for stem in ("000-a", "001-b")]
+    assert done.lines == [str(path) for one in matrices for path in (one, *kind.sidecar(one))]
+    _, second = json.loads(Path("to/manifest.json").read_text())["matrices"]
+    assert (second["file"], second["form"]) == (f"001-b.{name}", form)
+    assert run("verify", "to", "--model", two).succeeded().err == "2 of 2 proven\n"
+    for path in matrices:
+        with opened(path) as source:
+            assert kind.recognizes(source)
+            (matrix,) = stored(source)
+            assert matrix.matrix.form == form
+    before = {path.name: path.read_bytes() for path in Path("to").iterdir()}
+    assert "exists" in run("convert", *arguments).failed(2)
+    run("convert", *arguments, "--force").succeeded()
+    assert {path.name: path.read_bytes() for path in Path("to").iterdir()} == before
+
+
+def test_keep_going_in_another_format(two: Path) -> None:
+    done = run("convert", two, "--format", "mtx", "-o", "to/", "--keep-going")
+    assert (done.code, len(done.lines)) == (4, 4)
+    (failed,) = json.loads(Path("to/manifest.json").read_text())["failed"]
+    assert failed["layer"] == "no"
+    run("verify", "to").succeeded()
+
+
+def test_a_layer_too_large_for_a_format_does_not_keep_the_others(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mat, "MAX_BYTES", 20_000)
+    arguments = [two, "-l", "a", "-l", "b", "--format", "mat", "-o", "to/"]
+    assert run("convert", *arguments).failed(5).startswith("layer b (Conv): a variable of a .mat")
+    done = run("convert", *arguments, "--keep-going")
+    assert (done.code, done.lines) == (5, ["to/000-a.mat", "to/000-a.mat.operator.npz"])
+    assert "take *.npz or *.h5" in done.err
+
+
+def test_a_value_that_a_format_has_not_does_not_keep_the_others(folder: Path) -> None:
+    def signalling(kernels: list[Any]) -> None:
+        kernels[0].view(np.uint32)[0, 0, 1, 1] = 0x7F800001
+
+    path = net(folder / "nan.onnx", names=("a", "b"), change=signalling)
+    arguments = [path, "--format", "mat", "-o", "to/"]
+    assert "layer a (Conv): a weight is a signalling NaN" in run("convert", *arguments).err
+    assert not Path("to").exists()
+    done = run("convert", *arguments, "--keep-going")
+    assert (done.code, done.lines) == (4, ["to/001-b.mat", "to/001-b.mat.operator.npz"])
+    (failed,) = json.loads(Path("to/manifest.json").read_text())["failed"]
+    assert (failed["layer"], failed["exit_code"]) == ("a", 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["-o", "c.npz", "--format", "mat"], "c.npz: its suffix picks the format, and is not .mat"),
+        (["-o", "c.mtx", "--format", "npz"], "c.mtx: its suffix picks the format, and is not .npz"),
+        (["--format", "mat", "--form", "dense"], "does not hold the form dense: take *.npy"),
+        (["--format", "mat", "--kernel-index"], "no room for a kernel_index: take *.h5 or *.npz"),
+        (["--format", "zip"], "'zip' is not one of 'npz', 'h5', 'mtx', 'mat', 'csv', 'npy'"),
+    ],
+)
+def test_a_format_that_does_not_fit(model: Path, arguments: list[str], told: str) -> None:
+    assert told in run("convert", model, *arguments).failed(2)
+    assert os.listdir() == ["m.onnx"]
+
+
+def test_a_format_that_a_file_has_anyway(model: Path) -> None:
+    run("convert", model, "-o", "c.mtx", "--format", "mtx").succeeded()
+    run("convert", model, "-o", "c.hdf5", "--format", "h5").succeeded()
+    run("convert", model, "-o", "c.npz", "--format", "npz", "--form", "coo").succeeded()
+    run("verify", "c.mtx", "c.hdf5", "c.npz").succeeded()
+
+
+@pytest.mark.parametrize(
+    ("more", "suffix"), [([], "h5"), (["--form", "dense"], "h5"), (["--form", "coo"], "npz")]
+)
+def test_a_stream_in_another_format(model: Path, more: list[str], suffix: str) -> None:
+    piped = run("convert", model, "--format", suffix, *more, "-o", "-").succeeded()
+    run("convert", model, *more, "-o", f"c.{suffix}").succeeded()
+    assert piped.raw == Path(f"c.{suffix}").read_bytes()
+    assert "proven" in run("verify", "-", stdin=piped.raw).succeeded().out
 
 
 # What to make of a layer
@@ -276,7 +381,7 @@ def test_form(model: Path) -> None:
     ("form", "name", "fits"), [("dense", "c.npz", "*.npy"), ("operator", "c.npy", "*.npz")]
 )
 def test_a_form_that_a_format_does_not_hold(model: Path, form: str, name: str, fits: str) -> None:
-    assert f"name it {fits}" in run("convert", model, "--form", form, "-o", name).failed(2)
+    assert f"take {fits}" in run("convert", model, "--form", form, "-o", name).failed(2)
     assert os.listdir() == ["m.onnx"]
 
 

@@ -103,7 +103,7 @@ def _parts(spec: Spec, outline: Outline) -> list[_Part]:
         if total >= MAX_BYTES:
             raise Refused(
                 f"a variable of a .mat file has less than {MAX_BYTES} bytes, and of a matrix of "
-                f"{rows} x {columns} with {nnz} nonzeros one has {total}: name it *.npz or *.h5, "
+                f"{rows} x {columns} with {nnz} nonzeros one has {total}: take *.npz or *.h5, "
                 f"or take the form operator, which stores no entries"
             )
         if variable is bias:

@@ -748,8 +748,8 @@ def test_what_has_no_such_form_is_a_usage_error_of_one_line(folder: Path):
     for more, told in (
         (("--form", "bsr"), "--layout channels-last orders them so"),
         (("--form", "bsr", *LAYOUT, "--kernel-index"), "kernel_index"),
-        (("--form", "csc", "-o", "a.h5"), "name it *.npz"),
-        (("--form", "coo", "-o", "a.npy"), "name it *.npz"),
+        (("--form", "csc", "-o", "a.h5"), "take *.npz"),
+        (("--form", "coo", "-o", "a.npy"), "take *.npz"),
     ):
         done = run("convert", model, *more)
         assert done.code == 2

@@ -80,7 +80,7 @@ def square(size):
 
 def test_the_largest_that_level_5_holds_is_planned_and_no_larger_one():
     assert 2**31 < MAT.size(Spec(), square(2**27 - 5), np.dtype(np.float32), Origin()) < 2**32
-    with pytest.raises(Refused, match=r"name it \*.npz or \*.h5"):
+    with pytest.raises(Refused, match=r"take \*.npz or \*.h5"):
         MAT.size(Spec(), square(2**27 - 4), np.dtype(np.float32), Origin())
 
 

@@ -421,7 +421,7 @@ def test_the_command_writes_proves_and_explains_it(model, name):
     rows = [run("map", file, "--output-at", "0,0,0").succeeded().out for file in (name, "c.npz")]
     assert rows[0] == rows[1]
     told = run("convert", model, "-o", name, "--kernel-index", "--force").failed(2)
-    assert told.endswith(" has no room for a kernel_index: name it *.h5 or *.npz")
+    assert told.endswith(" has no room for a kernel_index: take *.h5 or *.npz")
     assert "does not hold the form dense" in run(
         "convert", model, "-o", name, "--form", "dense", "--force"
     ).failed(2)
