@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 
 from convfc_cli.errors import Refused
 from convfc_cli.geometry import Axis
@@ -174,13 +174,17 @@ def _reach(axis: Axis) -> int:
 
 
 def _windows(padded: Array, axes: Sequence[Axis]) -> Array:
-    """A writeable view (channels, *outputs, *kernel) of a padded tensor."""
-    spans = tuple((axis.kernel - 1) * axis.dilation + 1 for axis in axes)
-    spatial = tuple(range(1, padded.ndim))
-    view = sliding_window_view(padded, spans, axis=spatial, writeable=True)
-    steps = [slice(None, None, axis.stride) for axis in axes]
-    inside = [slice(None, None, axis.dilation) for axis in axes]
-    return view[(slice(None), *steps, *inside)]
+    """A writeable view (channels, *outputs, *kernel) of a tensor padded to the `_reach` of each
+    axis, where the last window ends.
+    """
+    channels, *sizes = padded.shape
+    channel, *places = padded.strides
+    each = list(zip(axes, sizes, places, strict=True))
+    # A step beyond the tensor is never taken: there is one output, or one kernel element.
+    windows = [place * min(axis.stride, size) for axis, size, place in each]
+    inside = [place * min(axis.dilation, size) for axis, size, place in each]
+    shape = (channels, *(axis.outputs for axis in axes), *(axis.kernel for axis in axes))
+    return as_strided(padded, shape, (channel, *windows, *inside))
 
 
 def _padded(x: Array, axes: Sequence[Axis]) -> Array:

@@ -57,6 +57,11 @@ class Segment:
     rows: tuple[tuple[int, RowTaps], ...]
 
     @property
+    def block_rows(self) -> int:
+        """Rows in one block."""
+        return sum(count for count, _ in self.rows)
+
+    @property
     def block_taps(self) -> int:
         """Taps of all rows in one block."""
         return sum(len(taps) for _, taps in self.rows)

@@ -14,6 +14,7 @@ permuted once into the order of the columns.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -57,19 +58,19 @@ def rows(
     >>> [stream.array().tolist() for stream in (matrix.indptr, matrix.indices, matrix.data)]
     [[0, 2, 4], [0, 1, 1, 2], [1.0, 2.0, 1.0, 2.0]]
     """
-    nest = _Nest(index_map, layout)
+    nest = _nest(index_map, layout)
     shape = (index_map.rows, index_map.columns)
     indices = np.dtype(index_dtype(index_map.nnz, *shape))
     positions = None
     if kernel_index:
         flat = np.arange(kernel.size, dtype=index_dtype(kernel.size))
         places = flat.reshape(kernel.shape)
-        positions = Stream(nest.build(_Data(nest, places)), places.dtype)
+        positions = Stream(_Data(nest, places).run(), places.dtype)
     return SparseRows(
         shape=shape,
-        data=Stream(nest.build(_Data(nest, kernel)), kernel.dtype),
-        indices=Stream(nest.build(_Indices(nest)), indices),
-        indptr=Stream(nest.build(_Indptr(nest)), indices),
+        data=Stream(_Data(nest, kernel).run(), kernel.dtype),
+        indices=Stream(nest.indices, indices),
+        indptr=Stream(nest.indptr, indices),
         kernel_index=positions,
     )
 
@@ -91,6 +92,16 @@ class _Nest:
         self.rows = index_map.output_shape[1:]
         self.taps = [count_taps(axis) for axis in index_map.axes]
 
+    @cached_property
+    def indices(self) -> Run:
+        """The tree of the columns."""
+        return _Indices(self).run()
+
+    @cached_property
+    def indptr(self) -> Run:
+        """The tree of where rows begin."""
+        return _Indptr(self).run()
+
     def rows_below(self, level: int) -> int:
         """Rows of the nest from `level` on."""
         return prod(self.rows[a - 1] if a else self.lanes for a in self.order[level:])
@@ -101,34 +112,30 @@ class _Nest:
         fixed = self.depth * prod(len(row) for row in taps.values())
         return fixed * prod(self.taps[a - 1] if a else self.lanes for a in inside)
 
-    def build(self, array: "_Array") -> Run:
-        """The tree of one of the three arrays."""
-        return array.whole(self._level(array, 0, {}))
-
-    def _level(self, array: "_Array", level: int, taps: dict[int, RowTaps]) -> Run:
+    def level(self, array: "_Array", level: int, taps: dict[int, RowTaps]) -> Run:
+        """The tree of one of the three arrays from `level` on, where the axes outside have the
+        taps given.
+        """
         if level == len(self.order):
             return array.row(taps)
         axis = self.order[level]
         if axis == 0:
-            return array.channels(self._level(array, level + 1, taps), level + 1, taps)
+            return array.channels(self.level(array, level + 1, taps), level + 1, taps)
         stretches = self.segments[axis - 1]
-
-        def length(segment: Segment) -> int:
-            return segment.blocks * sum(
-                count * array.length(level + 1, taps | {axis: row}) for count, row in segment.rows
-            )
-
-        def entries(segment: Segment) -> int:
-            one_tap = {axis: RowTaps(range(1), range(1))}
-            return segment.block_taps * self.entries_below(level + 1, taps | one_tap)
+        rows, for_one_tap = self.rows_below(level + 1), self.entries_below(level + 1, taps)
+        entries = [segment.block_taps * for_one_tap for segment in stretches]
 
         def stretch(k: int) -> Run:
             segment = stretches[k]
             block = self._block(array, level + 1, axis, segment, taps)
-            return Repeat(block, segment.blocks, array.step(axis, segment, entries(segment)))
+            return Repeat(block, segment.blocks, array.step(axis, segment, entries[k]))
 
-        totals = [entries(segment) * segment.blocks for segment in stretches]
-        lengths = [length(segment) for segment in stretches]
+        blocks = [segment.blocks for segment in stretches]
+        totals = [blocks[k] * entries[k] for k in range(len(stretches))]
+        lengths = [
+            array.length(blocks[k] * segment.block_rows * rows, totals[k])
+            for k, segment in enumerate(stretches)
+        ]
         return Series(lengths, stretch, array.shifts(totals))
 
     def _block(
@@ -140,12 +147,17 @@ class _Nest:
 
         def child(k: int) -> Run:
             # Only rows without taps come more than one at a time, so nothing moves along.
-            return Repeat(self._level(array, level, inner[k]), counts[k])
+            return Repeat(self.level(array, level, inner[k]), counts[k])
 
         if counts == [1]:
-            return self._level(array, level, inner[0])
-        lengths = [c * array.length(level, t) for c, t in zip(counts, inner, strict=True)]
-        return Series(lengths, child, array.shifts([self.entries_below(level, t) for t in inner]))
+            return self.level(array, level, inner[0])
+        rows, entries = self.rows_below(level), [self.entries_below(level, t) for t in inner]
+        lengths = [array.length(c * rows, e) for c, e in zip(counts, entries, strict=True)]
+        return Series(lengths, child, array.shifts(entries))
+
+
+_nest = lru_cache(maxsize=8)(_Nest)
+"""The three arrays of a matrix share one, and so do the layers of a network that are alike."""
 
 
 class _Array(ABC):
@@ -154,17 +166,17 @@ class _Array(ABC):
     def __init__(self, nest: _Nest) -> None:
         self.nest = nest
 
-    def length(self, level: int, taps: dict[int, RowTaps]) -> int:
-        """Elements of this array from `level` of the nest on."""
-        return self.nest.entries_below(level, taps)
+    def run(self) -> Run:
+        """The tree of the whole array."""
+        return self.nest.level(self, 0, {})
+
+    def length(self, rows: int, entries: int) -> int:
+        """Elements that this array has for so many rows with so many entries."""
+        return entries
 
     def shifts(self, entries: list[int]) -> list[int] | None:
         """What runs that follow one another, with so many entries, have added to them."""
         return None
-
-    def whole(self, run: Run) -> Run:
-        """The finished array."""
-        return run
 
     @abstractmethod
     def row(self, taps: dict[int, RowTaps]) -> Run:
@@ -220,16 +232,16 @@ class _Indices(_Array):
 
 
 class _Indptr(_Array):
-    def length(self, level: int, taps: dict[int, RowTaps]) -> int:
-        return self.nest.rows_below(level)
+    def run(self) -> Run:
+        run, total = super().run(), self.nest.entries_below(0, {})
+        end = Literal(np.array([total], np.int64))
+        return Series([run.length, 1], [run, end].__getitem__)
+
+    def length(self, rows: int, entries: int) -> int:
+        return rows
 
     def shifts(self, entries: list[int]) -> list[int] | None:
         return [0, *accumulate(entries)][:-1]
-
-    def whole(self, run: Run) -> Run:
-        total = self.nest.entries_below(0, {})
-        end = Literal(np.array([total], np.int64))
-        return Series([run.length, 1], [run, end].__getitem__)
 
     def row(self, taps: dict[int, RowTaps]) -> Run:
         return Literal(np.zeros(1, np.int64))

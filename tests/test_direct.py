@@ -186,6 +186,18 @@ def test_a_padded_tensor_that_no_memory_holds_is_refused_with_its_size(apply):
         apply(np.ones((1, 2)), np.ones((1, 1, 1)), [axis])
 
 
+def test_a_step_that_is_never_taken_may_be_of_any_size():
+    """Along each of two axes, so that the strides of arrays are beyond 64 bits."""
+    far = Axis(inputs=2, outputs=1, kernel=1, stride=2**40, dilation=2**40, offset=0)
+    wide = Axis(inputs=2**20, outputs=1, kernel=1, stride=2**40, dilation=2**40, offset=1 - 2**20)
+    x = np.arange(2.0 * 2**20).reshape(1, 2, 2**20)
+    y = direct.convolve(x, np.full((1, 1, 1, 1), 3.0), [far, wide])
+    np.testing.assert_array_equal(y, [[[3.0 * (2**20 - 1)]]])
+    back = direct.convolve_transposed(y, np.full((1, 1, 1, 1), 2.0), [far, wide])
+    assert back[0, 0, -1] == 6.0 * (2**20 - 1)
+    assert np.count_nonzero(back) == 1
+
+
 def test_a_padded_tensor_may_have_2_gib_of_float64():
     assert direct.MAX_ELEMENTS * np.dtype(np.float64).itemsize == 2 * 1024**3
 

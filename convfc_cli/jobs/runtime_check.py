@@ -6,10 +6,8 @@ each of these to its own node.
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -81,7 +79,7 @@ def _hold_to_parts(entry: Entry, layer: Linear, layers: Sequence[Linear]) -> Fin
 def _findings(entry: Entry, layer: Linear) -> Iterator[Finding]:
     """What each runtime in turn says of the layer as it was read."""
     runnable = entry.runnable()
-    for result in runtime_results(runnable, np.random.default_rng(secrets.randbits(128))):
+    for result in runtime_results(runnable, secrets.randbits(128)):
         if isinstance(result, str):
             yield Finding("runtime", None, result)
         else:
@@ -89,11 +87,10 @@ def _findings(entry: Entry, layer: Linear) -> Iterator[Finding]:
             yield check_runtime(layer, result, runnable.name)
 
 
-def runtime_results(runnable: RunnableLayer | None, random: Any) -> Iterator[RuntimeResult | str]:
+def runtime_results(runnable: RunnableLayer | None, seed: int) -> Iterator[RuntimeResult | str]:
     """Run a layer as its model has it in each runtime in turn; or say why one does not run it.
 
-    All are given the same inputs, drawn from the NumPy generator `random`. Those that are not
-    installed come last.
+    All are given the same inputs, drawn by the seed. Those that are not installed come last.
     """
     if runnable is None:
         yield "no runtime runs this kind of file"
@@ -104,7 +101,7 @@ def runtime_results(runnable: RunnableLayer | None, random: Any) -> Iterator[Run
             yield f"{runtime.name} is not installed: {missing[runtime]}"
             continue
         try:
-            result = runnable.run(runtime, deepcopy(random))
+            result = runnable.run(runtime, np.random.default_rng(seed))
         except Refused as error:  # no fault of the layer, which is read already
             result = str(error)
         yield result

@@ -59,6 +59,10 @@ class Origin:
     """What the model says besides: scales, zero points, an activation."""
 
 
+_ORIGIN = {key: get_origin(hint) or hint for key, hint in get_type_hints(Origin).items()}
+"""The type of each field."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """How a matrix is to be written, whatever the layer."""
@@ -177,9 +181,14 @@ class Matrix:
 
 def describe(matrix: Matrix) -> str:
     """The metadata of a matrix as JSON."""
+    return json.dumps({**_content(matrix), "digest": digest(matrix.layer)})
+
+
+def _content(matrix: Matrix) -> dict[str, Any]:
+    """The metadata of a matrix, without the digest."""
     from convfc_cli import __version__
 
-    content = {
+    return {
         "schema": SCHEMA,
         "version": __version__,
         "form": matrix.form,
@@ -189,9 +198,7 @@ def describe(matrix: Matrix) -> str:
         "layout": {"order": matrix.layout.order, "transpose": matrix.spec.transpose},
         **described(matrix.layer),
         "origin": _stated(matrix.origin),
-        "digest": digest(matrix.layer),
     }
-    return json.dumps(content)
 
 
 def _stated(origin: Origin) -> dict[str, Any]:
@@ -229,7 +236,7 @@ def restore(text: str, name: str, read: Read) -> Matrix:
         form, numbered = exactly(str, content["form"]), exactly(bool, content["kernel_index"])
         spec = Spec(layout, form, numbered, exactly(bool, transpose))
         matrix = Matrix(layer, spec, _origin(exactly(dict, content["origin"])))
-        _compare(content, json.loads(describe(matrix)))
+        _compare(content, _content(matrix))
     except (ValueError, KeyError, TypeError, GeometryError, UsageError, RecursionError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise MalformedInput(f"{name}: the metadata is not {SCHEMA}: {what}") from error
@@ -248,20 +255,25 @@ def _compare(content: dict[str, Any], expected: dict[str, Any]) -> None:
     The version of the tool may differ, and the digest: that is the proof's to judge.
     """
     expected["version"] = exactly(str, content["version"])
-    expected["digest"] = content.get("digest")
     expected["origin"] = content["origin"]
+    stated = {key: value for key, value in content.items() if key != "digest"}
+    if _canonical(stated) == _canonical(expected):
+        return
     for key, value in expected.items():
-        stated = content.get("digest") if key == "digest" else content[key]
-        if json.dumps(stated, sort_keys=True) != json.dumps(value, sort_keys=True):
-            raise ValueError(f"it says {key} {str(stated)[:80]}, its geometry {str(value)[:80]}")
-    if unknown := sorted(content.keys() - expected.keys()):
-        raise ValueError(f"it has an unknown field {unknown[0]!r}")
+        if _canonical(content[key]) != _canonical(value):
+            said, wanted = str(content[key])[:80], str(json.loads(_canonical(value)))[:80]
+            raise ValueError(f"it says {key} {said}, its geometry {wanted}")
+    raise ValueError(f"it has an unknown field {min(stated.keys() - expected.keys())!r}")
+
+
+def _canonical(value: object) -> str:
+    """JSON by which values are compared: 1 and True differ, a tuple and a list do not."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _origin(content: dict[str, object]) -> Origin:
-    expected = {key: get_origin(hint) or hint for key, hint in get_type_hints(Origin).items()}
     for key, value in content.items():
-        if key not in expected or type(value) is not expected[key]:
+        if key not in _ORIGIN or type(value) is not _ORIGIN[key]:
             raise ValueError(f"origin has {key} = {value!r}")
     return Origin(**content)  # type: ignore[arg-type]
 

@@ -21,7 +21,7 @@ from convfc_cli.arrays import Array, bits
 from convfc_cli.errors import Refused
 from convfc_cli.layers.slabs import Slab, Weights
 from convfc_cli.matrices.blocks import Block
-from convfc_cli.proof.check import Check, Subject, product
+from convfc_cli.proof.check import Check, Subject, products
 from convfc_cli.proof.report import Finding
 
 MAX_BYTES = 2**32
@@ -92,8 +92,8 @@ def first_wrong(
     block: Block, data: Array, xs: Sequence[Array], ys: Sequence[Array], part: slice
 ) -> int | None:
     """The first row of the block whose product with some x is not that part of its y."""
-    for x, y in zip(xs, ys, strict=True):
-        wrong = np.flatnonzero(product(block, data, x) != y[part])
+    for product, y in zip(products(block, data, xs), ys, strict=True):
+        wrong = np.flatnonzero(product != y[part])
         if len(wrong):
             return int(wrong[0])
     return None

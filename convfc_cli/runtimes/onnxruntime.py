@@ -2,7 +2,7 @@
 
 import os
 from functools import cache, lru_cache
-from importlib.util import find_spec
+from importlib import util
 from math import prod
 from typing import Any, ClassVar
 
@@ -11,6 +11,9 @@ from convfc_cli.arrays import Array
 from convfc_cli.contained import Failed
 from convfc_cli.errors import ConvfcError
 from convfc_cli.runtimes.onnx_node import Node, NodeRuntime
+
+find_spec = cache(util.find_spec)
+"""It looks through folders, and every layer asks it."""
 
 MAX_THREADS = 4
 """Each thread has a stack, which counts as memory."""

@@ -1,5 +1,7 @@
 """Faults on purpose in the code that writes a file: what verifies it shares no code with it."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -190,6 +192,18 @@ def without(faults, *unseen):
     return [(fault, t) for fault in faults for t in (False, True) if (fault, t) not in unseen]
 
 
+@contextmanager
+def broken(fault):
+    """The code with a fault, and no map kept that was made without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch)
+        toeplitz._nest.cache_clear()
+        try:
+            yield
+        finally:
+            toeplitz._nest.cache_clear()
+
+
 def named(value):
     return getattr(value, "__name__", {True: "transposed", False: ""}.get(value))
 
@@ -203,8 +217,7 @@ def named(value):
 def test_a_fault_in_the_code_that_writes_a_csr_file_is_found(fault, transposed):
     matrix = Matrix(awkward(transposed))
     assert outcome(rendered(NPZ, matrix)) == ("ok", "")
-    with pytest.MonkeyPatch.context() as patch:
-        fault(patch)
+    with broken(fault):
         try:
             kind, message = outcome(rendered(NPZ, matrix))
         except Defect as error:  # the count is wrong: no file is made
@@ -236,8 +249,7 @@ DENSE_CODE_FAULTS = [
 def test_a_fault_in_the_code_that_writes_a_dense_file_is_found(fault, transposed):
     matrix = Matrix(awkward(transposed), Spec(form="dense"))
     assert failures(crafted.verified(NPY, matrix, rendered(NPY, matrix))) == []
-    with pytest.MonkeyPatch.context() as patch:
-        fault(patch)
+    with broken(fault):
         report = crafted.verified(NPY, matrix, rendered(NPY, matrix))
     assert not report.ok
     assert report.complaint.startswith("entries: ")

@@ -196,7 +196,7 @@ def worst_ratio(matrix: Any, bias: Array, x: Array, y: Array, unit: float) -> fl
 def first_result(entry: Entry, random: Any) -> RuntimeResult | str:
     """The first result of a runtime that runs the original node; the reasons where none does."""
     reasons = []
-    for result in runtime_results(entry.runnable(), random):
+    for result in runtime_results(entry.runnable(), int(random.integers(2**63))):
         if not isinstance(result, str):
             return result
         reasons.append(result)
