@@ -23,6 +23,9 @@ PADS = ("valid", "same", "same-lower", "causal")
 RUNTIMES = ("onnxruntime", "reference")
 """The runtimes that a layer can be run in, the preferred one first."""
 
+NOT_VERIFIED = "not verified"
+"""The verdict on a matrix that nobody has proven."""
+
 PROBES = 3
 """Probes by default: a wrong matrix passes with probability at most 2**-96."""
 

@@ -24,7 +24,7 @@ GROUPS = {
             "flip_kernel",
         ),
     ),
-    "Files": ("output", "max_bytes", "force", "resume", "keep_going"),
+    "Files": ("output", "max_bytes", "force", "resume", "keep_going", "dry_run"),
     "Proof": ("no_verify", "model", "probes", "seed", "exhaustive", "against"),
 }
 """What options are about, by the names of their parameters, in the order of the help."""

@@ -6,10 +6,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from convfc_cli.cli.progress import ProgressBar
-from convfc_cli.cli.records import NOT_VERIFIED
 from convfc_cli.cli.reports import print_report
 from convfc_cli.cli.tables import Column, Lines
 from convfc_cli.cli.terminal import console, is_terminal, printable, say
+from convfc_cli.vocabulary import NOT_VERIFIED
 
 if TYPE_CHECKING:
     from convfc_cli.jobs.plan import Item, Plan
@@ -34,15 +34,17 @@ class Reporter(ProgressBar):
     """Follows a conversion: an observer of `jobs`, used as a context manager.
 
     On a terminal standard output gets a line for each matrix, in a pipe the path of each file;
-    nothing where not `paths`. With `verbose` the plan and the report of each matrix go to standard
-    error.
+    nothing where not `paths`. `end` ends each path. With `verbose` the plan and the report of each
+    matrix go to standard error.
     """
 
-    def __init__(self, *, quiet: bool, verbose: bool, paths: bool, verified: bool) -> None:
+    def __init__(
+        self, *, quiet: bool, verbose: bool, paths: bool, verified: bool, end: str = "\n"
+    ) -> None:
         super().__init__(quiet=quiet)
-        self._verbose, self._paths = verbose and not quiet, paths
+        self._verbose, self._paths, self._end = verbose and not quiet, paths, end
         self._passes = 2 if verified else 1  # a file is written, and read back
-        self._in_lines = paths and not quiet and is_terminal(sys.stdout)
+        self._in_lines = paths and not quiet and end == "\n" and is_terminal(sys.stdout)
         self._lines: Lines | None = None
         self._in_folder = False
         self._printed = ""
@@ -102,15 +104,14 @@ class Reporter(ProgressBar):
             self.unprinted = error
 
     def _print(self, result: "Result") -> None:
-        item, report = result.item, result.report
+        item = result.item
         if self._lines is not None:
-            verdict = report.verdict if report else NOT_VERIFIED
-            line = self._lines.line(self._cells(item, result.size, verdict))
+            line = self._lines.line(self._cells(item, result.size, result.verdict))
             beside = [f"  {printable(path.name)}  beside it, its metadata" for path in item.beside]
             self.screen(sys.stdout).out(f"  {line}", *beside, sep="\n")
         elif self._paths and str(item.path) != self._printed:
             self._printed = str(item.path)
-            print(item.path, *item.beside, sep="\n", flush=True)
+            print(item.path, *item.beside, sep=self._end, end=self._end, flush=True)
 
     def summarize(self, done: "Conversion | None" = None) -> None:
         """Say what is to be noted of some layers, and what became of them all."""
@@ -149,8 +150,7 @@ def _summary(done: "Conversion") -> str:
 
     results = done.results
     reports = [result.report for result in results if result.report]
-    words = [report.verdict for report in reports]
-    words += [NOT_VERIFIED] * (len(results) - len(reports))
+    words = [result.verdict for result in results]
     known = [_share(words.count(word), len(results), word) for word in dict.fromkeys(words)]
     runtimes = [
         finding.against
@@ -165,6 +165,8 @@ def _summary(done: "Conversion") -> str:
     if kept := sum(result.kept for result in results):
         known.append(_share(kept, len(results), "kept from before"))
     size = human(sum(result.size for result in results))
+    if results[0].planned:
+        size, known = f"at most {size}", ["nothing is written"]
     what = ", ".join([_matrices(len(results)), size, _orders(done.plan)])
     return f"{what}: {', '.join(known)}"
 

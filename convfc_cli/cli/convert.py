@@ -132,6 +132,13 @@ Examples:
 @option(
     "--keep-going", is_flag=True, help="Convert what can be, name what cannot, and fail at the end."
 )
+@option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
+@option(
+    "-0",
+    "--print0",
+    is_flag=True,
+    help="End each path that is printed with a NUL instead of a newline, for xargs -0.",
+)
 @option("--no-verify", is_flag=True, help="Do not read the files back and prove them.")
 @options.verbose
 @options.common
@@ -158,6 +165,8 @@ def convert(
     force: bool,
     resume: bool,
     keep_going: bool,
+    dry_run: bool,
+    print0: bool,
     no_verify: bool,
     as_json: bool,
     quiet: bool,
@@ -184,17 +193,23 @@ def convert(
         force=force,
         resume=resume,
         keep_going=keep_going,
+        dry_run=dry_run,
         proof=None if no_verify else USUAL,
     )
     paths = not as_json and output != "-"
-    with Reporter(quiet=quiet, verbose=verbose, paths=paths, verified=not no_verify) as reporter:
+    end = "\0" if print0 else "\n"
+    with Reporter(
+        quiet=quiet, verbose=verbose, paths=paths, verified=not no_verify, end=end
+    ) as reporter:
         if output == "-":
             if is_terminal(sys.stdout):
                 raise click.UsageError(
                     "-o - would print binary on the terminal: pipe it, or name a file"
                 )
-            if force or resume or keep_going:
-                raise click.UsageError("--force, --resume and --keep-going mean nothing with -o -")
+            if force or resume or keep_going or dry_run or print0:
+                raise click.UsageError(
+                    "--force, --resume, --keep-going, --dry-run and -0 mean nothing with -o -"
+                )
             if include:
                 raise click.UsageError("-o - carries one layer: name it with -l, not --include")
             if as_json:
@@ -232,7 +247,7 @@ def _unlisted(done: "Conversion") -> str:
     from convfc_cli.jobs.manifest import unlisted
     from convfc_cli.naming import first_few
 
-    if done.plan.folder is None or not done.results:  # without any there is no manifest
+    if done.plan.folder is None or not done.results or done.results[0].planned:  # no manifest
         return ""
     others = unlisted(done.plan.folder, [result.item.path for result in done.results])
     if not others:

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 """Plain values, as JSON has them."""
 
-NOT_VERIFIED = "not verified"
-"""The verdict on a matrix that nobody has proven."""
-
 
 def head(command: str) -> Record:
     """What the object of each command begins with."""
@@ -105,7 +102,7 @@ def _of_result(result: "Result") -> Record:
         "shape": item.shape,
         "bytes": result.size,
         "kept": result.kept,
-        "verdict": report.verdict if report else NOT_VERIFIED,
+        "verdict": result.verdict,
         "report": report.to_json()["report"] if report else None,
     }
 

@@ -41,7 +41,7 @@ from convfc_cli.files import (
 from convfc_cli.hints import Advice, Hint
 from convfc_cli.jobs.manifest import MANIFEST, manifest
 from convfc_cli.jobs.observer import SILENT, Observer
-from convfc_cli.jobs.origin import origin_of
+from convfc_cli.jobs.origin import origin_of, planned_origin
 from convfc_cli.jobs.plan import Item, Options, Plan, check_manifest, make_plan
 from convfc_cli.jobs.result import Conversion, Result
 from convfc_cli.jobs.runtime_check import run_original
@@ -146,7 +146,7 @@ def convert_selected(
     opened, entries = select(model, selection, request)
     plan = make_plan(opened, entries, output, options, fold_bn=selection.fold_bn)
     observer.planned(plan)
-    return _carry_out(plan, options, observer)
+    return _planned(plan, observer) if options.dry_run else _carry_out(plan, options, observer)
 
 
 @budget.command()
@@ -251,6 +251,17 @@ def matrix(
     rows = Matrix(entry.load(), spec).rows_of.matrix(spec.layout)
     arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
     return csr_array(arrays, shape=rows.shape)
+
+
+def _planned(plan: Plan, observer: Observer) -> Conversion:
+    """What a conversion would write."""
+    results = []
+    for items in plan.files:
+        origins = [planned_origin(plan.model, item.entry) for item in items]
+        for item, group in zip(items, items[0].kind.groups(origins), strict=True):
+            results.append(Result(item, item.size, None, group, planned=True))
+            observer.finished(results[-1])
+    return Conversion(plan, tuple(results), plan.failures)
 
 
 def _carry_out(plan: Plan, options: Options, observer: Observer) -> Conversion:

@@ -75,6 +75,8 @@ class Options:
     """Keep the files of a folder that have the bytes that would be written; write the others."""
 
     keep_going: bool = False
+    dry_run: bool = False
+    """Stop at the plan: nothing is written."""
     proof: Proof | None = USUAL
     """What each file is read back and proven by; None: it is not."""
 

@@ -7,6 +7,7 @@ from convfc_cli.errors import ConvfcError, gravest
 from convfc_cli.jobs.plan import Item, Plan
 from convfc_cli.models.entry import Entry
 from convfc_cli.proof.report import Report
+from convfc_cli.vocabulary import NOT_VERIFIED
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,16 @@ class Result:
 
     kept: bool = False
     """Whether its file was there already, with the bytes that would have been written."""
+
+    planned: bool = False
+    """Whether it is only planned: its file is not written, and `size` is the most it may take."""
+
+    @property
+    def verdict(self) -> str:
+        """What is known of it, in a word or two."""
+        if self.planned:
+            return "planned"
+        return self.report.verdict if self.report else NOT_VERIFIED
 
     def described(self) -> dict[str, Any]:
         """The result as plain values."""

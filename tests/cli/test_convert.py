@@ -431,6 +431,38 @@ def test_dtype(folder: Path, stored: type, asked: str | None, expected: type) ->
     np.testing.assert_array_equal(found["data"], wide["data"].astype(expected))
 
 
+@pytest.mark.parametrize("output", ["m/", "c.h5", "c.mtx"])
+def test_a_dry_run_says_what_would_be_written(folder: Path, output: str) -> None:
+    path = net(folder / "m.onnx", names=("a", "b") if output != "c.mtx" else ("a",))
+    options = ("convert", path, "-o", output)
+    planned = run(*options, "--dry-run").succeeded()
+    assert "at most" in planned.err
+    assert planned.err.endswith("nothing is written\n")
+    told = json.loads(run(*options, "--dry-run", "--json").succeeded().out)
+    assert os.listdir() == ["m.onnx"]
+    done = json.loads(run(*options, "--json").succeeded().out)
+    assert planned.out == run(*options, "--force").succeeded().out
+    for before, after in zip(told["matrices"], done["matrices"], strict=True):
+        assert before["bytes"] >= after["bytes"]
+        later = {"bytes", "verdict", "report"}
+        assert {k: v for k, v in before.items() if k not in later} == {
+            k: v for k, v in after.items() if k not in later
+        }
+        assert before["verdict"] == "planned"
+    assert "exists: " in run(*options, "--dry-run").failed(2)
+    assert "--dry-run and -0 mean nothing with -o -" in run(
+        "convert", path, "-o", "-", "--dry-run"
+    ).failed(2)
+
+
+def test_paths_that_end_in_nul(folder: Path) -> None:
+    path = net(folder / "m.onnx", names=("a", "b"))
+    done = run("convert", path, "-0", "-o", "two lines\n/").succeeded()
+    assert done.out == "two lines\n/000-a.npz\0two lines\n/001-b.npz\0"
+    done = run("convert", path, "--print0", "-l", "a", "-o", "c.mtx").succeeded()
+    assert done.out == "c.mtx\0c.mtx.operator.npz\0"
+
+
 def test_kernel_index(model: Path) -> None:
     found = arrays(converted(model, "-o", "c.npz", "--kernel-index"))
     np.testing.assert_array_equal(found["kernel"].reshape(-1)[found["kernel_index"]], found["data"])

@@ -84,6 +84,7 @@ OUTPUTS: dict[str, list[tuple[str, int]]] = {
         ("bad.onnx --keep-going --kernel-index", 4),
         ("half.onnx --keep-going", 2),
         ("m.onnx -o c.h5", 0),
+        ("m.onnx -o d.h5 --dry-run", 0),
         ("m.onnx -o c.h5 --force --no-verify --form operator", 0),
         ("m.onnx -l a -o c.mtx --transpose --layout channels-last", 0),
         ("m.onnx -l b -o partly/ --force", 0),

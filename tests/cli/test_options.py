@@ -48,7 +48,7 @@ def test_every_option_has_its_group(folder: Path) -> None:
     for command in cli.commands.values():
         for param in command.params:
             if isinstance(param, click.Option):
-                others = ("as_json", "quiet", "verbose", "debug")
+                others = ("as_json", "print0", "quiet", "verbose", "debug")
                 assert (param.name in names) != (param.name in others), param.name
 
 
