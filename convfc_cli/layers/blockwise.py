@@ -168,6 +168,16 @@ class _Made(Run):
         out[...] = self.make()[start : start + out.shape[1]]
 
 
+def rendered(rows: SparseRows) -> SparseRows:
+    """The matrix with its entries made, for rows that are read again and again."""
+    return replace(rows, data=_kept(rows.data), indices=_kept(rows.indices))
+
+
+def _kept(stream: Stream) -> Stream:
+    array = stream.array()
+    return Stream(_Made(len(array), lambda: array), stream.dtype)
+
+
 def cuts(indptr: Array, most: int) -> tuple[int, ...]:
     """Rows at which to cut into blocks of about `most` entries, of `most` rows or of one."""
     edges, rows = [0], len(indptr) - 1

@@ -17,7 +17,7 @@ import numpy as np
 from convfc_cli.arrays import Array, as_float64, as_float_ones, as_magnitudes, as_ones
 from convfc_cli.errors import GeometryError, Refused, UsageError
 from convfc_cli.json_values import exactly
-from convfc_cli.layers.blockwise import BlockRows, cuts
+from convfc_cli.layers.blockwise import BlockRows, cuts, rendered
 from convfc_cli.layers.description import described, restored
 from convfc_cli.layers.linear import Linear, Read
 from convfc_cli.layers.slabs import OutputSums, Slab, Weights
@@ -37,6 +37,9 @@ MAX_WORK = 2**34
 
 MAX_FACTORS = 64
 """Layers in one chain."""
+
+MAX_KEPT = 4 * CHUNK
+"""Entries of all factors that are kept: 50 MB. Of more, rows are made anew for each block."""
 
 MAX_ELEMENTS = 2**25
 """Limit on a tensor between two layers: several vectors of that length are made."""
@@ -220,8 +223,10 @@ class Product(Linear):
 
     def block(self, layout: Layout, first: int, last: int) -> ProductRows:
         """The rows [first, last) in float64."""
-        pattern = self._multiplied(layout, first, last, pattern_of)
         values = self._multiplied(layout, first, last, as_float64)
+        pattern = values
+        if len(values.indices) != self._counted(layout, range(first, last)).sum():
+            pattern = self._multiplied(layout, first, last, pattern_of)
         return ProductRows(pattern.indptr, pattern.indices, aligned(pattern, values))
 
     def block_with_scale(self, layout: Layout, first: int, last: int) -> tuple[ProductRows, Array]:
@@ -248,6 +253,8 @@ class Product(Linear):
         """(those of the factors, and where their rows begin; the widths of the rows)."""
         if self._made is None or self._made[0] != layout:
             rows = [factor.matrix(layout) for factor in self.factors]
+            if sum(one.nnz for one in rows) <= MAX_KEPT:
+                rows = list(map(rendered, rows))
             widths = layout.vector(self._widths.reshape(self.output_shape))
             self._made = layout, [(one, one.indptr.array()) for one in rows], widths
         return self._made[1:]

@@ -53,14 +53,20 @@ def _times(left: "Sparse", rows: SparseRows, indptr: Array, change: Weights) -> 
     """left times a matrix, whose rows are made as they are needed, `CHUNK` entries at a time."""
     from scipy.sparse import csr_array
 
-    needed = np.unique(left.indices)
+    read = np.zeros(left.shape[1], bool)
+    read[left.indices] = True
+    needed = np.flatnonzero(read)
     ends = np.concatenate(([0], np.cumsum(indptr[needed + 1] - indptr[needed])))
     total = None
     for start, stop in pairwise(cuts(ends, CHUNK)):
         chosen = needed[start:stop]
         first, last = int(chosen[0]), int(chosen[-1]) + 1
-        near = int(indptr[last] - indptr[first]) <= NEAR * CHUNK
-        term = left[:, first:last] @ _picked(rows, chosen, change, whole=near)
+        if int(indptr[last] - indptr[first]) <= NEAR * CHUNK:
+            starts, indices, data = rows.block(first, last)
+        else:
+            starts, indices, data = _picked(rows, chosen)
+        shape = (last - first, rows.shape[1])
+        term = left[:, first:last] @ csr_array((change(data), indices, starts), shape=shape)
         total = term if total is None else total + term
     if total is None:
         dtype = change(np.zeros(0, np.float32)).dtype
@@ -68,20 +74,17 @@ def _times(left: "Sparse", rows: SparseRows, indptr: Array, change: Weights) -> 
     return total
 
 
-def _picked(rows: SparseRows, chosen: Array, change: Weights, *, whole: bool) -> "Sparse":
-    """These rows of a matrix, rising, the first of them row 0; those in between too if `whole`."""
-    from scipy.sparse import csr_array
-
-    if whole:
-        chosen = np.arange(chosen[0], chosen[-1] + 1)
+def _picked(rows: SparseRows, chosen: Array) -> tuple[Array, Array, Array]:
+    """(indptr, indices, data) of these rows of a matrix, rising, the first of them row 0; those in
+    between are empty.
+    """
     breaks = np.flatnonzero(np.diff(chosen) > 1) + 1
     runs = np.split(chosen, breaks)
     blocks = [rows.block(int(run[0]), int(run[-1]) + 1) for run in runs]
     lengths = np.zeros(int(chosen[-1] - chosen[0]) + 1, np.int64)
     lengths[chosen - chosen[0]] = np.concatenate([np.diff(starts) for starts, _, _ in blocks])
-    indptr = np.concatenate(([0], np.cumsum(lengths)))
     indices, data = (np.concatenate([block[k] for block in blocks]) for k in (1, 2))
-    return csr_array((change(data), indices, indptr), shape=(len(lengths), rows.shape[1]))
+    return np.concatenate(([0], np.cumsum(lengths))), indices, data
 
 
 def aligned(pattern: "Sparse | ProductRows", values: "Sparse") -> Array:

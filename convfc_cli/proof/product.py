@@ -92,13 +92,16 @@ class ProductEntries(Check):
         width = self._subject.columns
         places = places_of(expected.indptr, expected.indices, width)
         stored = places_of(block.indptr, block.indices, width)
-        wrong = np.setdiff1d(stored, places, assume_unique=True)
-        if self._subject.explicit_zeros:
+        same = np.array_equal(stored, places)
+        wrong = stored[:0] if same else np.setdiff1d(stored, places, assume_unique=True)
+        if not same and self._subject.explicit_zeros:
             missing = np.setdiff1d(places, stored, assume_unique=True)
             wrong = np.sort(np.concatenate((wrong, missing)))
         if not len(wrong):
-            data = np.zeros(len(places), block.data.dtype)
-            data[np.searchsorted(places, stored)] = block.data
+            data = block.data
+            if not same:
+                data = np.zeros(len(places), block.data.dtype)
+                data[np.searchsorted(places, stored)] = block.data
             ratio = self._ratio(expected.values, scale, as_float64(data))
             ratio[(data == rounded) | (np.isnan(data) & np.isnan(rounded))] = 0.0
             wrong = places[~(ratio <= 1)]
