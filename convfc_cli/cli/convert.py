@@ -7,6 +7,7 @@ import click
 
 from convfc_cli.cli import options
 from convfc_cli.cli.command import Command, option
+from convfc_cli.cli.completion import layers as layers_of
 from convfc_cli.cli.conversion import IDLE, Reporter
 from convfc_cli.cli.data import print_json
 from convfc_cli.cli.hints import worded
@@ -48,12 +49,14 @@ Examples:
     "layers",
     multiple=True,
     metavar="NAME",
+    shell_complete=layers_of,
     help="A layer: its name, its output's or its weights' (layer1.0.conv1), an ending or a part of "
     "these that no other layer has, or @3 for its position. Repeatable; all layers by default.",
 )
 @option(
     "-o",
     "--output",
+    type=click.Path(),
     metavar="PATH",
     help="A folder (ending in /), a file whose suffix picks the format, or - for standard output. "
     "By default MODEL.fc/ in the current directory.",

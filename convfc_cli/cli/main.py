@@ -19,6 +19,7 @@ import click
 
 from convfc_cli import __version__
 from convfc_cli.cli import options
+from convfc_cli.cli.completion import answered, completion
 from convfc_cli.cli.convert import convert
 from convfc_cli.cli.hints import describing, with_size, worded
 from convfc_cli.cli.inspect import inspect
@@ -83,7 +84,7 @@ def cli() -> None:
     """Run `convfc`; `HELP` says what it does."""
 
 
-for command in (inspect, convert, verify, map_):
+for command in (inspect, convert, verify, map_, completion):
     cli.add_command(command)
 
 
@@ -158,6 +159,8 @@ def _prepare_streams() -> None:
 def _run(arguments: list[str]) -> int:
     # Not `cli.main`: that turns a broken pipe into exit code 1.
     try:
+        if answered(cli):
+            return 0
         with cli.make_context("convfc", list(arguments), obj=arguments) as ctx:
             _check_memory()
             from convfc_cli import budget

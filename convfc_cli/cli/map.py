@@ -9,6 +9,7 @@ import click
 
 from convfc_cli.cli import options
 from convfc_cli.cli.command import Command, option
+from convfc_cli.cli.completion import layers
 from convfc_cli.cli.data import print_json_stream, print_rows
 from convfc_cli.cli.records import Row, head, of_entry
 from convfc_cli.cli.tables import Column, print_table, say_hidden
@@ -47,7 +48,13 @@ Examples:
 
 @click.command("map", cls=Command, help=HELP, epilog=EPILOG, context_settings=options.CONTEXT)
 @click.argument("matrix", type=options.PATH)
-@option("-l", "--layer", metavar="NAME", help="Which layer's, where MATRIX holds several.")
+@option(
+    "-l",
+    "--layer",
+    metavar="NAME",
+    shell_complete=layers,
+    help="Which layer's, where MATRIX holds several.",
+)
 @option("--output-at", type=options.INDEX, metavar="C,Y,X", help="One output element.")
 @option("--input-at", type=options.INDEX, metavar="C,Y,X", help="One input element.")
 @option(

@@ -13,10 +13,8 @@ from convfc_cli.cli.hints import MAX_SHAPE
 from convfc_cli.errors import OutputFailed
 from convfc_cli.vocabulary import PADS
 
-if TYPE_CHECKING:  # generic since click 8.4, and only for type checkers
-    _ParamType = click.ParamType[Any]
-else:
-    _ParamType = click.ParamType
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Command = Callable[..., Any]
 
@@ -26,7 +24,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 Shape = tuple[str | None, tuple[int, ...]]
 
 
-class ShapeType(_ParamType):
+class ShapeType(click.ParamType[Any]):
     """NAME=1,3,224,224 or NAME:[1,3,224,224] or 1,3,224,224: split at the last = or :."""
 
     name = "shape"
@@ -44,10 +42,18 @@ class ShapeType(_ParamType):
         return match[1], tuple(int(size) for size in match[2].split(","))
 
 
-class PathType(_ParamType):
+class PathType(click.ParamType[Any]):
     """A path to read, or -: any text but none, which would stand for the current directory."""
 
     name = "path"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem[str]]":
+        """Leave it to the shell, which knows files."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not value:
@@ -58,7 +64,7 @@ class PathType(_ParamType):
 PATH = PathType()
 
 
-class SizeType(_ParamType):
+class SizeType(click.ParamType[Any]):
     """A number of bytes: 500000000, 5e8, 500MB, 8GiB, in small letters too."""
 
     name = "size"
@@ -74,7 +80,7 @@ class SizeType(_ParamType):
         return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-class IntegersType(_ParamType):
+class IntegersType(click.ParamType[Any]):
     """Integers with commas between: 0,5,5."""
 
     name = "integers"
@@ -117,7 +123,7 @@ include = option(
 )
 
 
-class PadType(_ParamType):
+class PadType(click.ParamType[Any]):
     """Padding: a word, or for each axis a number or LOW:HIGH."""
 
     name = "pad"

@@ -800,7 +800,7 @@ EXAMPLES = [
 def test_examples_of_the_help_can_be_typed(line: str) -> None:
     assert len(EXAMPLES) > 10
     for part in line.split("   ")[0].split("|"):
-        words = part.split()
+        words = part.split(">")[0].split()
         if words[0] == "convfc":
             with cli.commands[words[1]].make_context(words[1], words[2:]) as context:
                 assert isinstance(context, click.Context)

@@ -36,9 +36,13 @@ def help_text(command: str) -> str:
 def table(name: str) -> str:
     """The formats that are registered, or the options that commands have, as a table."""
     if name == "options":
+        commands = [name for name in cli.commands if any(name in has for has in options().values())]
         return _rows(
-            ("Option", *(f"`{command}`" for command in cli.commands)),
-            ((names, *("x" if has else "" for has in marks)) for names, marks in options().items()),
+            ("Option", *(f"`{command}`" for command in commands)),
+            (
+                (names, *("x" if command in has else "" for command in commands))
+                for names, has in options().items()
+            ),
         )
     if name == "models":
         return _rows(
@@ -61,19 +65,18 @@ def table(name: str) -> str:
     )
 
 
-def options() -> dict[str, list[bool]]:
+def options() -> dict[str, list[str]]:
     """The options, in the order of the help, and which commands have each."""
     order = [name for names in GROUPS.values() for name in names]
     places: dict[str, int] = {}
-    commands: dict[str, set[str]] = {}
+    has: dict[str, list[str]] = {}
     for command, found in cli.commands.items():
         for option in found.params:
             if isinstance(option, click.Option):
                 names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
                 places[names] = [*order, option.name].index(option.name)
-                commands.setdefault(names, set()).add(command)
-    in_order = sorted(commands, key=lambda names: places[names])
-    return {names: [command in commands[names] for command in cli.commands] for names in in_order}
+                has.setdefault(names, []).append(command)
+    return {names: has[names] for names in sorted(has, key=lambda names: places[names])}
 
 
 def _rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
