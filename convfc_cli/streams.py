@@ -281,4 +281,4 @@ class SparseRows:
 
 def index_dtype(*sizes: int) -> DTypeLike:
     """int32 while every index and count fits, int64 beyond."""
-    return np.int32 if max(sizes) <= np.iinfo(np.int32).max else np.int64
+    return np.int32 if max(sizes) < 2**31 else np.int64

@@ -119,14 +119,14 @@ def inspect(
     if is_terminal(sys.stdout):
         alike = all(item["status"] == "ready" for item in listed)
         columns = COLUMNS if alike else (*COLUMNS[:-1], NOT_READY)
-        rows = ([_cell(item, column.title) for column in columns] for item in listed)
+        rows = ([_cell(item, column.title, True) for column in columns] for item in listed)
         say_hidden(print_table(columns, rows), quiet=quiet)
         failed = [item for item in listed if item["status"] == "unsupported"]
         _say_reasons(
             [f"@{item['position']} {item['layer']}: {_reason(item)}" for item in failed], quiet
         )
     else:
-        print_rows(PIPED, ([_cell(item, column) for column in PIPED] for item in listed))
+        print_rows(PIPED, ([_cell(item, column, False) for column in PIPED] for item in listed))
     ready = [item for item in listed if item["status"] == "ready"]
     nonzeros, size = (sum(item[key] for item in ready) for key in ("nonzeros", "bytes"))
     sums = f": {nonzeros:,} nonzeros, at most {human(size)} to write" if ready else ""
@@ -183,7 +183,7 @@ def _list_chains(model: "Model", *, as_json: bool, quiet: bool) -> None:
         return
     terminal = is_terminal(sys.stdout)
     titles = [column.title for column in CHAINS] if terminal else PIPED_CHAINS
-    rows = [[_cell(item, title) for title in titles] for item in listed]
+    rows = [[_cell(item, title, terminal) for title in titles] for item in listed]
     if terminal:
         say_hidden(print_table(CHAINS, rows), quiet=quiet)
         _say_reasons([f"{i['layer']}: {_reason(i)}" for i in listed if i["error"]], quiet)
@@ -267,17 +267,16 @@ def _reason(item: Record) -> str:
     return str(item["error"]["message"]) if item["error"] else ""
 
 
-def _cell(item: Record, column: str) -> str:
-    """What stands in a column, for people and in a pipe."""
-    from convfc_cli.files import human
-
-    terminal = is_terminal(sys.stdout)
+def _cell(item: Record, column: str, terminal: bool) -> str:
+    """What stands in a column, for people on a terminal or in a pipe."""
     if column in ("input", "output", "kernel"):
         sizes = item[f"{column}_shape"]
         return shape(sizes) if sizes else ""
     if column == "@":
         return str(item["position"])
     if column == "size":
+        from convfc_cli.files import human
+
         return human(item["bytes"]) if item["bytes"] else ""
     if column == "operators":
         return " + ".join(item["op"].split("+")) if terminal else str(item["op"])

@@ -5,7 +5,7 @@ Only what is declared or inferred; what a constant's value is, `constants` finds
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import onnx
@@ -139,11 +139,7 @@ class Scope:
 
     def dtype(self, name: str) -> str:
         """The element type of a tensor as NumPy calls it; empty where it is not known."""
-        kind = self.kind(name)
-        try:
-            return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name if kind else ""
-        except KeyError:
-            return ""
+        return _dtype(self.kind(name))
 
     def kind(self, name: str) -> int:
         """The element type of a tensor as ONNX numbers it; 0 where it is not known."""
@@ -172,6 +168,15 @@ class Scope:
         """What contradicts the sizes of a tensor; empty where nothing does."""
         scope = self.home(name)
         return scope.facts.doubts.get(name, "") if scope else ""
+
+
+@cache
+def _dtype(kind: int) -> str:
+    """An element type as NumPy calls it; empty where it is not known."""
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name if kind else ""
+    except KeyError:
+        return ""
 
 
 def walk(scope: Scope) -> Iterator[tuple[str, Scope, onnx.NodeProto]]:
