@@ -7,6 +7,7 @@ comes from untrusted files and is typed into a command line: only plain names ar
 import os
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -98,9 +99,13 @@ def _of_model(path: str) -> list[tuple[str, int]]:
 
 def _of_matrix(path: str) -> list[tuple[str, int]]:
     from convfc_cli import budget
-    from convfc_cli.files import opened
-    from convfc_cli.matrices.registry import stored
+    from convfc_cli.jobs.statements import Unproven, look, look_into
+    from convfc_cli.models.model import Model
+    from convfc_cli.models.request import Request
 
-    with budget.command(), opened(path) as source:
-        origins = [found.matrix.origin for found in stored(source)]
+    with budget.command():
+        found = look_into(Path(path)) if os.path.isdir(path) else look(path, Request())
+        if isinstance(found, Model):
+            return []
+        origins = [one.statement.origin for one in found if isinstance(one, Unproven)]
         return [(origin.layer, origin.position) for origin in origins]

@@ -1,6 +1,8 @@
 """`convfc inspect`: what a model holds."""
 
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +14,7 @@ from convfc_cli.cli.hints import describing, with_size
 from convfc_cli.cli.records import Record, head, of_error, of_model, of_outline
 from convfc_cli.cli.tables import Column, print_table, say_hidden, shape
 from convfc_cli.cli.terminal import is_terminal, say
+from convfc_cli.cli.unproven import list_matrices
 
 if TYPE_CHECKING:
     from convfc_cli.models.entry import Entry
@@ -62,6 +65,9 @@ List the convolutions of MODEL: shapes, nonzeros, and the bytes of each matrix.
 A table on a terminal, tab-separated lines in a pipe. No weight of a convolution is read; --json
 has the digest of the file, for which all of it is. Where MODEL has no convolution its other
 linear layers are listed.
+
+MODEL may also be a matrix file, or a folder that `convert` wrote: each matrix is listed as its
+metadata describe it, and nothing of it is verified.
 """
 
 EPILOG = """\b
@@ -71,6 +77,7 @@ Examples:
   convfc inspect model.onnx | cut -f 2,7
   convfc inspect model.onnx --include linear    also pooling, batch normalization, dense layers
   convfc inspect model.onnx --chains            what --compose can make one matrix of
+  convfc inspect model.onnx.fc                  what convert wrote, without proving it
   convfc inspect weights.h5               datasets that may be kernels, and what is missing
 """
 
@@ -86,7 +93,10 @@ Examples:
 )
 @options.request
 @options.common
+@click.pass_context
 def inspect(
+    ctx: click.Context,
+    /,
     model: str,
     include: tuple[str, ...],
     chains: bool,
@@ -97,10 +107,18 @@ def inspect(
     """Run `convfc inspect`; `HELP` says what it does."""
     from convfc_cli.errors import SizeMissing, UsageError, WeightsAlone
     from convfc_cli.files import human
-    from convfc_cli.models.registry import read
+    from convfc_cli.jobs.statements import look, look_into
+    from convfc_cli.models.model import Model
     from convfc_cli.naming import first_few, shell_command
 
-    opened = read(model, request.shapes, request.weights)
+    opened = look_into(Path(model)) if os.path.isdir(model) else look(model, request)
+    if not isinstance(opened, Model):
+        if include or chains or request.shapes or request.weights:
+            raise UsageError(
+                f"{model} holds matrices: --include, --chains, --input-shape and --weight are of a "
+                f"model"
+            )
+        ctx.exit(list_matrices(model, opened, as_json=as_json, quiet=quiet))
     entries = opened.select([], include) or opened.others
     if not entries:
         operators = opened.graph.operators() if opened.graph else ()
@@ -141,7 +159,7 @@ def inspect(
         say(f"{_counted(statuses)}: --chains lists them", quiet=quiet)
     missing = [entry.error for entry in entries if isinstance(entry.error, SizeMissing)]
     if missing:
-        arguments = click.get_current_context().find_root().obj or ["inspect", model]
+        arguments = ctx.find_root().obj or ["inspect", model]
         command = with_size(arguments, missing[0].hint)
         way = f"for example: {command}" if command else "specify them with --input-shape"
         say(f"sizes are open; {way}", quiet=quiet)

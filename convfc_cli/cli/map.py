@@ -1,8 +1,10 @@
 """`convfc map`: what feeds what, through which weight."""
 
+import os
 import sys
 from collections.abc import Iterator
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,7 +36,8 @@ COUNTED = 100_000
 HELP = """\
 Look up how inputs, outputs and weights of MATRIX are connected.
 
-Give one of the four options. A table on a terminal, tab-separated lines in a pipe.
+MATRIX is a matrix file, or a folder that `convert` wrote. Give one of the four options. A table on
+a terminal, tab-separated lines in a pipe.
 """
 
 EPILOG = """\b
@@ -43,6 +46,7 @@ Examples:
   convfc map conv1.npz --input-at 0,0,0      what one input feeds
   convfc map conv1.npz --kernel-at 0,0,1,1   where one kernel element stands
   convfc map conv1.npz --entry-at 33,4       what one matrix entry is
+  convfc map model.onnx.fc -l conv1 --output-at 0,5,5
 """
 
 
@@ -78,12 +82,15 @@ def map_(
     """Run `convfc map`; `HELP` says what it does."""
     from convfc_cli.errors import UsageError
     from convfc_cli.files import STDIN
+    from convfc_cli.jobs.statements import find
     from convfc_cli.matrices.operator import load
 
     if sum(given is not None for given in (output_at, input_at, kernel_at, entry_at)) != 1:
         raise UsageError(
             "say what to look up: one of --output-at, --input-at, --kernel-at, --entry-at"
         )
+    if os.path.isdir(matrix):
+        matrix, layer = find(Path(matrix), layer), None
     operator = load(matrix, layer)
     linear = operator.layer
     try:

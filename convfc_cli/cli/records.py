@@ -4,14 +4,17 @@
 another number.
 """
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from convfc_cli.cli.hints import ways
 from convfc_cli.errors import ConvfcError
 from convfc_cli.json_values import json_number
+from convfc_cli.vocabulary import NOT_VERIFIED
 
 if TYPE_CHECKING:
     from convfc_cli.jobs.result import Conversion, Result
+    from convfc_cli.jobs.statements import Unproven
     from convfc_cli.models.model import Model
     from convfc_cli.outline import Outline
     from convfc_cli.proof.report import Report
@@ -117,6 +120,38 @@ def of_unread(file: str | None, error: ConvfcError) -> Record:
     unknown = dict.fromkeys(("group", "layer", "form", "shape", "nonzeros"))
     found = {"verdict": "error", "report": None, "error": of_error(error)}
     return {"file": file, **unknown, **found}
+
+
+def of_unproven(one: "Unproven") -> Record:
+    """A matrix as its file describes it."""
+    stated = one.statement
+    spec, origin = stated.spec, stated.origin
+    known = re.fullmatch("[0-9a-f]{64}", origin.sha256)
+    return {
+        "file": one.file,
+        "group": stated.group or None,
+        "beside": [str(path) for path in one.beside],
+        "position": origin.position,
+        "layer": origin.layer,
+        "output": origin.output,
+        "weight": origin.weight or None,
+        "op": origin.op,
+        "input_shape": stated.input_shape,
+        "output_shape": stated.output_shape,
+        "nonzeros": stated.nonzeros,
+        "kernel_shape": stated.kernel_shape or None,
+        "groups": stated.groups,
+        "notes": origin.notes,
+        "form": spec.form,
+        "layout": spec.layout.order,
+        "transpose": spec.transpose,
+        "dtype": stated.dtype,
+        "shape": stated.shape,
+        "bytes": one.size,
+        "model": {"file": origin.file, "kind": None, "sha256": origin.sha256 if known else None},
+        "digest": stated.digest,
+        "verdict": NOT_VERIFIED,
+    }
 
 
 Row = tuple[int, int, tuple[int, ...], tuple[int, ...], tuple[int, ...] | None, float]

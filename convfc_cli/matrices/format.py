@@ -11,7 +11,7 @@ from convfc_cli.arrays import Array
 from convfc_cli.errors import MalformedInput
 from convfc_cli.files import Input
 from convfc_cli.matrices.blocks import Block
-from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.matrices.matrix import Matrix, Origin, Spec, Statement
 from convfc_cli.matrices.stored_zip import Sink
 from convfc_cli.outline import Outline
 
@@ -124,6 +124,13 @@ class MatrixFormat(ABC):
     @abstractmethod
     def recognizes(self, source: Input) -> bool:
         """Whether a file is of this kind, by its contents."""
+
+    @abstractmethod
+    def states(self, source: Input) -> tuple[Statement, ...]:
+        """What a file says of each of its matrices, by its metadata alone: nothing else is read.
+
+        Raises `MalformedInput`, or `UsageError` where the metadata are in a file beside a pipe.
+        """
 
     @abstractmethod
     def size(self, spec: Spec, outline: Outline, dtype: np.dtype[Any], origin: Origin) -> int:

@@ -7,6 +7,9 @@ Nothing in the text depends on when, where or in what order a file was written.
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_origin, get_type_hints
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import GeometryError, MalformedInput, UsageError
 from convfc_cli.hints import Advice, Hint
-from convfc_cli.json_values import exactly
+from convfc_cli.json_values import exactly, sizes
 from convfc_cli.layers import registry
 from convfc_cli.layers.description import described, restored
 from convfc_cli.layers.linear import Linear, Read
@@ -24,6 +27,10 @@ from convfc_cli.outline import Outline
 from convfc_cli.vocabulary import FORMS, NUMBERED, SPARSE
 
 SCHEMA = "convfc/1"
+
+
+MAX_COUNT = 2**63 - 1
+"""The most nonzeros, or sizes, that a statement may count."""
 
 
 FIXED = 400
@@ -224,23 +231,97 @@ def restore(text: str, name: str, read: Read) -> Matrix:
     Raises `MalformedInput` when the text is not a `convfc/1` description of these arrays.
     """
     registry.kinds()  # imports them: all are known by name from here on
-    try:
-        content = json.loads(text, object_pairs_hook=_object)
-        if not isinstance(content, dict) or "schema" not in content:
-            raise ValueError("it has no schema")
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
-        layer = restored(content, read)
-        order, transpose = content["layout"]["order"], content["layout"]["transpose"]
-        layout = Layout(exactly(str, order))
-        form, numbered = exactly(str, content["form"]), exactly(bool, content["kernel_index"])
-        spec = Spec(layout, form, numbered, exactly(bool, transpose))
+    with _malformed(name):
+        content = _parsed(text)
+        layer, spec = restored(content, read), _spec(content)
         matrix = Matrix(layer, spec, _origin(exactly(dict, content["origin"])))
         _compare(content, _content(matrix))
+    return matrix
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a file says of a matrix, held to nothing: its metadata alone."""
+
+    name: str
+    """What to call the matrix: the file, and where in it."""
+
+    group: str
+    spec: Spec
+    dtype: str
+    shape: tuple[int, ...]
+    nonzeros: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
+    """Empty where its entries are copies of no weight."""
+
+    groups: int
+    digest: str
+    origin: Origin
+
+
+def stated(text: str, name: str, *, group: str = "", form: str | None = None) -> Statement:
+    """What the metadata of a file say of a matrix of this name, which has another form than they
+    say where they are those of the operator file beside it.
+
+    Raises `MalformedInput` for what is not of the schema.
+    """
+    with _malformed(name):
+        content = _parsed(text)
+        origin = _origin(exactly(dict, content["origin"]))
+        json.dumps(origin.notes, allow_nan=False)
+        digest = exactly(str, content["digest"])
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"its digest is {digest[:80]!r}")
+        spec, shape = _spec(content), sizes(content["shape"])
+        nonzeros, groups = exactly(int, content["nonzeros"]), exactly(int, content.get("groups", 1))
+        if (
+            len(shape) != 2
+            or max(nonzeros, groups, *shape) > MAX_COUNT
+            or min(nonzeros, groups) < 0
+        ):
+            raise ValueError(f"it says {str(nonzeros)[:80]} nonzeros in {str(shape)[:80]}")
+        return Statement(
+            name,
+            group,
+            replace(spec, form=form, kernel_index=False) if form else spec,
+            exactly(str, content["dtype"]),
+            shape,
+            nonzeros,
+            sizes(content["input_shape"]),
+            sizes(content["output_shape"]),
+            sizes(content.get("kernel_shape", [])) if content["kind"] == "convolution" else (),
+            groups,
+            digest,
+            origin,
+        )
+
+
+@contextmanager
+def _malformed(name: str) -> Iterator[None]:
+    """Turn what is raised for metadata that are not of the schema into `MalformedInput`."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError, GeometryError, UsageError, RecursionError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise MalformedInput(f"{name}: the metadata is not {SCHEMA}: {what}") from error
-    return matrix
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    content = json.loads(text, object_pairs_hook=_object)
+    if not isinstance(content, dict) or "schema" not in content:
+        raise ValueError("it has no schema")
+    if content["schema"] != SCHEMA:
+        raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
+    return content
+
+
+def _spec(content: dict[str, Any]) -> Spec:
+    order, transpose = content["layout"]["order"], content["layout"]["transpose"]
+    layout = Layout(exactly(str, order))
+    form, numbered = exactly(str, content["form"]), exactly(bool, content["kernel_index"])
+    return Spec(layout, form, numbered, exactly(bool, transpose))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

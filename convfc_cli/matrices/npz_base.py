@@ -40,9 +40,11 @@ from convfc_cli.matrices.matrix import (
     Matrix,
     Origin,
     Spec,
+    Statement,
     describe,
     longest,
     restore,
+    stated,
     stated_digest,
 )
 from convfc_cli.matrices.npy_header import KINDS, header, read_header
@@ -112,6 +114,9 @@ class NpzFormat(MatrixFormat):
     def open(self, source: Input, sidecar: Input | None = None) -> tuple[StoredMatrix, ...]:
         return (_StoredNpz(source, self),)
 
+    def states(self, source: Input) -> tuple[Statement, ...]:
+        return (stated(metadata(source), source.name),)
+
 
 def is_zip(source: Input) -> bool:
     """Whether a file is a zip, by its first bytes."""
@@ -121,15 +126,22 @@ def is_zip(source: Input) -> bool:
 def stated_form(source: Input) -> object:
     """The form of a zip by its metadata; None where it has none that can be read."""
     try:
+        return json.loads(metadata(source)).get("form")
+    except (*_UNREADABLE, MalformedInput):
+        return None
+
+
+def metadata(source: Input) -> str:
+    """The metadata of a zip. Raises `MalformedInput`."""
+    try:
         with open_zip(source.file, source.name) as archive:
             info = archive.getinfo("convfc.npy")
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > schema.MAX_TEXT_BYTES:
-                return None
+                raise MalformedInput(f"{source.name}: its metadata are compressed, or too large")
             with archive.open(info) as file:
-                text = _ArrayReader(source.name, file, info.file_size).whole()
-        return json.loads(str(text)).get("form")
-    except (*_UNREADABLE, MalformedInput):
-        return None
+                return str(_ArrayReader(source.name, file, info.file_size).whole())
+    except _UNREADABLE as error:
+        raise MalformedInput(f"{source.name} has no metadata that can be read: {error}") from error
 
 
 _UNREADABLE = (

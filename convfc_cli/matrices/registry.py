@@ -41,11 +41,21 @@ def by_form(form: str) -> MatrixFormat:
     return by_suffix(Path("matrix.npy" if form == "dense" else "matrix.npz"), form)
 
 
+def recognized(source: Input) -> MatrixFormat | None:
+    """The kind of a file, by its contents; None where it is not a matrix file."""
+    return next((kind for kind in formats().values() if kind.recognizes(source)), None)
+
+
 def stored(source: Input) -> tuple[StoredMatrix, ...]:
     """The matrices of a file, whatever its kind; raises `MalformedInput` if it is none."""
-    for kind in formats().values():
-        if kind.recognizes(source):
-            return kind.open(source)
+    return kind_of(source).open(source)
+
+
+def kind_of(source: Input) -> MatrixFormat:
+    """The kind of a file, by its contents; raises `MalformedInput` if it is not a matrix file."""
+    kind = recognized(source)
+    if kind is not None:
+        return kind
     known = ", ".join(formats())
     if source.looks_like_text() and source.path is None:
         raise MalformedInput(

@@ -6,6 +6,8 @@
 
 import os
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 
 from convfc_cli.errors import MalformedInput, UsageError
 from convfc_cli.files import Input, sibling
+from convfc_cli.matrices import npz_base
 from convfc_cli.matrices.format import MatrixFormat, StoredMatrix
 from convfc_cli.matrices.formats import npz
-from convfc_cli.matrices.matrix import Matrix, Origin, Spec
+from convfc_cli.matrices.matrix import Matrix, Origin, Spec, Statement, stated
 from convfc_cli.outline import Outline
 
 
@@ -41,6 +44,16 @@ class WithoutMetadata(MatrixFormat):
     def open(self, source: Input, sidecar: Input | None = None) -> tuple[StoredMatrix, ...]:
         if sidecar is not None:
             return (self._read(source, sidecar),)
+        with self._beside(source) as sidecar:
+            return (self._read(source, sidecar),)
+
+    def states(self, source: Input) -> tuple[Statement, ...]:
+        with self._beside(source) as sidecar:
+            return (stated(npz_base.metadata(sidecar), source.name, form=self.forms[0]),)
+
+    @contextmanager
+    def _beside(self, source: Input) -> Iterator[Input]:
+        """The operator file beside one that a person named."""
         if source.path is None:
             raise UsageError(
                 f"{source.name} holds a {self.forms[0]} matrix without its metadata: name the "
@@ -53,7 +66,7 @@ class WithoutMetadata(MatrixFormat):
                 f"it is not there"
             )
         with sibling(operator) as sidecar:
-            return (self._read(source, sidecar),)
+            yield sidecar
 
     def _read(self, source: Input, sidecar: Input) -> StoredMatrix:
         (operator,) = npz.FORMAT.open(sidecar)

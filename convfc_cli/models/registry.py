@@ -63,12 +63,17 @@ def read(
         return open_model(source, Request(by_tensor(input_shape), weights))
 
 
+def recognized(source: Input) -> ModelFormat | None:
+    """The kind of a file, by its contents; None where it is not a model file."""
+    return next((kind for kind in formats().values() if kind.recognizes(source)), None)
+
+
 def open_model(source: Input, request: Request) -> Model:
     """`read` of a file that is open already."""
     budget.current().earn(source.size)
-    for kind in formats().values():
-        if kind.recognizes(source):
-            return kind.open(source, request)
+    kind = recognized(source)
+    if kind is not None:
+        return kind.open(source, request)
     known = ", ".join(formats())
     if source.looks_like_text():
         raise MalformedInput(f"{source.name} is a text file, not a model (known: {known})")

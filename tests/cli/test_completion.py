@@ -47,6 +47,9 @@ def test_layers_of_a_model(folder: Path, before: list[str]) -> None:
 def test_layers_of_a_matrix_file(folder: Path) -> None:
     run("convert", LENET, "-o", "all.h5", "--no-verify").succeeded()
     assert offered(folder, "map", "all.h5", "-l", "node") == ["node_conv2d", "node_conv2d_1"]
+    run("convert", LENET, "-o", "to/", "--no-verify").succeeded()
+    (folder / "to" / "000-node_conv2d.npz").unlink()
+    assert offered(folder, "map", "to", "-l", "node") == ["node_conv2d_1"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"text", b"\x08\x07"])

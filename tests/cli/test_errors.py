@@ -662,7 +662,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         raise error
 
     monkeypatch.setattr("convfc_cli.jobs.convert.convert_selected", fail)
-    monkeypatch.setattr("convfc_cli.models.registry.read", fail)
+    monkeypatch.setattr("convfc_cli.models.registry.open_model", fail)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,11 @@ OUTPUTS: dict[str, list[tuple[str, int]]] = {
         (f"{STATE}", 0),
         (f"{ROOT}/sample_models/digits.nir", 0),
         (f"{ROOT}/sample_models/digits_keras3.keras", 0),
+        ("m", 0),
+        ("all.h5", 0),
+        ("lost", 3),
+        ("chain.npz", 0),
+        (f"{DATA}/written_by_0.1/quantized.mat", 0),
     ],
     "convert": [
         ("m.onnx", 0),
@@ -115,6 +120,7 @@ OUTPUTS: dict[str, list[tuple[str, int]]] = {
         ("nan.npz --output-at 0,0,0", 0),
         ("chain.npz --output-at 0", 0),
         ("all.h5 -l b --input-at 0,0,0", 0),
+        ("m -l a --output-at 0,0,0", 0),
     ],
 }
 """Words for each command, and how it ends."""
@@ -179,7 +185,7 @@ def test_the_words_of_the_schemas_are_those_of_the_code() -> None:
     assert set(error["exit_code"]["enum"]) == codes
     assert set(matrix["form"]["enum"]) == {*FORMS, None}
     assert matrix["layout"]["enum"] == list(ORDERS)
-    assert written["model"]["properties"]["kind"]["enum"] == sorted(formats())
+    assert written["model"]["properties"]["kind"]["enum"] == [*sorted(formats()), None]
 
 
 def test_the_page_names_every_schema() -> None:

@@ -236,7 +236,7 @@ def test_only_a_folder_is_resumed(layers: Path) -> None:
     told = run("convert", layers, "-l", "a", "-o", "a.npz", "--resume").failed(2)
     assert told.startswith("only a folder can be resumed: a.npz")
     told = run("convert", layers, "-l", "a", "-o", "-", "--resume").failed(2)
-    assert "--resume and --keep-going mean nothing with -o -" in told
+    assert told.startswith("--force, --resume, ")
     told = run("convert", layers, "--resume", "--force").failed(2)
     assert told == "force replaces what resume would keep: choose one of them"
 

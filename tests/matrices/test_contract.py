@@ -107,6 +107,22 @@ def test_what_is_written_is_sniffed_read_back_equal_and_verified(kind, form, spe
 
 
 @every_case
+def test_a_file_says_what_it_holds(kind, form, tmp_path):
+    """By its metadata alone: whatever its entries are."""
+    matrix = example(form, Spec(Layout("channels-last"), transpose=True))
+    with opened(crafted.written(kind, matrix, tmp_path)) as source:
+        (stored,) = registry.stored(source)
+        (found,) = kind.states(source)
+    outline = matrix.layer.outline
+    assert (found.name, found.group) == (stored.name, stored.group)
+    assert (found.spec, found.origin) == (matrix.spec, matrix.origin)
+    assert (found.shape, found.nonzeros) == (matrix.shape, matrix.nonzeros)
+    assert (found.input_shape, found.output_shape) == (outline.input_shape, outline.output_shape)
+    assert (found.kernel_shape, found.groups) == (outline.kernel_shape, outline.groups)
+    assert (found.dtype, found.digest) == ("float32", stored.stated_digest)
+
+
+@every_case
 def test_the_digest_is_stated_and_bias_is_flattened_as_the_outputs(kind, form, tmp_path):
     matrix = example(form, Spec(Layout("channels-last")))
     with opened(crafted.written(kind, matrix, tmp_path)) as source:

@@ -19,6 +19,7 @@ COMMANDS = (
     ("inspect", "linear.onnx", "--chains"),
     ("convert", "lenet.onnx", "-l", "@0", "-o", "one.npz"),
     ("convert", "digits.onnx"),
+    ("inspect", "digits.onnx.fc"),
     ("verify",),
     ("map", "one.npz", "--output-at", "0,0,0"),
 )

@@ -38,9 +38,11 @@ from convfc_cli.matrices.matrix import (
     Matrix,
     Origin,
     Spec,
+    Statement,
     describe,
     longest,
     restore,
+    stated,
     stated_digest,
 )
 from convfc_cli.matrices.stored_zip import Sink
@@ -91,16 +93,7 @@ class Hdf5(MatrixFormat):
         hdf5_writer.write(out, {"convfc": SCHEMA}, folders, progress)
 
     def open(self, source: Input, sidecar: Input | None = None) -> tuple[StoredMatrix, ...]:
-        root = open_tree(source)
-        _check_root(source, root)
-        matrices = []
-        for name in root.names():
-            group = root.group(name)
-            if group is None:
-                raise MalformedInput(f"{source.name}: {name!r} is not the group of a layer")
-            matrices.append(_StoredHdf5(source.name, name, group))
-        if not matrices:
-            raise MalformedInput(f"{source.name} holds no matrix")
+        matrices = [_StoredHdf5(source.name, name, group) for name, group in _groups(source)]
         names = self.groups([stored.matrix.origin for stored in matrices])
         for stored, name in zip(matrices, names, strict=True):
             if stored.group != name:
@@ -109,8 +102,38 @@ class Hdf5(MatrixFormat):
                 )
         return tuple(sorted(matrices, key=lambda stored: stored.matrix.origin.position))
 
+    def states(self, source: Input) -> tuple[Statement, ...]:
+        found = []
+        for name, group in _groups(source):
+            where = f"{source.name}/{name}"
+            found.append(stated(_text(group.dataset("convfc"), where), where, group=name))
+        return tuple(sorted(found, key=lambda statement: statement.origin.position))
+
 
 FORMAT = Hdf5()
+
+
+def _groups(source: Input) -> Iterator[tuple[str, Group]]:
+    """The groups of a file, by their names; there is one at least."""
+    root = open_tree(source)
+    _check_root(source, root)
+    if not root.names():
+        raise MalformedInput(f"{source.name} holds no matrix")
+    for name in root.names():
+        group = root.group(name)
+        if group is None:
+            raise MalformedInput(f"{source.name}: {name!r} is not the group of a layer")
+        yield name, group
+
+
+def _text(dataset: Dataset | None, name: str) -> str:
+    """The metadata of a matrix. Raises `MalformedInput`."""
+    if dataset is None:
+        raise MalformedInput(f"{name} has no array 'convfc'")
+    text = dataset.text()
+    if len(text) > schema.MAX_TEXT_BYTES:
+        raise MalformedInput(f"{name}: convfc has more than {schema.MAX_TEXT_BYTES} bytes")
+    return text
 
 
 def _attributes(matrix: Matrix, dtypes: dict[str, np.dtype[Any]]) -> Attributes:
@@ -165,7 +188,7 @@ class _StoredHdf5(StoredMatrix):
             if dataset is None:
                 raise MalformedInput(f"{self.name}: {member!r} is not an array")
             self._datasets[member] = dataset
-        text = self._text()
+        text = _text(self._datasets.get("convfc"), self.name)
         self.matrix = restore(text, self.name, lambda member: self._dataset(member).read())
         FORMAT.check_holds(self.matrix, self.name)
         self.stated_digest = stated_digest(text)
@@ -272,12 +295,6 @@ class _StoredHdf5(StoredMatrix):
         if name not in self._datasets:
             raise MalformedInput(f"{self.name} has no array {name!r}")
         return self._datasets[name]
-
-    def _text(self) -> str:
-        text = self._dataset("convfc").text()
-        if len(text) > schema.MAX_TEXT_BYTES:
-            raise MalformedInput(f"{self.name}: convfc has more than {schema.MAX_TEXT_BYTES} bytes")
-        return text
 
 
 class _Sequence:
