@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from convfc_cli.errors import ConvfcError, MalformedInput, Refused
@@ -292,7 +291,8 @@ def _memory() -> int:
 
     Not the address space: a thread reserves much of that which it never uses.
     """
-    return int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/self/statm", "rb", buffering=0) as file:
+        return int(file.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

@@ -248,7 +248,7 @@ def test_some_chains_compose_and_others_do_not(tmp_path):
     model.graph.MergeFrom(other.graph)
     path = save(model, tmp_path)
     done = run("inspect", path, "--chains", "--json").succeeded()
-    found = {item["chain"]: item["status"] for item in json.loads(done.out)["chains"]}
+    found = {item["layer"]: item["status"] for item in json.loads(done.out)["chains"]}
     assert found == {"one_pad:one_fc": "ready", "other_pad:other_fc": "unsupported"}
     told = "1 chain of linear layers composes, 1 does not"
     assert f"{told}: --chains lists them" in run("inspect", path).succeeded().err

@@ -40,7 +40,7 @@ def original(
     def run_node(runtime: Runtime, random: Any) -> RuntimeResult | str:
         if index.rows + index.columns > MAX_ELEMENTS:  # before the weights are decoded for it
             return TOO_LARGE
-        dtype = value(scope, node.input[1]).dtype
+        dtype = _dtype_of(scope, node.input[1])
         x = _drawn(random, index, dtype)
         model = cut_out(node, scope, 0, index, (dtype, dtype))
         y = run(runtime, runtime_node(node, node.op_type, model, index), x)
@@ -82,6 +82,12 @@ def as_listed(site: LinearNode, part: ResolvedNode) -> RunnableLayer:
         return f"{node.op_type} is run with nothing but its own weights"
 
     return RunnableLayer(ORIGINAL, run_node, apply)
+
+
+def _dtype_of(scope: Scope, name: str) -> np.dtype[Any]:
+    """That of a constant, which is decoded only where the model does not say."""
+    kind = scope.kind(name)
+    return onnx.helper.tensor_dtype_to_np_dtype(kind) if kind else value(scope, name).dtype
 
 
 def _dtype(name: str) -> np.dtype[Any]:
