@@ -16,7 +16,7 @@ class Advice(Enum):
     LAYERS = "choose layers: the position of one"
     OUTPUT = "name a file, a folder, or a stream"
     LAYOUT = "choose another layout: its name"
-    SHAPE = "correct or leave out the shapes that are given"
+    SHAPE = "leave out the shapes that are given, or export the model with them or with open sizes"
     BIAS = "say which dataset is the bias: its name"
     NO_WEIGHTS = "leave out the description of weights"
     INCLUDE = "include the other linear layers"

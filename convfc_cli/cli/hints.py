@@ -17,7 +17,8 @@ WORDS = {
     Advice.LAYERS: "-l @{} picks one",
     Advice.OUTPUT: "-o takes a file, a folder, or - for standard output",
     Advice.LAYOUT: "--layout {} orders them so",
-    Advice.SHAPE: "see --input-shape",
+    Advice.SHAPE: "without --input-shape the model's own size is taken; another takes a model that "
+    "is exported with that size, or leaves it open",
     Advice.BIAS: "--bias {} takes it, --bias none takes none",
     Advice.NO_WEIGHTS: "leave out --weight",
     Advice.INCLUDE: "--include linear takes its other linear layers",

@@ -794,6 +794,27 @@ def test_input_shape_of_the_one_layer(symbolic: Path) -> None:
     assert "6,8,8 by the given shape, 6,14,14 by the model" in told
 
 
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        (LENET, ["--input-shape", "1,1,14,14"]),
+        (LENET, ["--input-shape", "conv2d_1=1,16,5,5"]),
+        (LENET, ["-l", "@1", "--input-shape", "1,6,8,8"]),
+        (ROOT / "sample_models" / "digits_keras3.keras", ["--input-shape", "1,14,14,1"]),
+    ],
+)
+def test_another_size_than_the_models_own_is_refused_with_the_way_to_it(
+    model: Path, more: list[str]
+) -> None:
+    told = run("convert", model, *more).failed(2)
+    assert "by the given shape, " in told
+    assert told.endswith(
+        ": without --input-shape the model's own size is taken; another takes a model that is "
+        "exported with that size, or leaves it open"
+    )
+    assert os.listdir() == []
+
+
 def test_input_shape_twice(symbolic: Path) -> None:
     twice = ["--input-shape", "x=1,2,6,5", "--input-shape", "x=1,2,6,6"]
     assert "twice" in run("convert", symbolic, *twice).failed(2)

@@ -16,6 +16,7 @@ import onnx
 from convfc_cli import contained
 from convfc_cli.errors import ConvfcError, Refused, UsageError
 from convfc_cli.geometry import MAX_SIZE
+from convfc_cli.hints import Advice, Hint
 from convfc_cli.models.onnx.scope import Facts, Scope, inner_graphs, operator
 from convfc_cli.models.onnx.shape_inference import Conflict, Pass, sizes_of
 from convfc_cli.models.onnx.stored import Storage
@@ -30,7 +31,7 @@ class Contradiction(UsageError):
     """
 
     def __init__(self, message: str, excess: tuple[int, ...] = ()) -> None:
-        super().__init__(message)
+        super().__init__(message, Hint(Advice.SHAPE))
         self.excess = excess
 
 
