@@ -195,15 +195,15 @@ def test_a_chain_is_planned_for_no_less_than_it_takes(folder: Path, between: str
 @pytest.mark.slow
 def test_the_list_the_plan_and_the_ceiling_have_one_figure(folder: Path) -> None:
     (chain,) = told(LINEAR, "--chains")["chains"]
-    done = run("convert", LINEAR, "--compose", chain["chain"], "-o", "c.npz", "-v")
+    done = run("convert", LINEAR, "--compose", chain["layer"], "-o", "c.npz", "-v")
     assert f"at most {human(chain['bytes'])}" in done.succeeded().err
     assert Path("c.npz").stat().st_size <= chain["bytes"]
     assert chain["nonzeros"] == np.load("c.npz")["data"].size
     ceiling = ("--max-bytes", chain["bytes"])
-    run("convert", LINEAR, "--compose", chain["chain"], "-o", "d.npz", *ceiling).succeeded()
+    run("convert", LINEAR, "--compose", chain["layer"], "-o", "d.npz", *ceiling).succeeded()
     short = ("--max-bytes", chain["bytes"] - 1)
     for output in ("e.npz", "-"):
-        run("convert", LINEAR, "--compose", chain["chain"], "-o", output, *short).failed(5)
+        run("convert", LINEAR, "--compose", chain["layer"], "-o", output, *short).failed(5)
 
 
 def test_every_layer_takes_no_more_than_is_listed(folder: Path) -> None:
