@@ -52,6 +52,37 @@ def expected_rows(chain: Chain, spec: Spec) -> list[dict[int, Any]]:
     return [dict(sorted(row.items())) for row in rows]
 
 
+@pytest.mark.parametrize(("last", "multiplied"), [(3.0, 1), (-1.0, 2)], ids=["none", "some"])
+def test_the_pattern_is_multiplied_again_only_where_sums_cancel(monkeypatch, last, multiplied):
+    """1 x 1 and 1 x -1: one product; an entry is there all the same."""
+    rows = np.array([[1, last], [1, 1]], F32)
+    layer = Product([Dense(np.ones((2, 2), F32)), Dense(rows)])
+    assert layer.counts.tolist() == [2, 2]
+    made, times = [], sparse_product._times
+
+    def watched(*given: Any) -> Any:
+        made.append(given)
+        return times(*given)
+
+    monkeypatch.setattr(sparse_product, "_times", watched)
+    block = layer.block(Layout(), 0, 2)
+    assert len(made) == multiplied
+    assert block.indices.tolist() == [0, 1, 0, 1]
+    assert block.values.tolist() == [1 + last, 1 + last, 2, 2]
+
+
+@pytest.mark.parametrize("most", [0, 2**30], ids=["made anew", "kept"])
+def test_the_rows_of_factors_are_the_same_made_anew_and_kept(monkeypatch, most):
+    """Bit for bit: a zero keeps its sign, and a NaN what it carries."""
+    weights = np.array([[-0.0, 0.0], [1.5, 0.0]], F32)
+    weights.view(np.uint32)[1, 1] = 0x7FC01234
+    monkeypatch.setattr(product, "MAX_KEPT", most)
+    layer = Product([Dense(weights), Diagonal(np.ones(2, F32), (2,))])
+    (rows, _), _ = layer._matrices(Layout())[0]
+    assert same_bits(rows.data.array(), weights.reshape(-1))
+    assert rows.indices.array().tolist() == [0, 1, 0, 1]
+
+
 @pytest.mark.slow
 @many_examples
 @given(chain=chains(), spec=specs(), most=st.integers(1, 60))
