@@ -87,7 +87,7 @@ def test_a_file_of_several_and_one_of_sums(folder: Path) -> None:
     linear = LENET.with_name("linear.onnx")
     run("convert", linear, "--compose", "pad:fc", "-o", "c.npz", "--no-verify").succeeded()
     (found,) = stated(Path("c.npz"))
-    assert (found["layer"], found["kernel_shape"]) == ("pad:fc", None)
+    assert (found["layer"], found["weight"], found["kernel_shape"]) == ("pad:fc", None, None)
 
 
 def test_a_pipe(written: Path) -> None:
