@@ -2,6 +2,7 @@
 
     import convfc_cli as convfc
 
+    matrix = convfc.conv_matrix(kernel, (3, 224, 224), padding="same")   # from an array
     model = convfc.read("model.onnx")
     matrix = convfc.matrix("model.onnx", "conv1")     # scipy.sparse.csr_array
     convfc.convert("model.onnx", output="folder/")    # what `convfc convert` does
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from convfc_cli.errors import ConvfcError
     from convfc_cli.geometry import Axis
+    from convfc_cli.jobs.conv_matrix import conv_matrix, convolution
     from convfc_cli.jobs.convert import convert, matrix
     from convfc_cli.jobs.plan import Options
     from convfc_cli.jobs.verify import verify
@@ -48,7 +50,9 @@ __all__ = [
     "Proof",
     "Report",
     "__version__",
+    "conv_matrix",
     "convert",
+    "convolution",
     "load",
     "matrix",
     "read",
@@ -69,7 +73,9 @@ _HOMES = {
     "Options": "jobs.plan",
     "Proof": "proof.verify",
     "Report": "proof.report",
+    "conv_matrix": "jobs.conv_matrix",
     "convert": "jobs.convert",
+    "convolution": "jobs.conv_matrix",
     "load": "matrices.operator",
     "matrix": "jobs.convert",
     "read": "models.registry",

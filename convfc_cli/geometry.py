@@ -169,6 +169,62 @@ def same_padding(
     return low, total - low
 
 
+def named_padding(
+    word: str, inputs: int, kernel: int, stride: int, dilation: int
+) -> tuple[int, int]:
+    """The zeros that a word for a convolution's padding asks for.
+
+    | word       | low, high, with e the kernel's span | whose word it is                 |
+    |------------|-------------------------------------|----------------------------------|
+    | valid      | 0, 0                                | Keras, PyTorch, SciPy            |
+    | same       | `same_padding`, an odd zero after   | Keras, PyTorch; ONNX: SAME_UPPER |
+    | same-lower | `same_padding`, an odd zero before  | SciPy's same; ONNX: SAME_LOWER   |
+    | half       | floor(e / 2), floor(e / 2)          | Theano                           |
+    | full       | e - 1, e - 1                        | SciPy, Theano                    |
+    | causal     | e - 1, 0                            | Keras                            |
+
+    Parameters
+    ----------
+    word : str
+        One of `vocabulary.PADS`.
+    inputs, kernel, stride, dilation : int
+        As in `Axis`.
+
+    Returns
+    -------
+    low, high : int
+        Zeros before and after the input.
+
+    Raises
+    ------
+    GeometryError
+        If it is another word.
+
+    References
+    ----------
+    Ma & Lu 2017, Eq. 5-7, for none (valid), half and full.
+
+    Examples
+    --------
+    >>> named_padding("half", 5, 4, 1, 1), named_padding("full", 5, 4, 1, 1)
+    ((2, 2), (3, 3))
+    """
+    _check_steps(kernel, stride, dilation)
+    before = span(kernel, dilation) - 1
+    fixed = {
+        "valid": (0, 0),
+        "half": ((before + 1) // 2, (before + 1) // 2),
+        "full": (before, before),
+        "causal": (before, 0),
+    }
+    if word in fixed:
+        return fixed[word]
+    if word not in ("same", "same-lower"):
+        known = ", ".join((*fixed, "same", "same-lower"))
+        raise GeometryError(f"the padding {word!r} is not one of {known}")
+    return same_padding(inputs, kernel, stride, dilation, upper=word == "same")
+
+
 def transposed_axis(
     inputs: int,
     kernel: int,
@@ -375,13 +431,8 @@ def keras_convolution_axis(
     >>> keras_convolution_axis(8, 3, 1, 2, "causal").offset
     4
     """
-    _check_steps(kernel, stride, dilation)
-    if padding == "causal":
-        low, high = span(kernel, dilation) - 1, 0
-    elif _is_same(padding, "causal"):
-        low, high = same_padding(inputs, kernel, stride, dilation, upper=True)
-    else:
-        low, high = 0, 0
+    _check_padding(padding, "valid", "same", "causal")
+    low, high = named_padding(padding, inputs, kernel, stride, dilation)
     return convolution_axis(inputs, kernel, stride, dilation, low, high)
 
 
@@ -439,7 +490,8 @@ def keras_transposed_axis(
         raise GeometryError(
             f"output_padding {output_padding} must be at least 0 and less than stride {stride}"
         )
-    if _is_same(padding):
+    _check_padding(padding, "valid", "same")
+    if padding == "same":
         if output_padding is None:
             outputs = inputs * stride
         else:
@@ -484,7 +536,8 @@ def keras_local_axis(inputs: int, kernel: int, stride: int, padding: str) -> Axi
     >>> keras_local_axis(4, 2, 1, "same").offset, keras_convolution_axis(4, 2, 1, 1, "same").offset
     (1, 0)
     """
-    if not _is_same(padding):
+    _check_padding(padding, "valid", "same")
+    if padding == "valid":
         return keras_convolution_axis(inputs, kernel, stride, 1, padding)
     _check_steps(kernel, stride, 1)
     return Axis(inputs, -(-inputs // stride), kernel, stride, dilation=1, offset=kernel // 2)
@@ -706,12 +759,10 @@ def nearest(inputs: int, factor: int, transformation: str, rounding: str) -> tup
     return tuple(min(max(rules[rounding](place), 0), inputs - 1) for place in places)
 
 
-def _is_same(padding: str, *others: str) -> bool:
-    """Whether a padding of Keras is same; `others` are those that were looked for before."""
-    if padding not in ("valid", "same"):
-        known = ", ".join(("valid", "same", *others))
-        raise GeometryError(f"padding {padding!r} is not one of {known}")
-    return padding == "same"
+def _check_padding(padding: str, *known: str) -> None:
+    """Raise `GeometryError` for a padding that a layer of Keras does not have."""
+    if padding not in known:
+        raise GeometryError(f"padding {padding!r} is not one of {', '.join(known)}")
 
 
 def _is_upper(auto_pad: str) -> bool:

@@ -17,7 +17,7 @@ FORMATS = ("npz", "h5", "mtx", "mat", "csv", "npy")
 FLOATS = ("float32", "float64")
 """The data types that the entries of a matrix may be given."""
 
-PADS = ("valid", "same", "same-lower", "causal")
+PADS = ("valid", "same", "same-lower", "half", "full", "causal")
 """The paddings that have a name."""
 
 RUNTIMES = ("onnxruntime", "reference")

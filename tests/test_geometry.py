@@ -16,6 +16,7 @@ from convfc_cli.geometry import (
     keras_convolution_axis,
     keras_local_axis,
     keras_transposed_axis,
+    named_padding,
     nearest,
     onnx_convolution_axis,
     onnx_pooled_axis,
@@ -26,6 +27,7 @@ from convfc_cli.geometry import (
     span,
     transposed_axis,
 )
+from convfc_cli.vocabulary import PADS
 
 # n, k, s, d -> m, (low, high) of SAME_UPPER, of SAME_LOWER
 SAME = [
@@ -328,6 +330,27 @@ KERAS = [
     ((1, 4, 1, 3, "causal"), 1, 9),
     ((4, 1, 2, 1, "causal"), 2, 0),
 ]
+
+
+PADDINGS = {
+    "valid": [(0, 0)] * 4,
+    "half": [(0, 0), (1, 1), (1, 1), (2, 2)],
+    "full": [(0, 0), (1, 1), (2, 2), (3, 3)],
+    "causal": [(0, 0), (1, 0), (2, 0), (3, 0)],
+    "same": [(0, 0), (0, 1), (1, 1), (1, 2)],
+    "same-lower": [(0, 0), (1, 0), (1, 1), (2, 1)],
+}
+"""Of the spans 1 to 4."""
+
+
+@pytest.mark.parametrize("word", PADS)
+def test_named_padding_is_the_hand_table(word: str) -> None:
+    pads = PADDINGS[word]
+    assert [named_padding(word, 9, span, 1, 1) for span in (1, 2, 3, 4)] == pads
+    # A kernel of 2 elements that are 1 to 3 apart has the spans 2 to 4.
+    assert [named_padding(word, 9, 2, 1, dilation) for dilation in (1, 2, 3)] == pads[1:]
+    with pytest.raises(GeometryError, match="'most' is not one of valid"):
+        named_padding("most", 9, 3, 1, 1)
 
 
 @pytest.mark.parametrize(("case", "outputs", "offset"), KERAS)

@@ -164,8 +164,8 @@ _WEIGHTS = (
         type=PadType(),
         metavar="PAD",
         help="Zeros around the input: 1, 1,2 for each axis, 0:1,0:1 before and after; or valid "
-        "(the default), same (the odd one after), same-lower (before), causal. With --transposed, "
-        "what is cropped.",
+        "(the default), same (the odd one after), same-lower (before), half, full, causal. With "
+        "--transposed, what is cropped.",
     ),
     option("--dilation", type=SIZES, metavar="N[,N]", help="As --stride."),
     option("--groups", type=click.IntRange(1, 2**40), metavar="N", help="Groups; 1 if none."),

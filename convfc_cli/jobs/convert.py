@@ -239,8 +239,6 @@ def matrix(
     >>> matrix("sample_models/lenet.onnx", "conv2d_1").shape  # doctest: +SKIP
     (1600, 1176)
     """
-    from scipy.sparse import csr_array
-
     selection = Selection(names(layer or ()), compose=names(compose or ()))
     _, entries = select(model, selection, Request(by_tensor(input_shape), weights))
     if len(entries) != 1:
@@ -248,9 +246,7 @@ def matrix(
         raise UsageError(f"{os.fspath(model)} has {len(entries)} layers: say which ({several})")
     entry = entries[0]
     spec = Spec(Layout(layout or entry.layout), transpose=transpose)
-    rows = Matrix(entry.load(), spec).rows_of.matrix(spec.layout)
-    arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
-    return csr_array(arrays, shape=rows.shape)
+    return Matrix(entry.load(), spec).csr()
 
 
 def _planned(plan: Plan, observer: Observer) -> Conversion:

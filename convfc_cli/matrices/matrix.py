@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from numpy.typing import NDArray
 
@@ -25,6 +25,9 @@ from convfc_cli.layers.linear import Linear, Read
 from convfc_cli.layout import Layout
 from convfc_cli.outline import Outline
 from convfc_cli.vocabulary import FORMS, NUMBERED, SPARSE
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 SCHEMA = "convfc/1"
 
@@ -168,6 +171,15 @@ class Matrix:
     def rows_of(self) -> Linear:
         """The layer whose outputs are the rows: where they are inputs, the adjoint."""
         return self.layer.adjoint() if self.spec.transpose else self.layer
+
+    def csr(self) -> "csr_array[Any, tuple[int, int]]":
+        """The matrix in memory: about 8 bytes for each nonzero. Raises `UsageError` for a part."""
+        self._require_whole()
+        from scipy.sparse import csr_array
+
+        rows = self.rows_of.matrix(self.layout)
+        arrays = (rows.data.array(), rows.indices.array(), rows.indptr.array())
+        return csr_array(arrays, shape=rows.shape)
 
     def transposed(self) -> "Matrix":
         """The transpose: a file stored by columns is that stored by rows. Raises `UsageError` for a

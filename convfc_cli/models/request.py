@@ -21,7 +21,7 @@ def by_tensor(given: Shapes | Sequence[int] | None) -> Shapes:
 
 
 Pads = str | tuple[tuple[int, int], ...]
-"""valid, same, same-lower, causal, or the zeros before and after along each axis."""
+"""One of `vocabulary.PADS`, or the zeros before and after along each axis."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from convfc_cli.arrays import Array
 from convfc_cli.errors import GeometryError, SizeMissing, UsageError, WeightsAlone
-from convfc_cli.geometry import Axis, convolution_axis, same_padding, span, transposed_axis
+from convfc_cli.geometry import Axis, convolution_axis, named_padding, transposed_axis
 from convfc_cli.hdf5 import floats
 from convfc_cli.hdf5.floats import check_numbers, dtype_name, numbers
 from convfc_cli.hdf5.tree import Dataset
@@ -302,7 +302,7 @@ class Geometry:
         stride = _per_axis(spec.stride, rank, "")[axis]
         dilation = _per_axis(spec.dilation, rank, "")[axis]
         if isinstance(spec.pad, str):
-            low, high = _named_pads(spec.pad, inputs, kernel, stride, dilation)
+            low, high = named_padding(spec.pad, inputs, kernel, stride, dilation)
         else:
             low, high = _per_axis(spec.pad, rank, "")[axis]
         if not spec.transposed:
@@ -341,14 +341,6 @@ class DescribedLayer(LayerSource):
         index = self.geometry.index_map(input_shape)
         load = partial(self.geometry.load, index, self.weight, self.bias)
         return ResolvedLayer(index, load, dtype_name(self.weight.dataset))
-
-
-def _named_pads(pad: str, inputs: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    if pad == "causal":
-        return span(kernel, dilation) - 1, 0
-    if pad == "valid":
-        return 0, 0
-    return same_padding(inputs, kernel, stride, dilation, upper=pad == "same")
 
 
 def _per_axis(values: Sequence[Any], rank: int, option: str) -> Sequence[Any]:

@@ -77,6 +77,7 @@ def test_the_python_example_runs(in_copy: Path):
     (example,) = [block for block in blocks("python") if "convfc.read" in block]
     scope: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), scope)
+    assert scope["A"].toarray().tolist()[1] == [0, 1, 2, 0, 3, 4, 0, 0, 0]
     assert scope["M"].shape == (1600, 1176)
     assert scope["output"] == (0, 0, 0)
 

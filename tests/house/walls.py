@@ -30,7 +30,7 @@ WITHIN = {
         {"linear"},
         {"description", "registry", "tied"},
         {"blockwise", "convolution"},
-        {"dense", "diagonal", "gather", "locally_connected", "sparse_product"},
+        {"dense", "diagonal", "from_array", "gather", "locally_connected", "sparse_product"},
         {"product"},
         {"compose"},
         {"filling"},

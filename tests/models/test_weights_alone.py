@@ -85,6 +85,9 @@ CONVOLUTIONS: list[Case] = [
     ("oihw", (3, 2, 3, 2), (6, 5), "--pad -1", {"pads": ((-1, -1), (-1, -1))}),
     ("oihw", (3, 2, 3, 2), (6, 5), "--pad -2:1,0:-1", {"pads": ((-2, 1), (0, -1))}),
     ("oihw", (3, 2, 3, 2), (5, 4), "--pad valid", {}),
+    # Spans 3 and 2: half is 1 and 1, full 2 and 1.
+    ("oihw", (3, 2, 3, 2), (5, 4), "--pad half", {"pads": ((1, 1), (1, 1))}),
+    ("oihw", (3, 2, 3, 2), (5, 4), "--pad full", {"pads": ((2, 2), (1, 1))}),
     # 5 outputs of 5: 2 zeros; 4 of 4: 1 zero, which goes after, or before.
     ("oihw", (3, 2, 3, 2), (5, 4), "--pad same", {"pads": ((1, 1), (0, 1))}),
     ("oihw", (3, 2, 3, 2), (5, 4), "--pad same-lower", {"pads": ((1, 1), (1, 0))}),

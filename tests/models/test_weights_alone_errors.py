@@ -59,7 +59,7 @@ BAD: list[tuple[str, int, str]] = [
     ("--dilation 3", 2, "kernel's span 7"),
     ("--pad -2", 2, "no output: size 5 with padding (-2, -2)"),
     ("--pad 1,1,1", 2, "pad has 3 values"),
-    ("--pad full", 2, "'full' is not one of valid, same, same-lower, causal"),
+    ("--pad most", 2, "'most' is not one of valid, same, same-lower, half, full, causal"),
     ("--pad 1:2:3", 2, "'1:2:3' is not one of"),
     ("--pad 2000000000000", 2, "outputs is 4000000000003; it must lie between 1 and 2**40"),
     ("--output-padding 1", 2, "an output padding goes with a transposed convolution"),
@@ -298,7 +298,7 @@ def test_a_layer_without_a_size_takes_any(folder: Path) -> None:
 def test_the_api_holds_a_description_to_its_words(folder: Path) -> None:
     path = state(folder)
     for spec, told in (
-        (WeightsSpec("conv.weight", "oihw", "", pad="full"), "'full' is not one of"),
+        (WeightsSpec("conv.weight", "oihw", "", pad="most"), "'most' is not one of"),
         (WeightsSpec("conv.weight", "oihw", "", pad="valid", transposed=True), "is ambiguous"),
         (WeightsSpec("conv.weight", "oihw", "", stride=(1, 1, 1)), "stride has 3 values"),
         (WeightsSpec("conv.weight", "oihw", "", stride=()), "stride has 0 values"),
