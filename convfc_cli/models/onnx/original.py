@@ -85,9 +85,14 @@ def as_listed(site: LinearNode, part: ResolvedNode) -> RunnableLayer:
 
 
 def _dtype_of(scope: Scope, name: str) -> np.dtype[Any]:
-    """That of a constant, which is decoded only where the model does not say."""
-    kind = scope.kind(name)
-    return onnx.helper.tensor_dtype_to_np_dtype(kind) if kind else value(scope, name).dtype
+    """That of a constant: one that is stored need not be decoded for it, and one that is computed
+    is on the budget before a runtime computes it again.
+    """
+    home = scope.home(name)
+    tensor = home.stored.get(name) if home is not None else None
+    if isinstance(tensor, onnx.TensorProto):
+        return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return value(scope, name).dtype
 
 
 def _dtype(name: str) -> np.dtype[Any]:
